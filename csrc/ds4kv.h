@@ -1,0 +1,157 @@
+/*
+ * ds4kv.h - payload bytes <-> the compressed region of a .kv checkpoint.
+ *
+ * The core is sans-I/O: bytes in, bytes out. It opens no file, calls nothing back and knows no Python. A writer turns
+ * payload bytes into records, a reader turns records into payload bytes; both are a ring of chunks served by worker
+ * threads, behind five verbs: new, put, finish, take, free. Whoever owns the file loops over put and take.
+ *
+ *     region:  frame (12 bytes), then chunk_count records
+ *     frame:   u64 raw_total, u32 chunk_count
+ *     record:  u32 raw_size, u32 block_size, one LZ4 block          (all integers little-endian)
+ *
+ * Laws:
+ *   - One object, one thread at a time. Different objects are independent.
+ *   - Errors stick: after the first one, an object answers with it until it is freed.
+ *   - Output bytes depend on the payload, the chunk size and the level alone: never on the number of workers nor on
+ *     how the input was split.
+ *   - Nothing is allocated from a number in a file before ds4kv_frame_decode has checked it against the other
+ *     numbers and against the bytes that are there.
+ *   - workers = 0 runs everything on the calling thread. Threads start when a second chunk comes, not before; where
+ *     the system refuses one, the work goes on with those there are.
+ *   - After fork() the child's copy of an object answers DS4KV_STATE; freeing it is safe, mid-flight too.
+ */
+#ifndef DS4KV_H
+#define DS4KV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef DS4KV_API
+#define DS4KV_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* cdef: begin */
+
+/* Status codes; their numbers are frozen. Only CORRUPT and TRUNCATED say something about a file. */
+#define DS4KV_OK 0
+#define DS4KV_CORRUPT -1   /* the bytes are proven wrong */
+#define DS4KV_TRUNCATED -2 /* the input ended before the region did */
+#define DS4KV_PARAM -3     /* an argument is out of its range */
+#define DS4KV_STATE -4     /* the wrong moment for this call, or a forked child */
+#define DS4KV_NOMEM -5     /* no memory */
+#define DS4KV_CODEC -7     /* the compressor failed on good arguments */
+#define DS4KV_IO -8        /* mapped memory could not be read: its file shrank, or its disk failed */
+
+#define DS4KV_FRAME_SIZE 12
+#define DS4KV_RECORD_HEAD_SIZE 8
+#define DS4KV_MAX_CHUNK_SIZE 67108864
+#define DS4KV_MAX_WORKERS 64
+#define DS4KV_MAX_LEVEL 12
+#define DS4KV_UNKNOWN 0xffffffffffffffff /* a raw_total not known beforehand */
+
+/* What is in front of the records, and the chunk size, which the file's header holds. */
+typedef struct {
+    uint64_t raw_total;
+    uint32_t chunk_count;
+    uint32_t chunk_size;
+} ds4kv_frame;
+
+/* Where a region is wrong: an offset from its start, the name of the field there, and a sentence. */
+typedef struct {
+    uint64_t offset;
+    const char *field;
+    char why[128];
+} ds4kv_fault;
+
+typedef struct ds4kv_writer ds4kv_writer;
+typedef struct ds4kv_reader ds4kv_reader;
+
+DS4KV_API const char *ds4kv_lz4_version(void);
+
+/* The largest block that raw_size bytes can become. */
+DS4KV_API uint32_t ds4kv_block_bound(uint32_t raw_size);
+
+/* ---- frame ---- */
+
+/* Fills in chunk_count. PARAM: chunk_size outside 1..64 MiB, or more chunks than a u32 counts. */
+DS4KV_API int ds4kv_frame_init(ds4kv_frame *frame, uint64_t raw_total, uint32_t chunk_size);
+
+DS4KV_API void ds4kv_frame_encode(const ds4kv_frame *frame, uint8_t *head);
+
+/* Reads the 12 bytes at head and holds them against chunk_size and region_bytes: what the frame claims could be there.
+ * CORRUPT fills in the fault. */
+DS4KV_API int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64_t region_bytes, uint32_t chunk_size,
+                                 ds4kv_fault *fault);
+
+/* ---- writer: payload in, records out ---- */
+
+/* level 0 is LZ4_compress_default, 1..12 is LZ4HC. raw_total, or DS4KV_UNKNOWN; once given, it is held to. */
+DS4KV_API int ds4kv_writer_new(ds4kv_writer **writer, uint64_t raw_total, uint32_t chunk_size, int level, int workers);
+
+/* Accepts up to n payload bytes and returns how many. Fewer than n: take one record, then put the rest. With lent,
+ * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. */
+DS4KV_API int64_t ds4kv_writer_put(ds4kv_writer *writer, const void *raw, size_t n, int lent);
+
+/* How many chunks in the ring are still to be read from the caller's memory. */
+DS4KV_API int64_t ds4kv_writer_lent(ds4kv_writer *writer);
+
+/* No more input. STATE if the payload is shorter than the raw_total given. */
+DS4KV_API int ds4kv_writer_finish(ds4kv_writer *writer);
+
+/* Lends the oldest record, whole, until the next call, and returns its size; waits while it is being compressed.
+ * 0: every chunk that was put whole is taken (after finish: all is). */
+DS4KV_API int64_t ds4kv_writer_take(ds4kv_writer *writer, const void **record);
+
+/* The frame of what was put so far; after finish, the region's. */
+DS4KV_API void ds4kv_writer_frame(const ds4kv_writer *writer, ds4kv_frame *frame);
+
+DS4KV_API void ds4kv_writer_free(ds4kv_writer *writer);
+
+/* ---- reader: records in, payload out ---- */
+
+/* Starts at record first_chunk, which lies first_offset bytes into the region (0 and DS4KV_FRAME_SIZE for all of it).
+ * The frame is one that ds4kv_frame_decode gave. */
+DS4KV_API int ds4kv_reader_new(ds4kv_reader **reader, const ds4kv_frame *frame, uint64_t region_bytes,
+                               uint32_t first_chunk, uint64_t first_offset, int workers);
+
+/* Where the next bytes of the region belong, and how many of them at most. 0: take first, or the region is complete. */
+DS4KV_API int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room);
+
+/* n bytes were placed in that room. CORRUPT as soon as a record head is wrong. */
+DS4KV_API int ds4kv_reader_put(ds4kv_reader *reader, size_t n);
+
+/* The input has ended. TRUNCATED if the region had more to come. */
+DS4KV_API int ds4kv_reader_finish(ds4kv_reader *reader);
+
+/* Until they have been taken, the n payload bytes that come next belong at dst: whole chunks are decoded there with no
+ * copy between. dst must live until they are taken, or free. */
+DS4KV_API int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n);
+
+/* Moves up to n payload bytes to dst and returns how many. 0: room first, or the end. It waits for one chunk if nothing
+ * is ready and wait is not 0, never for a second. */
+DS4KV_API int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait);
+
+/* The fault behind a CORRUPT or TRUNCATED. */
+DS4KV_API void ds4kv_reader_fault(const ds4kv_reader *reader, ds4kv_fault *fault);
+
+DS4KV_API void ds4kv_reader_free(ds4kv_reader *reader);
+
+/* ---- one shot ---- */
+
+/* Decodes a whole region that lies in memory into raw, which is raw_total bytes, with nothing in between. mapped: the
+ * region is a file mapping, to be faulted in such that a failing disk or a shrunk file is DS4KV_IO and not a signal
+ * (Linux 5.14; PARAM where the kernel can't). */
+DS4KV_API int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size, void *raw,
+                           uint64_t raw_total, int workers, int mapped, ds4kv_fault *fault);
+
+/* cdef: end */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

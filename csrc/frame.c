@@ -1,0 +1,138 @@
+/*
+ * frame.c - the rules of the region: frame and record heads, to bytes and back.
+ *
+ * Every number of a file is judged here, before anybody acts on it: against the other numbers, against the bytes that
+ * are left, and against what an LZ4 block can hold at all.
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "internal.h"
+
+/* A length byte of an LZ4 block adds at most 255 payload bytes, and no byte of a block adds more. */
+#define MAX_EXPANSION 255
+
+/* A block of one payload byte: token and literal. */
+#define MIN_BLOCK_SIZE 2
+
+static uint32_t get_u32(const uint8_t *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static void put_u32(uint8_t *p, uint32_t v)
+{
+    for (int i = 0; i < 4; i++)
+        p[i] = (uint8_t)(v >> 8 * i);
+}
+
+static uint64_t chunks_in(uint64_t raw_total, uint32_t chunk_size)
+{
+    return raw_total / chunk_size + (raw_total % chunk_size != 0);
+}
+
+int fault_set(ds4kv_fault *fault, int status, uint64_t offset, const char *field, const char *why, ...)
+{
+    va_list args;
+    fault->offset = offset;
+    fault->field = field;
+    va_start(args, why);
+    vsnprintf(fault->why, sizeof fault->why, why, args);
+    va_end(args);
+    return status;
+}
+
+void fault_block(ds4kv_fault *fault, uint64_t offset, uint64_t index, size_t raw_size)
+{
+    fault_set(fault, DS4KV_CORRUPT, offset, "block", "chunk %" PRIu64 ": this is no LZ4 block of %zu payload bytes", index,
+              raw_size);
+}
+
+int ds4kv_frame_init(ds4kv_frame *frame, uint64_t raw_total, uint32_t chunk_size)
+{
+    if (chunk_size == 0 || chunk_size > DS4KV_MAX_CHUNK_SIZE || chunks_in(raw_total, chunk_size) > UINT32_MAX)
+        return DS4KV_PARAM;
+    frame->raw_total = raw_total;
+    frame->chunk_count = (uint32_t)chunks_in(raw_total, chunk_size);
+    frame->chunk_size = chunk_size;
+    return DS4KV_OK;
+}
+
+void ds4kv_frame_encode(const ds4kv_frame *frame, uint8_t *head)
+{
+    put_u32(head, (uint32_t)frame->raw_total);
+    put_u32(head + 4, (uint32_t)(frame->raw_total >> 32));
+    put_u32(head + 8, frame->chunk_count);
+}
+
+int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64_t region_bytes, uint32_t chunk_size,
+                       ds4kv_fault *fault)
+{
+    if (chunk_size == 0 || chunk_size > DS4KV_MAX_CHUNK_SIZE)
+        return DS4KV_PARAM;
+    if (region_bytes < DS4KV_FRAME_SIZE)
+        return fault_set(fault, DS4KV_CORRUPT, 0, "frame", "the region is %" PRIu64 " bytes, its frame alone is 12",
+                         region_bytes);
+
+    uint64_t raw_total = (uint64_t)get_u32(head + 4) << 32 | get_u32(head);
+    uint32_t chunk_count = get_u32(head + 8);
+    uint64_t records = region_bytes - DS4KV_FRAME_SIZE;
+
+    if (chunk_count != chunks_in(raw_total, chunk_size))
+        return fault_set(fault, DS4KV_CORRUPT, 8, "chunk_count",
+                         "%" PRIu32 " chunks of %" PRIu32 " bytes are claimed for %" PRIu64 " bytes of payload",
+                         chunk_count, chunk_size, raw_total);
+    if (chunk_count == 0 && records != 0)
+        return fault_set(fault, DS4KV_CORRUPT, DS4KV_FRAME_SIZE, "region",
+                         "%" PRIu64 " bytes are left over after an empty frame", records);
+    if (records / (DS4KV_RECORD_HEAD_SIZE + MIN_BLOCK_SIZE) < chunk_count)
+        return fault_set(fault, DS4KV_CORRUPT, 8, "chunk_count",
+                         "%" PRIu32 " chunks can't be in %" PRIu64 " bytes of records", chunk_count, records);
+    if (raw_total / MAX_EXPANSION > records - (uint64_t)chunk_count * DS4KV_RECORD_HEAD_SIZE)
+        return fault_set(fault, DS4KV_CORRUPT, 0, "raw_total",
+                         "%" PRIu64 " bytes of payload can't be in %" PRIu64 " bytes of records", raw_total, records);
+
+    *frame = (ds4kv_frame){raw_total, chunk_count, chunk_size};
+    return DS4KV_OK;
+}
+
+uint32_t frame_raw_size(const ds4kv_frame *frame, uint32_t index)
+{
+    return min_u32(frame->chunk_size, frame->raw_total - (uint64_t)index * frame->chunk_size);
+}
+
+void record_head_encode(const record_head *head, uint8_t *bytes)
+{
+    put_u32(bytes, head->raw_size);
+    put_u32(bytes + 4, head->block_size);
+}
+
+int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_frame *frame, uint64_t region_bytes,
+                       uint32_t index, uint64_t offset, ds4kv_fault *fault)
+{
+    uint32_t raw_size = get_u32(bytes), block_size = get_u32(bytes + 4);
+    uint32_t bound = ds4kv_block_bound(frame->chunk_size);
+    uint64_t left = region_bytes - offset - DS4KV_RECORD_HEAD_SIZE;
+    uint32_t after = frame->chunk_count - index - 1;
+    uint64_t least_after = (uint64_t)after * (DS4KV_RECORD_HEAD_SIZE + MIN_BLOCK_SIZE);
+
+    if (raw_size != frame_raw_size(frame, index))
+        return fault_set(fault, DS4KV_CORRUPT, offset, "raw_size",
+                         "chunk %" PRIu32 " claims %" PRIu32 " payload bytes, the frame leaves it %" PRIu32, index,
+                         raw_size, frame_raw_size(frame, index));
+    if (block_size < MIN_BLOCK_SIZE || block_size > bound || raw_size / MAX_EXPANSION > block_size)
+        return fault_set(fault, DS4KV_CORRUPT, offset + 4, "block_size",
+                         "chunk %" PRIu32 ": no block of %" PRIu32 " bytes holds %" PRIu32 " payload bytes", index,
+                         block_size, raw_size);
+    if (block_size > left || left - block_size < least_after)
+        return fault_set(fault, DS4KV_CORRUPT, offset + 4, "block_size",
+                         "chunk %" PRIu32 " claims %" PRIu32 " bytes, the region has %" PRIu64 " left for it", index,
+                         block_size, left < least_after ? 0 : left - least_after);
+    if (after == 0 && left != block_size)
+        return fault_set(fault, DS4KV_CORRUPT, offset + DS4KV_RECORD_HEAD_SIZE + block_size, "region",
+                         "%" PRIu64 " bytes are left over after the last record", left - block_size);
+
+    *head = (record_head){raw_size, block_size};
+    return DS4KV_OK;
+}

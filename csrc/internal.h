@@ -1,0 +1,122 @@
+/*
+ * internal.h - what the files of the core share and nobody else sees.
+ *
+ * Floors: writer.c, reader.c and oneshot.c stand on ring.c, codec.c and frame.c; those three do not know each other,
+ * but that a ring runs a codec on its slots.
+ */
+#ifndef DS4KV_INTERNAL_H
+#define DS4KV_INTERNAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "ds4kv.h"
+
+/* ---- slot: one chunk on its way through a ring ---- */
+
+typedef struct {
+    const uint8_t *src; /* pusher writes before the push, worker reads */
+    uint8_t *dst;       /* pusher writes before the push, worker writes behind it */
+    size_t src_size;    /* pusher */
+    size_t dst_size;    /* pusher: room at dst; worker: bytes it made */
+    uint64_t offset;    /* pusher: where the record is in its region, for faults */
+    int status;         /* worker */
+    bool lent;          /* pusher: src is the caller's own memory */
+    bool done;          /* under the ring's mutex: the worker is through with it */
+} slot;
+
+/* ---- codec.c ---- */
+
+/* What a ring does to a slot. Each thread has its own scratch memory, of scratch_size bytes. */
+typedef struct codec {
+    int (*run)(const struct codec *codec, void *scratch, slot *slot);
+    size_t scratch_size;
+    int level;
+} codec;
+
+/* Makes a record of a chunk: head and block. */
+codec codec_encoder(int level);
+
+/* Makes a chunk of a block. */
+codec codec_decoder(void);
+
+/* ---- frame.c ---- */
+
+typedef struct {
+    uint32_t raw_size;
+    uint32_t block_size;
+} record_head;
+
+void record_head_encode(const record_head *head, uint8_t *bytes);
+
+/* Reads the record head at `offset` of the region and holds it against the frame and the bytes that are left. */
+int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_frame *frame, uint64_t region_bytes,
+                       uint32_t index, uint64_t offset, ds4kv_fault *fault);
+
+/* Payload bytes in chunk `index`. */
+uint32_t frame_raw_size(const ds4kv_frame *frame, uint32_t index);
+
+/* Fills in a fault, printf-like, and returns status. */
+__attribute__((format(printf, 5, 6))) int fault_set(ds4kv_fault *fault, int status, uint64_t offset, const char *field,
+                                                    const char *why, ...);
+
+/* The fault of a block that LZ4 refused. */
+void fault_block(ds4kv_fault *fault, uint64_t offset, uint64_t index, size_t raw_size);
+
+/* ---- ring.c ---- */
+
+/*
+ * A ring of slots that is its own job queue, first come first served.
+ *
+ *     drained <= taken <= filled <= drained + n_slots           slot of chunk i: i mod n_slots
+ *
+ * The owner fills slot `filled` and pushes it, workers take it, the owner peeks at the oldest and pops it. A slot may be
+ * taken only when taken < drained + n_out: so n_out destination memories are enough, chunk i using number i mod n_out.
+ */
+typedef struct {
+    pthread_mutex_t mutex; /* guards all up to `own_scratch`, and slot.done */
+    pthread_cond_t work;   /* a slot can be taken, or the end */
+    pthread_cond_t done;   /* a slot is done */
+    uint64_t filled;       /* chunks pushed; the owner writes */
+    uint64_t taken;        /* chunks begun; whoever runs them writes */
+    uint64_t drained;      /* chunks popped; the owner writes */
+    int idle;              /* workers waiting for work */
+    bool stopping;
+
+    void *own_scratch; /* for chunks that the owner runs itself */
+    slot *slots;
+    uint32_t n_slots;
+    uint32_t n_out;
+    codec codec;
+    int n_workers; /* threads allowed */
+    int n_threads; /* threads there */
+    pthread_t *threads;
+    pid_t owner;
+} ring;
+
+int ring_init(ring *ring, codec codec, int n_workers, uint32_t n_slots, uint32_t n_out);
+bool ring_is_foreign(const ring *ring); /* a forked child's copy: the threads stayed behind */
+slot *ring_next(ring *ring);            /* the slot to fill; only if filled < drained + n_slots */
+void ring_push(ring *ring, bool more);  /* more: others follow, so that a thread is worth its start */
+bool ring_done(ring *ring, uint64_t index);
+slot *ring_peek(ring *ring, bool wait); /* the oldest slot once done; NULL: none, or not done and no wait */
+void ring_pop(ring *ring);
+void ring_free(ring *ring); /* waits for chunks being run; does nothing to a zeroed ring */
+
+/* ---- memory of a chunk ---- */
+
+/* Memory for `size` bytes that are mostly written in full: huge pages where the system grants them. */
+uint8_t *chunk_alloc(size_t size);
+
+/* Buffer `i` of a table, allocated when first asked for. */
+uint8_t *chunk_buffer(uint8_t **table, uint64_t i, size_t size);
+
+void chunk_table_free(uint8_t **table, uint32_t n);
+
+static inline uint32_t min_u32(uint32_t a, uint64_t b)
+{
+    return b < a ? (uint32_t)b : a;
+}
+
+#endif

@@ -1,0 +1,242 @@
+/*
+ * reader.c - records in, payload out.
+ *
+ * The input is asked for, not offered: room says where the next bytes of the region belong, so that the owner of the
+ * file reads them right into place. Each block is asked for together with the record head behind it. Memory is
+ * workers + 1 blocks (one arrives while the others are decoded) and as many chunks of payload as workers; a chunk that
+ * is aimed at the caller's memory needs none of its own.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+struct ds4kv_reader {
+    ring ring;
+    int status; /* the first error, for good */
+    ds4kv_fault fault;
+    ds4kv_frame frame;
+    uint64_t region_bytes;
+    uint32_t first_chunk; /* chunk `first_chunk + i` is number i of the ring */
+
+    uint64_t offset;                       /* of the record that arrives, in the region */
+    uint8_t bytes[DS4KV_RECORD_HEAD_SIZE]; /* its head, for as long as that is all there is of it */
+    record_head head;                      /* the same, once judged; block_size 0: not yet */
+    size_t arrived;                        /* bytes of what was asked for */
+
+    uint64_t raw_taken; /* payload bytes taken, since first_chunk */
+    size_t chunk_taken; /* of them, from the oldest chunk */
+    uint8_t *aim;       /* the caller's memory for payload bytes aim_start up to aim_end */
+    uint64_t aim_start, aim_end;
+
+    uint32_t n_block, n_chunk;
+    uint8_t **blocks, **chunks;
+};
+
+static uint32_t chunks_here(const ds4kv_reader *reader)
+{
+    return reader->frame.chunk_count - reader->first_chunk;
+}
+
+int ds4kv_reader_new(ds4kv_reader **out, const ds4kv_frame *frame, uint64_t region_bytes, uint32_t first_chunk,
+                     uint64_t first_offset, int workers)
+{
+    *out = NULL;
+    if (workers < 0 || workers > DS4KV_MAX_WORKERS || first_chunk > frame->chunk_count || first_offset > region_bytes)
+        return DS4KV_PARAM;
+
+    ds4kv_reader *reader = calloc(1, sizeof *reader);
+    if (!reader)
+        return DS4KV_NOMEM;
+    reader->frame = *frame;
+    reader->region_bytes = region_bytes;
+    reader->first_chunk = first_chunk;
+    reader->offset = first_offset;
+    reader->n_block = min_u32((uint32_t)workers + 1, (uint64_t)chunks_here(reader) + 1);
+    reader->n_chunk = min_u32(workers ? (uint32_t)workers : 1, (uint64_t)chunks_here(reader) + 1);
+    reader->blocks = calloc(reader->n_block, sizeof *reader->blocks);
+    reader->chunks = calloc(reader->n_chunk, sizeof *reader->chunks);
+    if (!reader->blocks || !reader->chunks ||
+        ring_init(&reader->ring, codec_decoder(), workers, reader->n_block + reader->n_chunk, reader->n_chunk)) {
+        ds4kv_reader_free(reader);
+        return DS4KV_NOMEM;
+    }
+    *out = reader;
+    return DS4KV_OK;
+}
+
+static int enter(ds4kv_reader *reader)
+{
+    if (reader->status == DS4KV_OK && ring_is_foreign(&reader->ring))
+        reader->status = DS4KV_STATE;
+    return reader->status;
+}
+
+/* Number of the record that arrives, in the ring. */
+static uint64_t arriving(const ds4kv_reader *reader)
+{
+    return reader->ring.filled;
+}
+
+static bool is_complete(const ds4kv_reader *reader)
+{
+    return arriving(reader) == chunks_here(reader);
+}
+
+static bool is_last(const ds4kv_reader *reader)
+{
+    return arriving(reader) + 1 == chunks_here(reader);
+}
+
+/* What is asked for at once: a record head, or a block and the head behind it. */
+static size_t wanted(const ds4kv_reader *reader)
+{
+    if (reader->head.block_size == 0)
+        return DS4KV_RECORD_HEAD_SIZE;
+    return reader->head.block_size + (is_last(reader) ? 0 : (size_t)DS4KV_RECORD_HEAD_SIZE);
+}
+
+/* Blocks get the memory of the largest that can come: the region's bytes or a bound, whichever is less. */
+static uint8_t *block_buffer(ds4kv_reader *reader)
+{
+    size_t most = min_u32(ds4kv_block_bound(reader->frame.chunk_size), reader->region_bytes);
+    return chunk_buffer(reader->blocks, arriving(reader) % reader->n_block, most + DS4KV_RECORD_HEAD_SIZE);
+}
+
+int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room)
+{
+    int status = enter(reader);
+    if (status != DS4KV_OK)
+        return status;
+    if (is_complete(reader))
+        return 0;
+    uint8_t *memory = reader->bytes;
+    if (reader->head.block_size != 0) {
+        uint64_t index = arriving(reader);
+        if (index >= reader->n_block && !ring_done(&reader->ring, index - reader->n_block))
+            return 0;
+        if (!(memory = block_buffer(reader)))
+            return reader->status = DS4KV_NOMEM;
+    }
+    *room = memory + reader->arrived;
+    return (int64_t)(wanted(reader) - reader->arrived);
+}
+
+/* Where the arriving chunk is decoded to: the caller's memory if it fits there whole, else ours. */
+static uint8_t *destination(ds4kv_reader *reader)
+{
+    uint64_t start = arriving(reader) * reader->frame.chunk_size;
+    if (start >= reader->aim_start && start + reader->head.raw_size <= reader->aim_end)
+        return reader->aim + (start - reader->aim_start);
+    return chunk_buffer(reader->chunks, arriving(reader) % reader->n_chunk,
+                        min_u32(reader->frame.chunk_size, reader->frame.raw_total));
+}
+
+static int push_block(ds4kv_reader *reader)
+{
+    slot *slot = ring_next(&reader->ring);
+    slot->src = block_buffer(reader);
+    slot->src_size = reader->head.block_size;
+    slot->dst = destination(reader);
+    slot->dst_size = reader->head.raw_size;
+    slot->offset = reader->offset + DS4KV_RECORD_HEAD_SIZE;
+    if (!slot->dst)
+        return reader->status = DS4KV_NOMEM;
+    memcpy(reader->bytes, slot->src + slot->src_size, is_last(reader) ? 0 : DS4KV_RECORD_HEAD_SIZE);
+    reader->offset += DS4KV_RECORD_HEAD_SIZE + reader->head.block_size;
+    reader->head.block_size = 0;
+    ring_push(&reader->ring, chunks_here(reader) > 1);
+    return DS4KV_OK;
+}
+
+int ds4kv_reader_put(ds4kv_reader *reader, size_t n)
+{
+    int status = enter(reader);
+    if (status != DS4KV_OK)
+        return status;
+    if (is_complete(reader) ? n > 0 : n > wanted(reader) - reader->arrived)
+        return DS4KV_PARAM;
+    reader->arrived += n;
+    if (is_complete(reader) || reader->arrived < wanted(reader))
+        return DS4KV_OK;
+
+    reader->arrived = 0;
+    if (reader->head.block_size != 0 && push_block(reader) != DS4KV_OK)
+        return reader->status;
+    if (is_complete(reader))
+        return DS4KV_OK;
+    uint32_t index = reader->first_chunk + (uint32_t)arriving(reader);
+    return reader->status = record_head_decode(&reader->head, reader->bytes, &reader->frame, reader->region_bytes,
+                                               index, reader->offset, &reader->fault);
+}
+
+int ds4kv_reader_finish(ds4kv_reader *reader)
+{
+    int status = enter(reader);
+    if (status != DS4KV_OK || is_complete(reader))
+        return status;
+    uint64_t end = reader->offset + reader->arrived;
+    if (reader->head.block_size != 0)
+        end += DS4KV_RECORD_HEAD_SIZE;
+    return reader->status = fault_set(&reader->fault, DS4KV_TRUNCATED, end, "region",
+                                      "the input ends in chunk %" PRIu64 " of %" PRIu32,
+                                      reader->first_chunk + arriving(reader), reader->frame.chunk_count);
+}
+
+int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n)
+{
+    int status = enter(reader);
+    reader->aim = dst;
+    reader->aim_start = reader->raw_taken;
+    reader->aim_end = reader->raw_taken + n;
+    return status;
+}
+
+int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)
+{
+    int status = enter(reader);
+    if (status != DS4KV_OK)
+        return status;
+    size_t taken = 0;
+    while (taken < n) {
+        slot *slot = ring_peek(&reader->ring, wait && taken == 0);
+        if (!slot)
+            break;
+        if (slot->status == DS4KV_CORRUPT)
+            fault_block(&reader->fault, slot->offset, reader->first_chunk + reader->ring.drained, slot->dst_size);
+        if (slot->status != DS4KV_OK)
+            return reader->status = slot->status;
+
+        size_t part = slot->dst_size - reader->chunk_taken;
+        if (part > n - taken)
+            part = n - taken;
+        const uint8_t *from = slot->dst + reader->chunk_taken;
+        uint8_t *to = (uint8_t *)dst + taken;
+        if (from != to) /* not aimed */
+            memmove(to, from, part);
+        taken += part;
+        reader->raw_taken += part;
+        reader->chunk_taken += part;
+        if (reader->chunk_taken == slot->dst_size) {
+            reader->chunk_taken = 0;
+            ring_pop(&reader->ring);
+        }
+    }
+    return (int64_t)taken;
+}
+
+void ds4kv_reader_fault(const ds4kv_reader *reader, ds4kv_fault *fault)
+{
+    *fault = reader->fault;
+}
+
+void ds4kv_reader_free(ds4kv_reader *reader)
+{
+    if (!reader)
+        return;
+    ring_free(&reader->ring);
+    chunk_table_free(reader->blocks, reader->n_block);
+    chunk_table_free(reader->chunks, reader->n_chunk);
+    free(reader);
+}

@@ -1,0 +1,211 @@
+/*
+ * ring.c - chunks in order through worker threads.
+ *
+ * Three counters that only grow keep the order: nothing is sorted, nothing is searched. A worker sees one slot at a time
+ * and leaves a status in it; what it means is for the owner to say.
+ *
+ * The owner runs a chunk itself where there is no thread: with no workers, for a single chunk, and where the system
+ * gives no thread. So "no threads" is not another program, it is this one with n_threads == 0.
+ */
+#define _GNU_SOURCE /* madvise, under -std=c11 */
+#include "internal.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HUGE_PAGE ((size_t)2 << 20)
+
+uint8_t *chunk_alloc(size_t size)
+{
+    if (size < HUGE_PAGE)
+        return malloc(size);
+    size = (size + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
+    uint8_t *memory = aligned_alloc(HUGE_PAGE, size);
+#ifdef MADV_HUGEPAGE
+    /* A wish: where it is refused, small pages do. */
+    if (memory)
+        (void)madvise(memory, size, MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
+uint8_t *chunk_buffer(uint8_t **table, uint64_t i, size_t size)
+{
+    if (!table[i])
+        table[i] = chunk_alloc(size);
+    return table[i];
+}
+
+void chunk_table_free(uint8_t **table, uint32_t n)
+{
+    if (table)
+        for (uint32_t i = 0; i < n; i++)
+            free(table[i]);
+    free(table);
+}
+
+static slot *slot_of(ring *ring, uint64_t index)
+{
+    return &ring->slots[index % ring->n_slots];
+}
+
+static int run(ring *ring, slot *slot, void **scratch)
+{
+    if (ring->codec.scratch_size && !*scratch && !(*scratch = malloc(ring->codec.scratch_size)))
+        return DS4KV_NOMEM;
+    return ring->codec.run(&ring->codec, *scratch, slot);
+}
+
+/* Takes the next chunk and runs it with the mutex open; called and left with it locked. */
+static void run_next(ring *ring, void **scratch)
+{
+    slot *slot = slot_of(ring, ring->taken++);
+    pthread_mutex_unlock(&ring->mutex);
+    slot->status = run(ring, slot, scratch);
+    pthread_mutex_lock(&ring->mutex);
+    slot->done = true;
+    pthread_cond_signal(&ring->done);
+}
+
+static bool has_work(const ring *ring)
+{
+    return ring->taken < ring->filled && ring->taken < ring->drained + ring->n_out;
+}
+
+static void *worker(void *arg)
+{
+    ring *ring = arg;
+    void *scratch = NULL;
+    pthread_mutex_lock(&ring->mutex);
+    for (;;) {
+        while (!ring->stopping && !has_work(ring)) {
+            ring->idle++;
+            pthread_cond_wait(&ring->work, &ring->mutex);
+            ring->idle--;
+        }
+        if (ring->stopping)
+            break;
+        run_next(ring, &scratch);
+    }
+    pthread_mutex_unlock(&ring->mutex);
+    free(scratch);
+    return NULL;
+}
+
+/* Signals are the host's business: a worker never sees one. */
+static void start_worker(ring *ring)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (pthread_create(&ring->threads[ring->n_threads], NULL, worker, ring) == 0)
+        ring->n_threads++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+int ring_init(ring *ring, codec codec, int n_workers, uint32_t n_slots, uint32_t n_out)
+{
+    if (pthread_mutex_init(&ring->mutex, NULL) != 0)
+        return DS4KV_NOMEM;
+    if (pthread_cond_init(&ring->work, NULL) != 0)
+        goto no_work;
+    if (pthread_cond_init(&ring->done, NULL) != 0)
+        goto no_done;
+    ring->slots = calloc(n_slots, sizeof *ring->slots);
+    ring->threads = calloc((size_t)n_workers + 1, sizeof *ring->threads);
+    if (!ring->slots || !ring->threads)
+        goto no_memory;
+    ring->n_slots = n_slots;
+    ring->n_out = n_out;
+    ring->codec = codec;
+    ring->n_workers = n_workers;
+    ring->owner = getpid();
+    return DS4KV_OK;
+
+no_memory:
+    free(ring->slots);
+    free(ring->threads);
+    ring->slots = NULL;
+    pthread_cond_destroy(&ring->done);
+no_done:
+    pthread_cond_destroy(&ring->work);
+no_work:
+    pthread_mutex_destroy(&ring->mutex);
+    return DS4KV_NOMEM;
+}
+
+bool ring_is_foreign(const ring *ring)
+{
+    return ring->owner != getpid();
+}
+
+slot *ring_next(ring *ring)
+{
+    return slot_of(ring, ring->filled);
+}
+
+void ring_push(ring *ring, bool more)
+{
+    pthread_mutex_lock(&ring->mutex);
+    slot_of(ring, ring->filled)->done = false;
+    ring->filled++;
+    bool short_of_hands = ring->filled - ring->taken > (uint64_t)ring->idle;
+    pthread_cond_signal(&ring->work);
+    pthread_mutex_unlock(&ring->mutex);
+    if (more && short_of_hands && ring->n_threads < ring->n_workers)
+        start_worker(ring);
+}
+
+bool ring_done(ring *ring, uint64_t index)
+{
+    pthread_mutex_lock(&ring->mutex);
+    bool done = index < ring->drained || (index < ring->filled && slot_of(ring, index)->done);
+    pthread_mutex_unlock(&ring->mutex);
+    return done;
+}
+
+slot *ring_peek(ring *ring, bool wait)
+{
+    slot *oldest = slot_of(ring, ring->drained);
+    pthread_mutex_lock(&ring->mutex);
+    bool there = ring->drained < ring->filled;
+    while (there && wait && !oldest->done)
+        if (ring->n_threads == 0)
+            run_next(ring, &ring->own_scratch);
+        else
+            pthread_cond_wait(&ring->done, &ring->mutex);
+    there = there && oldest->done;
+    pthread_mutex_unlock(&ring->mutex);
+    return there ? oldest : NULL;
+}
+
+void ring_pop(ring *ring)
+{
+    pthread_mutex_lock(&ring->mutex);
+    ring->drained++;
+    pthread_cond_signal(&ring->work);
+    pthread_mutex_unlock(&ring->mutex);
+}
+
+void ring_free(ring *ring)
+{
+    if (!ring->slots)
+        return;
+    if (!ring_is_foreign(ring)) {
+        pthread_mutex_lock(&ring->mutex);
+        ring->stopping = true;
+        pthread_cond_broadcast(&ring->work);
+        pthread_mutex_unlock(&ring->mutex);
+        for (int i = 0; i < ring->n_threads; i++)
+            pthread_join(ring->threads[i], NULL);
+        pthread_cond_destroy(&ring->done);
+        pthread_cond_destroy(&ring->work);
+        pthread_mutex_destroy(&ring->mutex);
+    }
+    free(ring->own_scratch);
+    free(ring->threads);
+    free(ring->slots);
+    ring->slots = NULL;
+}

@@ -1,0 +1,195 @@
+/*
+ * writer.c - payload in, records out.
+ *
+ * Payload is gathered into chunks; a full chunk goes into the ring when the next byte comes, so that the last one is
+ * known as such. Memory is workers + 1 chunks of payload (one is filled while the others are compressed) and as many
+ * records as workers: 2 x workers + 1 chunks in all. A lent chunk needs no memory but its record's.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+struct ds4kv_writer {
+    ring ring;
+    int status;         /* the first error, for good */
+    bool finished;
+    bool record_out;    /* the oldest record is lent to the caller */
+    uint64_t raw_limit; /* the raw_total given, or DS4KV_UNKNOWN */
+    ds4kv_frame frame;  /* raw_total: bytes put; chunk_count: chunks pushed */
+    uint32_t fill;      /* bytes in the open chunk, in ring_next's slot */
+    uint32_t n_raw, n_record;
+    uint8_t **raws, **records;
+};
+
+/* Chunks that the payload can have at most, so that small ones don't ask for large memory. */
+static uint32_t most_chunks(const ds4kv_writer *writer, uint32_t wanted)
+{
+    uint64_t most = writer->raw_limit / writer->frame.chunk_size + 1;
+    return min_u32(wanted, most);
+}
+
+static uint32_t most_raw_size(const ds4kv_writer *writer)
+{
+    return min_u32(writer->frame.chunk_size, writer->raw_limit);
+}
+
+int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size, int level, int workers)
+{
+    ds4kv_frame frame;
+    *out = NULL;
+    if (level < 0 || level > DS4KV_MAX_LEVEL || workers < 0 || workers > DS4KV_MAX_WORKERS)
+        return DS4KV_PARAM;
+    if (ds4kv_frame_init(&frame, raw_total == DS4KV_UNKNOWN ? 0 : raw_total, chunk_size) != DS4KV_OK)
+        return DS4KV_PARAM;
+
+    ds4kv_writer *writer = calloc(1, sizeof *writer);
+    if (!writer)
+        return DS4KV_NOMEM;
+    writer->raw_limit = raw_total;
+    writer->frame.chunk_size = chunk_size;
+    writer->n_raw = most_chunks(writer, (uint32_t)workers + 1);
+    writer->n_record = most_chunks(writer, workers ? (uint32_t)workers : 1);
+    writer->raws = calloc(writer->n_raw, sizeof *writer->raws);
+    writer->records = calloc(writer->n_record, sizeof *writer->records);
+    if (!writer->raws || !writer->records ||
+        ring_init(&writer->ring, codec_encoder(level), workers, writer->n_raw + writer->n_record, writer->n_record)) {
+        ds4kv_writer_free(writer);
+        return DS4KV_NOMEM;
+    }
+    *out = writer;
+    return DS4KV_OK;
+}
+
+/* What every call begins with: the sticky error, and the end of the record lent by the last take. */
+static int enter(ds4kv_writer *writer)
+{
+    if (writer->status == DS4KV_OK && ring_is_foreign(&writer->ring))
+        writer->status = DS4KV_STATE;
+    if (writer->status == DS4KV_OK && writer->record_out) {
+        ring_pop(&writer->ring);
+        writer->record_out = false;
+    }
+    return writer->status;
+}
+
+static int push_open_chunk(ds4kv_writer *writer, bool more)
+{
+    if (writer->frame.chunk_count == UINT32_MAX)
+        return writer->status = DS4KV_PARAM;
+    ring_next(&writer->ring)->src_size = writer->fill;
+    writer->fill = 0;
+    writer->frame.chunk_count++;
+    ring_push(&writer->ring, more);
+    return DS4KV_OK;
+}
+
+/* Room for one more chunk: its raw memory and its record's are told by its number, as slots are. */
+static bool can_open(ds4kv_writer *writer)
+{
+    uint64_t index = writer->ring.filled;
+    return index < writer->n_raw || ring_done(&writer->ring, index - writer->n_raw);
+}
+
+static int open_chunk(ds4kv_writer *writer, const uint8_t *lent)
+{
+    uint64_t index = writer->ring.filled;
+    slot *slot = ring_next(&writer->ring);
+    size_t record_size = DS4KV_RECORD_HEAD_SIZE + (size_t)ds4kv_block_bound(most_raw_size(writer));
+    slot->dst = chunk_buffer(writer->records, index % writer->n_record, record_size);
+    slot->dst_size = record_size;
+    slot->src = lent ? lent : chunk_buffer(writer->raws, index % writer->n_raw, most_raw_size(writer));
+    slot->lent = lent != NULL;
+    return slot->src && slot->dst ? DS4KV_OK : (writer->status = DS4KV_NOMEM);
+}
+
+int64_t ds4kv_writer_put(ds4kv_writer *writer, const void *raw, size_t n, int lent)
+{
+    int status = enter(writer);
+    if (status != DS4KV_OK)
+        return status;
+    if (writer->finished)
+        return DS4KV_STATE;
+    if (n > writer->raw_limit - writer->frame.raw_total)
+        return DS4KV_PARAM;
+
+    uint32_t chunk_size = writer->frame.chunk_size;
+    bool completes = n == writer->raw_limit - writer->frame.raw_total;
+    const uint8_t *from = raw;
+    size_t left = n;
+    while (left > 0) {
+        if (writer->fill == chunk_size && push_open_chunk(writer, true) != DS4KV_OK)
+            return writer->status;
+        bool in_place = false;
+        if (writer->fill == 0) {
+            /* A record that is ready goes first: its memory is what the next chunk waits for. */
+            if (ring_peek(&writer->ring, false) || !can_open(writer))
+                break;
+            in_place = lent && (left >= chunk_size || completes);
+            if (open_chunk(writer, in_place ? from : NULL) != DS4KV_OK)
+                return writer->status;
+        }
+        uint32_t part = min_u32(chunk_size - writer->fill, left);
+        if (!in_place)
+            memcpy(writer->raws[writer->ring.filled % writer->n_raw] + writer->fill, from, part);
+        writer->fill += part;
+        from += part;
+        left -= part;
+    }
+    writer->frame.raw_total += n - left;
+    return (int64_t)(n - left);
+}
+
+int64_t ds4kv_writer_lent(ds4kv_writer *writer)
+{
+    int status = enter(writer);
+    if (status != DS4KV_OK)
+        return status;
+    ring *ring = &writer->ring;
+    int64_t lent = writer->fill && ring_next(ring)->lent;
+    for (uint64_t i = ring->drained; i < ring->filled; i++)
+        lent += ring->slots[i % ring->n_slots].lent && !ring_done(ring, i);
+    return lent;
+}
+
+int ds4kv_writer_finish(ds4kv_writer *writer)
+{
+    int status = enter(writer);
+    if (status != DS4KV_OK)
+        return status;
+    if (writer->finished || (writer->raw_limit != DS4KV_UNKNOWN && writer->frame.raw_total != writer->raw_limit))
+        return DS4KV_STATE;
+    writer->finished = true;
+    bool alone = writer->ring.filled == writer->ring.drained;
+    return writer->fill ? push_open_chunk(writer, !alone) : DS4KV_OK;
+}
+
+int64_t ds4kv_writer_take(ds4kv_writer *writer, const void **record)
+{
+    int status = enter(writer);
+    if (status != DS4KV_OK)
+        return status;
+    slot *slot = ring_peek(&writer->ring, true);
+    if (!slot)
+        return 0;
+    if (slot->status != DS4KV_OK)
+        return writer->status = slot->status;
+    writer->record_out = true;
+    *record = slot->dst;
+    return (int64_t)slot->dst_size;
+}
+
+void ds4kv_writer_frame(const ds4kv_writer *writer, ds4kv_frame *frame)
+{
+    *frame = writer->frame;
+}
+
+void ds4kv_writer_free(ds4kv_writer *writer)
+{
+    if (!writer)
+        return;
+    ring_free(&writer->ring);
+    chunk_table_free(writer->raws, writer->n_raw);
+    chunk_table_free(writer->records, writer->n_record);
+    free(writer);
+}

@@ -1,0 +1,183 @@
+"""The C core in Python terms: the only module that touches ffi, and the only one that turns a status into an error.
+
+Each call into the core releases the GIL, so put and take are where other threads run. Objects here are not for two
+threads at once; :mod:`ds4kv.stream` sees to that.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, NamedTuple
+
+from ds4kv._native import ffi, lib
+from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
+
+__all__ = [
+    "FRAME_SIZE",
+    "MAX_LEVEL",
+    "RECORD_HEAD_SIZE",
+    "Compressor",
+    "Decompressor",
+    "Frame",
+    "decode",
+    "frame_decode",
+    "source",
+    "target",
+    "view",
+]
+
+FRAME_SIZE: int = lib.DS4KV_FRAME_SIZE
+RECORD_HEAD_SIZE: int = lib.DS4KV_RECORD_HEAD_SIZE
+MAX_LEVEL: int = lib.DS4KV_MAX_LEVEL
+_STATE: int = lib.DS4KV_STATE
+
+
+class Frame(NamedTuple):
+    """What stands before the records of a region, and the chunk size from the file's header."""
+
+    raw_total: int
+    chunk_count: int
+    chunk_size: int
+
+    def pack(self) -> bytes:
+        """The 12 bytes."""
+        head = ffi.new("uint8_t[]", FRAME_SIZE)
+        lib.ds4kv_frame_encode(_c_frame(self), head)
+        return bytes(ffi.buffer(head))
+
+
+def source(obj: Any) -> Any:
+    """The bytes of any C-contiguous buffer, as an array that len() and the core understand."""
+    return ffi.from_buffer("uint8_t[]", obj)
+
+
+def target(obj: Any) -> Any:
+    """The same to be written to; TypeError or BufferError if obj is read-only."""
+    return ffi.from_buffer("uint8_t[]", obj, require_writable=True)
+
+
+def view(array: Any, start: int, stop: int) -> memoryview:
+    """Bytes ``start`` up to ``stop`` of a source or target, which it keeps alive."""
+    return memoryview(ffi.buffer(array))[start:stop]
+
+
+def check(status: int, fault: Any = None) -> int:
+    """``status`` if it is a success; the one place where it becomes an exception."""
+    if status >= 0:
+        return status
+    if status in (lib.DS4KV_CORRUPT, lib.DS4KV_TRUNCATED):
+        kind = CorruptError if status == lib.DS4KV_CORRUPT else TruncatedError
+        raise kind(ffi.string(fault.why).decode(), offset=int(fault.offset), field=ffi.string(fault.field).decode())
+    if status == lib.DS4KV_NOMEM:
+        raise MemoryError("no memory for the chunks of a checkpoint")
+    if status == lib.DS4KV_IO:
+        raise OSError(errno.EIO, "a mapped checkpoint could not be read: it shrank meanwhile, or its disk failed")
+    if status == lib.DS4KV_PARAM:
+        raise ValueError("an argument is outside what the core takes")
+    if status == _STATE:
+        raise RuntimeError("not at this moment, or not in this process: a stream stays with the process that made it")
+    raise Ds4kvError(f"LZ4 failed on good arguments (status {status})")
+
+
+def _c_frame(frame: Frame) -> Any:
+    return ffi.new("ds4kv_frame *", tuple(frame))
+
+
+def frame_decode(head: bytes, region_bytes: int, chunk_size: int) -> Frame:
+    """Reads a frame and holds it against the region's size; CorruptError with an offset into the region."""
+    frame, fault = ffi.new("ds4kv_frame *"), ffi.new("ds4kv_fault *")
+    check(lib.ds4kv_frame_decode(frame, head, region_bytes, chunk_size, fault), fault)
+    return Frame(frame.raw_total, frame.chunk_count, frame.chunk_size)
+
+
+def decode(array: Any, start: int, stop: int, chunk_size: int, into: Any, workers: int, *, mapped: bool) -> None:
+    """Decodes a region that lies in a :func:`source` into a :func:`target` of its raw_total.
+
+    ``mapped`` says that the source is a mapping of a file.
+    """
+    fault = ffi.new("ds4kv_fault *")
+    check(
+        lib.ds4kv_decode(array + start, stop - start, chunk_size, into, len(into), workers, mapped, fault),
+        fault,
+    )
+
+
+class Compressor:
+    """Payload in, records out."""
+
+    def __init__(self, raw_total: int | None, chunk_size: int, level: int, workers: int) -> None:
+        holder = ffi.new("ds4kv_writer **")
+        total = lib.DS4KV_UNKNOWN if raw_total is None else raw_total
+        check(lib.ds4kv_writer_new(holder, total, chunk_size, level, workers))
+        self._writer = ffi.gc(holder[0], lib.ds4kv_writer_free)
+        self._record = ffi.new("const void **")
+
+    def put(self, array: Any, start: int, stop: int, *, lent: bool) -> int:
+        """Takes bytes of a :func:`source`; fewer than all of them: take a record, then put the rest."""
+        return check(lib.ds4kv_writer_put(self._writer, array + start, stop - start, lent))
+
+    def lent(self) -> int:
+        """How many chunks are still to be read from lent memory."""
+        return check(lib.ds4kv_writer_lent(self._writer))
+
+    def finish(self) -> None:
+        """No more input."""
+        check(lib.ds4kv_writer_finish(self._writer))
+
+    def take(self) -> memoryview | None:
+        """The oldest record, valid until the next call; None when there is none."""
+        size = check(lib.ds4kv_writer_take(self._writer, self._record))
+        return memoryview(ffi.buffer(self._record[0], size)) if size else None
+
+    @property
+    def frame(self) -> Frame:
+        """The frame of what was put so far."""
+        frame = ffi.new("ds4kv_frame *")
+        lib.ds4kv_writer_frame(self._writer, frame)
+        return Frame(frame.raw_total, frame.chunk_count, frame.chunk_size)
+
+    def free(self) -> None:
+        """Ends the threads and gives the memory back; nothing else may be called after."""
+        ffi.release(self._writer)
+
+
+class Decompressor:
+    """Records in, payload out."""
+
+    def __init__(self, frame: Frame, region_bytes: int, first_chunk: int, first_offset: int, workers: int) -> None:
+        holder = ffi.new("ds4kv_reader **")
+        check(lib.ds4kv_reader_new(holder, _c_frame(frame), region_bytes, first_chunk, first_offset, workers))
+        self._reader = ffi.gc(holder[0], lib.ds4kv_reader_free)
+        self._room = ffi.new("void **")
+
+    def _check(self, status: int) -> int:
+        if status >= 0:
+            return status
+        fault = ffi.new("ds4kv_fault *")
+        lib.ds4kv_reader_fault(self._reader, fault)
+        return check(status, fault)
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes of the region belong; None: take first, or there are no more."""
+        size = self._check(lib.ds4kv_reader_room(self._reader, self._room))
+        return memoryview(ffi.buffer(self._room[0], size)) if size else None
+
+    def put(self, n: int) -> None:
+        """``n`` bytes were placed there."""
+        self._check(lib.ds4kv_reader_put(self._reader, n))
+
+    def finish(self) -> None:
+        """The input has ended; TruncatedError if the region had more to come."""
+        self._check(lib.ds4kv_reader_finish(self._reader))
+
+    def aim(self, array: Any, start: int, stop: int) -> None:
+        """The payload bytes that come next belong in this part of a :func:`target`, until all are taken."""
+        self._check(lib.ds4kv_reader_aim(self._reader, array + start, stop - start))
+
+    def take(self, array: Any, start: int, stop: int, *, wait: bool) -> int:
+        """Moves payload bytes there and says how many: 0 if none are ready and none could be waited for."""
+        return self._check(lib.ds4kv_reader_take(self._reader, array + start, stop - start, wait))
+
+    def free(self) -> None:
+        """Ends the threads and gives the memory back; nothing else may be called after."""
+        ffi.release(self._reader)

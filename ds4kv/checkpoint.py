@@ -1,0 +1,507 @@
+"""One checkpoint file: header, text, payload region, trailer.
+
+:func:`load` and :func:`dump` move a whole payload between a file and memory; :func:`open` and :func:`create` give it as
+a stream. Reading refuses what is proven wrong before anything is allocated for it. Writing goes to a temporary file
+beside the target, which takes its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import io
+import mmap
+import os
+import re
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ds4kv import _core
+from ds4kv import layout as _layout
+from ds4kv import workers as _workers
+from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
+from ds4kv.header import CHUNK_SIZE, Codec, Header, Layout, Reason
+from ds4kv.stream import PayloadReader, PayloadWriter, RawReader, RawWriter, write_all
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    StrPath = str | os.PathLike[str]
+
+__all__ = ["Checkpoint", "CheckpointReader", "CheckpointWriter", "create", "dump", "load", "open", "read_header"]
+
+_KEYED_NAME = re.compile(r"[0-9a-fA-F]{40}\.kv")
+_MADV_POPULATE_READ = 22  # not in the mmap module
+_HUGE_PAGE = 1 << 21
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint in memory. ``payload`` is a view of its bytes: of ``into`` if that was given to load."""
+
+    header: Header
+    text: bytes
+    payload: memoryview
+    trailer: bytes
+
+
+def read_header(path: StrPath) -> Header:
+    """The header of a checkpoint, held against the file's size. Text and payload are not looked at.
+
+    Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
+    """
+    with io.FileIO(os.fspath(path)) as fp, _located(path):
+        return _examine(fp)[0]
+
+
+def open(path: StrPath, *, workers: int | None = None) -> CheckpointReader:
+    """Opens a checkpoint for reading, as a context manager.
+
+    Header, text and frame are read and checked at once, and a file named by a SHA-1 must have it over its text; the
+    payload comes by its stream. ``workers`` as :func:`ds4kv.workers.resolve` has it.
+
+    Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
+    """
+    return CheckpointReader(path, workers=workers)
+
+
+def load(path: StrPath, *, workers: int | None = None, into: WriteableBuffer | None = None) -> Checkpoint:
+    """Reads a whole checkpoint.
+
+    The payload is decoded straight into ``into``, a writable C-contiguous buffer of exactly its size, or into fresh
+    memory. After an error the contents of ``into`` are undefined.
+
+    Raises ValueError if ``into`` has another size, else as :func:`open`.
+    """
+    with open(path, workers=workers) as checkpoint:
+        raw_total = checkpoint.payload.raw_total
+        memory = _fresh_memory(raw_total) if into is None else into
+        checkpoint.read_payload(memory)
+        payload = _core.view(_core.target(memory), 0, raw_total)
+        return Checkpoint(checkpoint.header, checkpoint.text, payload, checkpoint.trailer)
+
+
+def create(
+    path: StrPath,
+    *,
+    tokens: int,
+    ctx_size: int,
+    text: ReadableBuffer = b"",
+    quant_bits: int = 2,
+    reason: str | int = "cold",
+    layout: str = "v2",
+    codec: str | Codec | None = None,
+    level: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    workers: int | None = None,
+    trailer: ReadableBuffer = b"",
+    ext_flags: int = 0,
+    hits: int = 0,
+    created_at: int | None = None,
+    last_used: int | None = None,
+    raw_total: int | None = None,
+    fsync: bool = False,
+) -> CheckpointWriter:
+    """Opens a checkpoint for writing, as a context manager that publishes it on a clean exit.
+
+    ``payload`` is the stream to write to. The file is a temporary one beside ``path``, of mode 0600; it takes the name
+    when the block ends, and is removed if it ends by an exception. With ``fsync`` the publishing is durable.
+
+    ``codec`` is ``lz4``, ``lz4hc`` or ``none``; by default ``lz4``, and ``none`` for layout ``v1`` or where the
+    environment asks for 0 threads. ``level`` is as :func:`ds4kv.stream.encoder_level` has it. ``chunk_size`` is in
+    payload bytes, 1 to 64 MiB. ``created_at`` and ``last_used`` are Unix seconds: now, unless given.
+
+    Raises ValueError for an argument that no file may hold, such as a text whose SHA-1 isn't the one that ``path`` is
+    named by, and OSError.
+    """
+    kept_layout = Layout(layout)
+    kept_codec = _codec(kept_layout, codec)
+    if kept_codec is Codec.NONE and level is not None:
+        raise ValueError(f"level is {level}, but codec none has no levels")
+    now = int(time.time()) if created_at is None else created_at
+    header = Header(
+        layout=kept_layout,
+        codec=kept_codec,
+        tokens=tokens,
+        ctx_size=ctx_size,
+        quant_bits=quant_bits,
+        reason_code=Reason.from_word(reason) if isinstance(reason, str) else reason,
+        ext_flags=ext_flags,
+        hits=hits,
+        chunk_size=0 if kept_codec is Codec.NONE else chunk_size,
+        created_at=now,
+        last_used=now if last_used is None else last_used,
+    )
+    return CheckpointWriter(
+        path, header, bytes(text), bytes(trailer), level=level, workers=workers, raw_total=raw_total, fsync=fsync
+    )
+
+
+def dump(
+    path: StrPath,
+    payload: ReadableBuffer,
+    *,
+    tokens: int,
+    ctx_size: int,
+    text: ReadableBuffer = b"",
+    quant_bits: int = 2,
+    reason: str | int = "cold",
+    layout: str = "v2",
+    codec: str | Codec | None = None,
+    level: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    workers: int | None = None,
+    trailer: ReadableBuffer = b"",
+    ext_flags: int = 0,
+    hits: int = 0,
+    created_at: int | None = None,
+    last_used: int | None = None,
+    fsync: bool = False,
+) -> Header:
+    """Writes a whole checkpoint and returns its header.
+
+    ``payload`` is any C-contiguous buffer, and is compressed where it lies. Everything else as :func:`create`.
+    """
+    with create(
+        path,
+        tokens=tokens,
+        ctx_size=ctx_size,
+        text=text,
+        quant_bits=quant_bits,
+        reason=reason,
+        layout=layout,
+        codec=codec,
+        level=level,
+        chunk_size=chunk_size,
+        workers=workers,
+        trailer=trailer,
+        ext_flags=ext_flags,
+        hits=hits,
+        created_at=created_at,
+        last_used=last_used,
+        raw_total=len(_core.source(payload)),
+        fsync=fsync,
+    ) as checkpoint:
+        checkpoint.payload.write(payload)
+    return checkpoint.header
+
+
+class CheckpointReader:
+    """An open checkpoint: ``header``, ``text``, ``payload`` as a stream, ``trailer``. Made by :func:`open`."""
+
+    payload: PayloadReader | RawReader
+
+    def __init__(self, path: StrPath, *, workers: int | None = None) -> None:
+        self._path = os.fspath(path)
+        self._workers = _workers.resolve(workers)
+        self._fp = io.FileIO(self._path)
+        try:
+            with _located(path):
+                self.header, text_bytes, self._file_size = _examine(self._fp)
+                self.text = self._read(_layout.PREFIX_SIZE, text_bytes)
+                if (key := _key_unlike_name(self._path, self.text)) is not None:
+                    raise CorruptError(
+                        f"the text's SHA-1 is {key}, not the one in the file's name",
+                        offset=_layout.PREFIX_SIZE,
+                        field="text",
+                    )
+                self._region_start = _layout.PREFIX_SIZE + text_bytes
+                self._region_end = self._region_start + self.header.payload_bytes
+                self._fp.seek(self._region_start)
+                self.payload = self._open_payload()
+        except BaseException:
+            self._fp.close()
+            raise
+
+    def _open_payload(self) -> PayloadReader | RawReader:
+        size = self.header.payload_bytes
+        if self.header.codec is Codec.NONE:
+            return RawReader(self._fp, size)
+        return PayloadReader(self._fp, size, chunk_size=self.header.chunk_size, workers=self._workers)
+
+    @property
+    def text_bytes(self) -> int:
+        """Size of the text."""
+        return len(self.text)
+
+    @property
+    def file_size(self) -> int:
+        """Size of the whole file when it was opened."""
+        return self._file_size
+
+    @property
+    def trailer(self) -> bytes:
+        """What follows the region; b"" if nothing does."""
+        with _located(self._path):
+            return self._read(self._region_end, self._file_size - self._region_end)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = _read_at(self._fp, offset, size)
+        if len(data) < size:
+            raise _shrunk(offset + len(data))
+        return data
+
+    def read_payload(self, into: WriteableBuffer) -> None:
+        """Reads the whole payload into a buffer of exactly its size, wherever its stream stands.
+
+        A compressed one is decoded from a mapping of the file, on systems that can say beforehand whether a page is
+        readable: where they can't, a failing disk would end the process instead of raising OSError.
+        """
+        target = _core.target(into)
+        if len(target) != self.payload.raw_total:
+            raise ValueError(f"into is {len(target)} bytes, the payload of {self._path} is {self.payload.raw_total}")
+        with _located(self._path):
+            mapping = None if self.header.codec is Codec.NONE else self._map()
+            if mapping is None:
+                self.payload.seek(0)
+                self.payload.readinto(into)
+                return
+            try:
+                _core.decode(
+                    _core.source(mapping),
+                    self._region_start,
+                    self._region_end,
+                    self.header.chunk_size,
+                    target,
+                    self._workers,
+                    mapped=True,
+                )
+            except Ds4kvError as error:
+                error.offset = self._region_start + (error.offset or 0)
+                raise
+
+    def _map(self) -> mmap.mmap | None:
+        if not sys.platform.startswith("linux"):
+            return None
+        if os.fstat(self._fp.fileno()).st_size < self._region_end:
+            raise _shrunk(self._region_end)
+        mapping = mmap.mmap(self._fp.fileno(), self._region_end, access=mmap.ACCESS_READ)
+        try:
+            mapping.madvise(_MADV_POPULATE_READ, 0, 1)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # before Linux 5.14
+                return None
+            raise
+        return mapping
+
+    def close(self) -> None:
+        """Closes the stream and the file."""
+        self.payload.close()
+        self._fp.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class CheckpointWriter:
+    """A checkpoint that is being written: ``payload`` is its stream. Made by :func:`create`.
+
+    ``header`` is final once it is published; ``trailer`` may be set up to then.
+    """
+
+    payload: PayloadWriter | RawWriter
+    _open = False
+
+    def __init__(
+        self,
+        path: StrPath,
+        header: Header,
+        text: bytes,
+        trailer: bytes,
+        *,
+        level: int | None,
+        workers: int | None,
+        raw_total: int | None,
+        fsync: bool,
+    ) -> None:
+        self._path = os.fspath(path)
+        if len(text) >= 1 << 32:
+            raise ValueError(f"the text is {len(text)} bytes; its length has 32 bits")
+        if (key := _key_unlike_name(self._path, text)) is not None:
+            raise ValueError(f"{self._path} is named by a SHA-1 that isn't the text's, which is {key}")
+        self.header = header
+        self.trailer = trailer
+        self._fsync = fsync
+        self._owner = os.getpid()
+        self._temporary = f"{self._path}.tmp.{self._owner}.{secrets.token_hex(4)}"
+        self._fp = io.FileIO(self._temporary, "x", opener=_open_private)
+        self._open = True
+        try:
+            write_all(self._fp, memoryview(header.pack() + len(text).to_bytes(4, "little") + text))
+            self.payload = self._open_payload(level, workers, raw_total)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _open_payload(self, level: int | None, workers: int | None, raw_total: int | None) -> PayloadWriter | RawWriter:
+        if self.header.codec is Codec.NONE:
+            return RawWriter(self._fp, raw_total=raw_total)
+        return PayloadWriter(
+            self._fp,
+            chunk_size=self.header.chunk_size,
+            workers=workers,
+            codec=self.header.codec,
+            level=level,
+            raw_total=raw_total,
+        )
+
+    def close(self) -> None:
+        """Finishes the payload and publishes the file under its name.
+
+        If that can't be done the temporary file is removed and the error raised: what was at the target stays.
+        """
+        if not self._open:
+            return
+        try:
+            self._publish()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _publish(self) -> None:
+        if os.getpid() != self._owner:
+            raise RuntimeError("a checkpoint is published by the process that created it")
+        self.payload.close()
+        if not self.payload.complete:
+            raise Ds4kvError("the payload was abandoned: there is nothing to publish", path=self._path)
+        write_all(self._fp, memoryview(self.trailer))
+        header = dataclasses.replace(self.header, payload_bytes=self.payload.region_bytes)
+        self._fp.seek(0)
+        write_all(self._fp, memoryview(header.pack()))
+        if self._fsync:
+            os.fsync(self._fp.fileno())
+        self._fp.close()
+        os.replace(self._temporary, self._path)
+        self._open = False
+        self.header = header
+        if self._fsync:
+            _sync_directory(os.path.dirname(self._path) or ".")
+
+    def abandon(self) -> None:
+        """Removes the temporary file; what was at the target stays."""
+        if not self._open:
+            return
+        self._open = False
+        if hasattr(self, "payload"):
+            self.payload.abandon()
+        self._fp.close()
+        if os.getpid() == self._owner:
+            os.unlink(self._temporary)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if exc_type is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def __del__(self) -> None:
+        if self._open:
+            warnings.warn(f"{self!r} was neither closed nor abandoned", ResourceWarning, source=self, stacklevel=2)
+            self.abandon()
+
+
+def _codec(layout: Layout, codec: str | Codec | None) -> Codec:
+    if codec is None:
+        return Codec.NONE if layout is Layout.V1 or _workers.compression_is_off() else Codec.LZ4
+    if isinstance(codec, Codec):
+        return codec
+    try:
+        return Codec[codec.upper()]
+    except KeyError:
+        raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}") from None
+
+
+def _examine(fp: io.FileIO) -> tuple[Header, int, int]:
+    """Header, size of the text, size of the file; all that is claimed lies within the file."""
+    file_size = os.fstat(fp.fileno()).st_size
+    header, text_bytes = _layout.examine(lambda offset, size: _read_at(fp, offset, size), file_size)
+    left = file_size - _layout.PREFIX_SIZE
+    if text_bytes > left:
+        raise TruncatedError(
+            f"a text of {text_bytes} bytes is claimed, the file has {left} left", offset=48, field="text_bytes"
+        )
+    left -= text_bytes
+    if header.payload_bytes > left:
+        raise TruncatedError(
+            f"a region of {header.payload_bytes} bytes is claimed, the file has {left} left",
+            offset=40,
+            field="payload_bytes",
+        )
+    return header, text_bytes, file_size
+
+
+def _read_at(fp: io.FileIO, offset: int, size: int) -> bytes:
+    """Those bytes of the file; fewer only at its end."""
+    data = os.pread(fp.fileno(), size, offset)
+    while len(data) < size:
+        piece = os.pread(fp.fileno(), size - len(data), offset + len(data))
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+def _shrunk(offset: int) -> TruncatedError:
+    return TruncatedError("the file became shorter while it was read", offset=offset, field="file")
+
+
+def _key_unlike_name(path: str | bytes, text: bytes) -> str | None:
+    """The text's SHA-1 if the file is named by another one, else None."""
+    name = os.fsdecode(os.path.basename(path))
+    if not _KEYED_NAME.fullmatch(name):
+        return None
+    key = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+    return key if key != name[:40].lower() else None
+
+
+@contextlib.contextmanager
+def _located(path: StrPath) -> Iterator[None]:
+    """Errors raised within name the file."""
+    try:
+        yield
+    except Ds4kvError as error:
+        error.path = os.fsdecode(path)
+        raise
+
+
+def _fresh_memory(size: int) -> WriteableBuffer:
+    """Memory that nobody has touched yet: its pages come when a worker writes them, huge ones where granted."""
+    if size < _HUGE_PAGE:
+        return bytearray(size)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise MemoryError(f"no memory for a payload of {size} bytes") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a wish, which kernels without huge pages refuse
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

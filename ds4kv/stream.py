@@ -1,0 +1,558 @@
+"""Payload streams over any binary file object: what an engine writes its state to, and reads it from.
+
+All four are :class:`io.RawIOBase` objects, so :class:`io.BufferedWriter`, :func:`shutil.copyfileobj` and the like take
+them. They leave the file object open, positioned at the region's end, and are for one thread at a time.
+
+A finished region and a broken one differ in one thing: ``close()`` was reached. ``abandon()``, leaving a ``with`` block
+by an exception, and being garbage collected end the threads and write nothing more.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import threading
+import warnings
+from array import array
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from ds4kv import _core
+from ds4kv import workers as _workers
+from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
+from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+__all__ = ["PayloadReader", "PayloadWriter", "RawReader", "RawWriter", "encoder_level", "write_all"]
+
+_SCRATCH_SIZE = 1 << 20
+
+
+def encoder_level(codec: Codec, level: int | None) -> int:
+    """The core's level for a codec and what the caller asked for; ValueError if they don't go together.
+
+    Codec ``lz4`` without a level, or at 0, is LZ4_compress_default, whose bytes are the reference's. Its levels 1 to 12
+    are LZ4HC: denser blocks that every reader of codec ``lz4`` takes. Codec ``lz4hc`` marks the same blocks by the
+    number that the format keeps for them, 9 being its default level.
+    """
+    lowest, default = {Codec.LZ4: (0, 0), Codec.LZ4HC: (1, 9)}.get(codec, (None, None))
+    if lowest is None or default is None:
+        raise ValueError("codec none has no blocks: write the payload as it is")
+    if level is None:
+        return default
+    if not lowest <= level <= _core.MAX_LEVEL:
+        raise ValueError(f"level is {level}, outside {lowest}..{_core.MAX_LEVEL} of codec {codec.name.lower()}")
+    return level
+
+
+class _Turn:
+    """A lock that refuses where others wait: two threads in one stream are a mistake, not a queue."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("a stream is for one thread at a time, and another thread is using this one")
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
+
+
+def write_all(fp: BinaryIO, data: memoryview) -> None:
+    """Writes until nothing is left, as a raw file may take less than it is given."""
+    while data:
+        n = fp.write(data)
+        if n is None:
+            raise BlockingIOError(errno.EAGAIN, "the file object is non-blocking and took nothing")
+        data = data[n:]
+
+
+def _read_into(fp: BinaryIO, room: memoryview) -> int:
+    """Bytes read into ``room``; 0 at the end. File objects that only have read() do as well."""
+    if hasattr(fp, "readinto"):
+        n = fp.readinto(room)
+    else:
+        piece = fp.read(len(room))
+        n = piece if piece is None else len(piece)
+        room[: n or 0] = piece or b""
+    if n is None:
+        raise BlockingIOError(errno.EAGAIN, "the file object is non-blocking and had nothing")
+    return int(n)
+
+
+def _path_of(fp: BinaryIO) -> str | None:
+    name = getattr(fp, "name", None)
+    return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else None
+
+
+class _Writer(io.RawIOBase):
+    """What both writers share: counting, and the difference between an end and a finish."""
+
+    def __init__(self, fp: BinaryIO, raw_total: int | None) -> None:
+        if raw_total is not None and raw_total < 0:
+            raise ValueError(f"raw_total is {raw_total}")
+        self._fp = fp
+        self._turn = _Turn()
+        self._raw_total = raw_total
+        self._raw_bytes = 0
+        self._failed = False
+        self._complete = False
+
+    @property
+    def region_bytes(self) -> int:
+        """Bytes of the region written so far; after close, its size."""
+        raise NotImplementedError
+
+    @property
+    def complete(self) -> bool:
+        """Whether close() succeeded: the region is whole."""
+        return self._complete
+
+    def _put(self, payload: Any) -> None:
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        raise NotImplementedError
+
+    def _free(self) -> None:
+        """Gives up what is held; called once, and also when the constructor had failed."""
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        """Payload bytes written so far."""
+        return self._raw_bytes
+
+    def write(self, b: ReadableBuffer, /) -> int:
+        """Takes all of any C-contiguous buffer and returns its size in bytes.
+
+        An exception of the file object passes through; the stream is broken after, and only to be abandoned.
+        Raises ValueError if that is more than raw_total announced.
+        """
+        with self._turn:
+            if self.closed:
+                raise ValueError("write to a closed stream")
+            if self._failed:
+                raise Ds4kvError("the region is broken: an earlier write failed")
+            payload = _core.source(b)
+            size = len(payload)
+            if self._raw_total is not None and size > self._raw_total - self._raw_bytes:
+                raise ValueError(
+                    f"raw_total is {self._raw_total} bytes; {size} more after {self._raw_bytes} are too many"
+                )
+            try:
+                self._put(payload)
+            except BaseException:
+                self._failed = True
+                self._free()
+                raise
+            self._raw_bytes += size
+            return size
+
+    def close(self) -> None:
+        """Finishes the region; the file object stays open, positioned behind it.
+
+        Raises Ds4kvError if an earlier write failed, ValueError if raw_total announced more than was written.
+        """
+        if self.closed:
+            return
+        with self._turn:
+            try:
+                if self._failed:
+                    raise Ds4kvError("the region is broken: an earlier write failed")
+                if self._raw_total not in (None, self._raw_bytes):
+                    raise ValueError(f"raw_total is {self._raw_total} bytes, but {self._raw_bytes} were written")
+                self._finish()
+                self._complete = True
+            finally:
+                self._end()
+
+    def abandon(self) -> None:
+        """Ends the stream without finishing the region, which no reader will take."""
+        if not self.closed:
+            with self._turn:
+                self._end()
+
+    def _end(self) -> None:
+        if not self._failed:
+            self._free()
+        super().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if exc_type is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def __del__(self) -> None:
+        # IOBase would close(), and so finish a save that nobody finished.
+        if hasattr(self, "_complete") and not self.closed:
+            warnings.warn(f"{self!r} was neither closed nor abandoned", ResourceWarning, source=self, stacklevel=2)
+            self.abandon()
+
+
+class PayloadWriter(_Writer):
+    """Payload in, a compressed region out to ``fp``, from its current position on.
+
+    ``chunk_size`` is in payload bytes, 1 to 64 MiB, and goes into the file's header; ``workers`` as
+    :func:`ds4kv.workers.resolve` has it. Memory is at most 2 x workers + 1 chunks. The region begins with its own size
+    in payload bytes: with ``raw_total`` that is written at once and ``fp`` may be a pipe or a socket, without it
+    ``fp`` must seek, as close() goes back to fill it in.
+
+    Raises io.UnsupportedOperation if it can't, ValueError for an argument outside its range.
+    """
+
+    _ring: _core.Compressor | None = None
+
+    def __init__(
+        self,
+        fp: BinaryIO,
+        *,
+        chunk_size: int = CHUNK_SIZE,
+        workers: int | None = None,
+        codec: Codec = Codec.LZ4,
+        level: int | None = None,
+        raw_total: int | None = None,
+    ) -> None:
+        super().__init__(fp, raw_total)
+        if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
+            raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
+        if raw_total is None and not fp.seekable():
+            raise io.UnsupportedOperation("the file object can't seek: give raw_total, the payload's size")
+        count = _workers.resolve(workers)
+        self._start = fp.tell() if raw_total is None else None
+        self._region_bytes = 0
+        # A lent chunk must be compressed before write() returns. The chunks at the end of a large write are copied
+        # instead, as many as may be under way, so that there is nothing left to wait for.
+        self._copied_at_end = (count + 1) * chunk_size
+        self._frame = _core.Frame(raw_total or 0, -(-(raw_total or 0) // chunk_size), chunk_size)
+        self._ring = _core.Compressor(raw_total, chunk_size, encoder_level(codec, level), count)
+
+    @property
+    def region_bytes(self) -> int:
+        return self._region_bytes
+
+    def _put(self, payload: Any) -> None:
+        assert self._ring is not None
+        size = len(payload)
+        if size == 0:
+            return
+        completes = self._raw_total is not None and self._raw_bytes + size == self._raw_total
+        lent = size if completes else size - self._copied_at_end
+        if lent <= 0:
+            self._put_part(payload, 0, size, lent=False)
+            return
+        self._put_part(payload, 0, lent, lent=True)
+        self._put_part(payload, lent, size, lent=False)
+        if completes:
+            self._ring.finish()
+        while self._ring.lent():
+            self._drain_one()
+
+    def _put_part(self, payload: Any, start: int, stop: int, *, lent: bool) -> None:
+        assert self._ring is not None
+        while True:
+            start += self._ring.put(payload, start, stop, lent=lent)
+            if start == stop:
+                return
+            self._drain_one()
+
+    def _drain_one(self) -> bool:
+        assert self._ring is not None
+        record = self._ring.take()
+        if record is None:
+            return False
+        self._emit_frame()
+        write_all(self._fp, record)
+        self._region_bytes += len(record)
+        return True
+
+    def _emit_frame(self) -> None:
+        if self._region_bytes == 0:
+            write_all(self._fp, memoryview(self._frame.pack()))
+            self._region_bytes = _core.FRAME_SIZE
+
+    def _finish(self) -> None:
+        assert self._ring is not None
+        if not self._raw_total:  # else the write that completed the payload did it
+            self._ring.finish()
+        while self._drain_one():
+            pass
+        self._emit_frame()
+        if self._start is not None:
+            self._fp.seek(self._start)
+            write_all(self._fp, memoryview(self._ring.frame.pack()))
+            self._fp.seek(self._start + self._region_bytes)
+
+    def _free(self) -> None:
+        if self._ring is not None:
+            self._ring.free()
+            self._ring = None
+
+
+class RawWriter(_Writer):
+    """Payload to ``fp`` as it is: the region of codec ``none``, with the manners of :class:`PayloadWriter`."""
+
+    @property
+    def region_bytes(self) -> int:
+        return self._raw_bytes
+
+    def __init__(self, fp: BinaryIO, *, raw_total: int | None = None) -> None:
+        super().__init__(fp, raw_total)
+
+    def _put(self, payload: Any) -> None:
+        write_all(self._fp, _core.view(payload, 0, len(payload)))
+
+    def _finish(self) -> None:
+        pass
+
+
+class _Reader(io.RawIOBase):
+    """What both readers share: a position in a payload whose size is known before its first byte."""
+
+    def __init__(self, fp: BinaryIO, region_bytes: int, raw_total: int) -> None:
+        self._turn = _Turn()
+        self._fp = fp
+        self._region_bytes = region_bytes
+        self._raw_total = raw_total
+        self._start = fp.tell() if fp.seekable() else None  # of the region
+        self._position = 0
+        if region_bytes < 0:
+            raise ValueError(f"region_bytes is {region_bytes}")
+
+    @property
+    def raw_total(self) -> int:
+        """Size of the payload in bytes."""
+        return self._raw_total
+
+    @property
+    def region_bytes(self) -> int:
+        """Size of the region in bytes, as stored."""
+        return self._region_bytes
+
+    def _fill(self, room: Any, n: int) -> None:
+        """Puts the ``n`` payload bytes from the position on into ``room``."""
+        raise NotImplementedError
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._start is not None
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Moves the position, in payload bytes; nothing is read before the next read.
+
+        Raises io.UnsupportedOperation if the file object can't seek, ValueError for a position before the start.
+        """
+        with self._turn:
+            self._check_open()
+            if self._start is None:
+                raise io.UnsupportedOperation("the file object can't seek")
+            base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._raw_total}.get(whence)
+            if base is None:
+                raise ValueError(f"whence is {whence}, not 0, 1 or 2")
+            if base + offset < 0:
+                raise ValueError(f"position {base + offset} is before the start")
+            self._position = base + offset
+            return self._position
+
+    def readinto(self, b: WriteableBuffer, /) -> int:
+        """Fills any writable C-contiguous buffer and returns the bytes put there: fewer only at the payload's end.
+
+        Raises CorruptError for proven-wrong bytes, TruncatedError if the file object ends before the region.
+        """
+        with self._turn:
+            self._check_open()
+            room = _core.target(b)
+            n = min(len(room), self._raw_total - self._position)
+            if n <= 0:
+                return 0
+            try:
+                self._fill(room, n)
+            except Ds4kvError as error:
+                self._place(error)
+                raise
+            self._position += n
+            return n
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to ``size`` bytes, or all that are left; never more memory than the payload's."""
+        left = max(self._raw_total - self._position, 0)
+        piece = bytearray(left if size is None or size < 0 else min(size, left))
+        n = self.readinto(piece)
+        return bytes(memoryview(piece)[:n])
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("read from a closed stream")
+
+    def _place(self, error: Ds4kvError) -> None:
+        """Makes an error of the region one of the file."""
+        if error.offset is not None:
+            error.offset += self._start or 0
+        error.path = error.path or _path_of(self._fp)
+
+
+class PayloadReader(_Reader):
+    """The payload of a compressed region of ``region_bytes`` bytes, which begins at ``fp``'s position.
+
+    The frame is read at once: ``raw_total``, the payload's exact size, is known before the first byte. ``chunk_size``
+    is the one in the file's header; ``workers`` as :func:`ds4kv.workers.resolve` has it. Memory is at most
+    2 x workers + 1 chunks, and a readinto() of whole chunks needs none between. It seeks if ``fp`` does, by walking
+    the record heads up to the chunk that is wanted.
+
+    Raises CorruptError if the frame can't be true of a region of this size, TruncatedError if ``fp`` ends within it.
+    """
+
+    _ring: _core.Decompressor | None = None
+
+    def __init__(self, fp: BinaryIO, region_bytes: int, *, chunk_size: int, workers: int | None = None) -> None:
+        super().__init__(fp, region_bytes, 0)
+        if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
+            raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
+        self._workers = _workers.resolve(workers)
+        try:
+            self._frame = self._read_frame(chunk_size)
+        except Ds4kvError as error:
+            self._place(error)
+            raise
+        self._raw_total = self._frame.raw_total
+        self._ring_position = 0
+        self._at_first_record = True
+        self._offsets = array("Q", [_core.FRAME_SIZE])  # of records in the region, as far as walked
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks in the region."""
+        return self._frame.chunk_count
+
+    def _read_frame(self, chunk_size: int) -> _core.Frame:
+        head = bytearray(_core.FRAME_SIZE if self._region_bytes >= _core.FRAME_SIZE else 0)
+        arrived = 0
+        while arrived < len(head):
+            n = _read_into(self._fp, memoryview(head)[arrived:])
+            if n == 0:
+                raise TruncatedError("the input ends within the frame", offset=arrived, field="frame")
+            arrived += n
+        return _core.frame_decode(bytes(head), self._region_bytes, chunk_size)
+
+    def _fill(self, room: Any, n: int) -> None:
+        try:
+            ring = self._ring_at_position()
+            if n >= self._frame.chunk_size:
+                ring.aim(room, 0, n)
+            self._pump(ring, room, n)
+        except BaseException:
+            # What the workers hold of room ends here; a file that seeks can be tried again.
+            self._drop()
+            raise
+        self._ring_position += n
+
+    def _pump(self, ring: _core.Decompressor, room: Any, n: int) -> None:
+        done = 0
+        while done < n:
+            # A file that seeks answers at once, so workers get all they can hold before anything is waited for; what
+            # comes through a pipe is passed on first.
+            if self._start is not None:
+                while self._feed(ring):
+                    pass
+            took = ring.take(room, done, n, wait=False)
+            if took == 0 and not self._feed(ring):
+                took = ring.take(room, done, n, wait=True)
+            done += took
+
+    def _feed(self, ring: _core.Decompressor) -> bool:
+        """Reads once into the ring; False if it holds all that it can."""
+        room = ring.room()
+        if room is None:
+            return False
+        n = _read_into(self._fp, room)
+        if n == 0:
+            ring.finish()
+        ring.put(n)
+        return True
+
+    def _ring_at_position(self) -> _core.Decompressor:
+        chunk_size = self._frame.chunk_size
+        ahead = self._position - self._ring_position
+        if self._ring is None or not 0 <= ahead <= chunk_size:
+            self._drop()
+            chunk, ahead = divmod(self._position, chunk_size)
+            if self._start is None and not self._at_first_record:
+                raise Ds4kvError("an earlier read failed, and the file object can't seek back")
+            self._at_first_record = False
+            offset = self._offset_of(chunk)
+            if self._start is not None:
+                self._fp.seek(self._start + offset)
+            self._ring = _core.Decompressor(self._frame, self._region_bytes, chunk, offset, self._workers)
+            self._ring_position = self._position - ahead
+        if ahead:
+            scratch = _core.target(bytearray(min(ahead, _SCRATCH_SIZE)))
+            while self._ring_position < self._position:
+                n = min(len(scratch), self._position - self._ring_position)
+                self._pump(self._ring, scratch, n)
+                self._ring_position += n
+        return self._ring
+
+    def _offset_of(self, chunk: int) -> int:
+        """Where a record begins in the region; walks the record heads that were not walked before."""
+        while len(self._offsets) <= chunk:
+            offset = self._offsets[-1]
+            self._fp.seek((self._start or 0) + offset)
+            head = self._fp.read(_core.RECORD_HEAD_SIZE)
+            if len(head) < _core.RECORD_HEAD_SIZE:
+                raise TruncatedError("the input ends within a record head", offset=offset, field="record")
+            end = offset + _core.RECORD_HEAD_SIZE + int.from_bytes(head[4:], "little")
+            if end >= self._region_bytes:
+                raise CorruptError("a record reaches past the region", offset=offset + 4, field="block_size")
+            self._offsets.append(end)
+        return self._offsets[chunk]
+
+    def _drop(self) -> None:
+        if self._ring is not None:
+            self._ring.free()
+            self._ring = None
+
+    def close(self) -> None:
+        """Ends the threads; the file object stays open."""
+        if self.closed:
+            return
+        with self._turn:
+            self._drop()
+            super().close()
+
+
+class RawReader(_Reader):
+    """The payload of a region of codec ``none``: ``region_bytes`` bytes from ``fp``'s position on."""
+
+    def __init__(self, fp: BinaryIO, region_bytes: int) -> None:
+        super().__init__(fp, region_bytes, region_bytes)
+
+    def _fill(self, room: Any, n: int) -> None:
+        if self._start is not None:
+            self._fp.seek(self._start + self._position)
+        done = 0
+        while done < n:
+            took = _read_into(self._fp, _core.view(room, done, n))
+            if took == 0:
+                raise TruncatedError("the input ends within the payload", offset=self._position + done, field="payload")
+            done += took

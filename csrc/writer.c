@@ -25,8 +25,8 @@ struct ds4kv_writer {
 /* Chunks that the payload can have at most, so that small ones don't ask for large memory. */
 static uint32_t most_chunks(const ds4kv_writer *writer, uint32_t wanted)
 {
-    uint64_t most = writer->raw_limit / writer->frame.chunk_size + 1;
-    return min_u32(wanted, most);
+    uint64_t full = writer->raw_limit / writer->frame.chunk_size;
+    return full < wanted ? (uint32_t)full + 1 : wanted;
 }
 
 static uint32_t most_raw_size(const ds4kv_writer *writer)

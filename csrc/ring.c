@@ -21,12 +21,12 @@ uint8_t *chunk_alloc(size_t size)
 {
     if (size < HUGE_PAGE)
         return malloc(size);
-    size = (size + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
-    uint8_t *memory = aligned_alloc(HUGE_PAGE, size);
+    size_t whole = size & ~(HUGE_PAGE - 1);
+    uint8_t *memory = aligned_alloc(HUGE_PAGE, whole == size ? size : whole + HUGE_PAGE);
 #ifdef MADV_HUGEPAGE
-    /* A wish: where it is refused, small pages do. */
+    /* A wish: where it is refused, small pages do. The odd end of a block bound is not worth a huge page. */
     if (memory)
-        (void)madvise(memory, size, MADV_HUGEPAGE);
+        (void)madvise(memory, whole, MADV_HUGEPAGE);
 #endif
     return memory;
 }

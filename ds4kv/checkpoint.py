@@ -8,20 +8,16 @@ beside the target, which takes its name only when it is whole.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import hashlib
 import io
 import mmap
 import os
-import re
-import secrets
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ds4kv import _core
 from ds4kv import layout as _layout
@@ -37,13 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "CheckpointReader", "CheckpointWriter", "create", "dump", "load", "open", "read_header"]
 
-_KEYED_NAME = re.compile(r"[0-9a-fA-F]{40}\.kv")
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _MADV_POPULATE_READ = 22  # not in the mmap module
 _HUGE_PAGE = 1 << 21
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """A whole checkpoint in memory. ``payload`` is a view of its bytes: of ``into`` if that was given to load."""
 
     header: Header
@@ -57,7 +52,7 @@ def read_header(path: StrPath) -> Header:
 
     Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
     """
-    with io.FileIO(os.fspath(path)) as fp, _located(path):
+    with io.FileIO(os.fsdecode(path)) as fp, _located(path):
         return _examine(fp)[0]
 
 
@@ -140,7 +135,14 @@ def create(
         last_used=now if last_used is None else last_used,
     )
     return CheckpointWriter(
-        path, header, bytes(text), bytes(trailer), level=level, workers=workers, raw_total=raw_total, fsync=fsync
+        path,
+        header,
+        bytes(memoryview(text)),
+        bytes(memoryview(trailer)),
+        level=level,
+        workers=workers,
+        raw_total=raw_total,
+        fsync=fsync,
     )
 
 
@@ -199,7 +201,7 @@ class CheckpointReader:
     payload: PayloadReader | RawReader
 
     def __init__(self, path: StrPath, *, workers: int | None = None) -> None:
-        self._path = os.fspath(path)
+        self._path = os.fsdecode(path)
         self._workers = _workers.resolve(workers)
         self._fp = io.FileIO(self._path)
         try:
@@ -324,7 +326,7 @@ class CheckpointWriter:
         raw_total: int | None,
         fsync: bool,
     ) -> None:
-        self._path = os.fspath(path)
+        self._path = os.fsdecode(path)
         if len(text) >= 1 << 32:
             raise ValueError(f"the text is {len(text)} bytes; its length has 32 bits")
         if (key := _key_unlike_name(self._path, text)) is not None:
@@ -333,7 +335,7 @@ class CheckpointWriter:
         self.trailer = trailer
         self._fsync = fsync
         self._owner = os.getpid()
-        self._temporary = f"{self._path}.tmp.{self._owner}.{secrets.token_hex(4)}"
+        self._temporary = f"{self._path}.tmp.{self._owner}.{os.urandom(4).hex()}"
         self._fp = io.FileIO(self._temporary, "x", opener=_open_private)
         self._open = True
         try:
@@ -375,7 +377,7 @@ class CheckpointWriter:
         if not self.payload.complete:
             raise Ds4kvError("the payload was abandoned: there is nothing to publish", path=self._path)
         write_all(self._fp, memoryview(self.trailer))
-        header = dataclasses.replace(self.header, payload_bytes=self.payload.region_bytes)
+        header = self.header._replace(payload_bytes=self.payload.region_bytes)
         self._fp.seek(0)
         write_all(self._fp, memoryview(header.pack()))
         if self._fsync:
@@ -460,11 +462,13 @@ def _shrunk(offset: int) -> TruncatedError:
     return TruncatedError("the file became shorter while it was read", offset=offset, field="file")
 
 
-def _key_unlike_name(path: str | bytes, text: bytes) -> str | None:
+def _key_unlike_name(path: str, text: bytes) -> str | None:
     """The text's SHA-1 if the file is named by another one, else None."""
-    name = os.fsdecode(os.path.basename(path))
-    if not _KEYED_NAME.fullmatch(name):
+    name = os.path.basename(path)
+    if len(name) != 43 or not name.endswith(".kv") or not _HEX_DIGITS.issuperset(name[:40]):
         return None
+    import hashlib  # here, because it costs as much to import as half of this package
+
     key = hashlib.sha1(text, usedforsecurity=False).hexdigest()
     return key if key != name[:40].lower() else None
 

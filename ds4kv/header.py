@@ -7,9 +7,9 @@ listing a directory of checkpoints needs nothing else.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import struct
+from typing import Any, NamedTuple, Self
 
 from ds4kv.errors import CorruptError, TruncatedError, UnsupportedError
 
@@ -74,17 +74,7 @@ class Ext(enum.IntFlag):
     THINKING_VISIBLE = 4
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """The fixed header of a checkpoint.
-
-    ``tokens``, ``hits`` and ``ctx_size`` count; ``created_at`` and ``last_used`` are Unix seconds; ``payload_bytes`` is
-    the size of the payload region as stored; ``chunk_size`` is in payload bytes, 0 where there are no chunks.
-    ``model_id`` and ``payload_abi`` are bytes 7 and 20-23 of ``v1``, which newer engines use and older ones leave 0.
-
-    Raises ValueError when built from numbers that no file may hold.
-    """
-
+class _Fields(NamedTuple):
     tokens: int
     ctx_size: int
     layout: Layout = Layout.V2
@@ -100,7 +90,22 @@ class Header:
     model_id: int = 0
     payload_abi: int = 0
 
-    def __post_init__(self) -> None:
+
+class Header(_Fields):
+    """The fixed header of a checkpoint, a named tuple; fields are given by keyword.
+
+    ``tokens``, ``hits`` and ``ctx_size`` count; ``created_at`` and ``last_used`` are Unix seconds; ``payload_bytes`` is
+    the size of the payload region as stored; ``chunk_size`` is in payload bytes, 0 where there are no chunks.
+    ``model_id`` and ``payload_abi`` are bytes 7 and 20-23 of ``v1``, which newer engines use and older ones leave 0.
+
+    Raises ValueError when built from values that no file may hold.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, **fields: Any) -> Self:
+        self = super().__new__(cls, **fields)
+        self = self._replace(layout=Layout(self.layout), codec=Codec(self.codec))
         if self.layout not in (Layout.V1, Layout.V2):
             raise ValueError(f"layout {self.layout} can't be written: use v1 or v2")
         if self.quant_bits not in (2, 4):
@@ -117,6 +122,10 @@ class Header:
             raise ValueError("layout v2 has no room for model_id and payload_abi")
         if self.codec is not Codec.NONE and not 1 <= self.chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {self.chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
+        return self
+
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
+        return (), self._asdict()  # a named tuple would be unpickled by position
 
     @property
     def version(self) -> int:

@@ -94,6 +94,8 @@ def _path_of(fp: BinaryIO) -> str | None:
 class _Writer(io.RawIOBase):
     """What both writers share: counting, and the difference between an end and a finish."""
 
+    _begun = False  # the constructor was passed, so there is something to end
+
     def __init__(self, fp: BinaryIO, raw_total: int | None) -> None:
         if raw_total is not None and raw_total < 0:
             raise ValueError(f"raw_total is {raw_total}")
@@ -121,7 +123,7 @@ class _Writer(io.RawIOBase):
         raise NotImplementedError
 
     def _free(self) -> None:
-        """Gives up what is held; called once, and also when the constructor had failed."""
+        """Gives up what is held; called once."""
 
     def writable(self) -> bool:
         return True
@@ -198,7 +200,7 @@ class _Writer(io.RawIOBase):
 
     def __del__(self) -> None:
         # IOBase would close(), and so finish a save that nobody finished.
-        if hasattr(self, "_complete") and not self.closed:
+        if self._begun and not self.closed:
             warnings.warn(f"{self!r} was neither closed nor abandoned", ResourceWarning, source=self, stacklevel=2)
             self.abandon()
 
@@ -239,6 +241,7 @@ class PayloadWriter(_Writer):
         self._copied_at_end = (count + 1) * chunk_size
         self._frame = _core.Frame(raw_total or 0, -(-(raw_total or 0) // chunk_size), chunk_size)
         self._ring = _core.Compressor(raw_total, chunk_size, encoder_level(codec, level), count)
+        self._begun = True
 
     @property
     def region_bytes(self) -> int:
@@ -311,6 +314,7 @@ class RawWriter(_Writer):
 
     def __init__(self, fp: BinaryIO, *, raw_total: int | None = None) -> None:
         super().__init__(fp, raw_total)
+        self._begun = True
 
     def _put(self, payload: Any) -> None:
         write_all(self._fp, _core.view(payload, 0, len(payload)))

@@ -1,0 +1,155 @@
+"""The 48 bytes: where each field is, what is kept, what is refused; and that nothing but Python is needed for it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ds4kv
+from ds4kv import Codec, Header, Layout, Reason
+
+BYTE, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (8, 32, 64))
+COMMON = {
+    "quant_bits": st.sampled_from([2, 4]),
+    "reason_code": BYTE,
+    "ext_flags": BYTE,
+    "tokens": st.integers(1, 2**32 - 1),
+    "hits": U32,
+    "ctx_size": U32,
+    "created_at": U64,
+    "last_used": U64,
+    "payload_bytes": U64,
+}
+
+
+def headers(**fields: st.SearchStrategy) -> st.SearchStrategy[Header]:
+    return st.fixed_dictionaries(COMMON | fields).map(lambda values: Header(**values))
+
+
+V1 = headers(layout=st.just(Layout.V1), model_id=BYTE, payload_abi=U32)
+V2_NONE = headers(codec=st.just(Codec.NONE), chunk_size=U32)
+V2_LZ4 = headers(codec=st.sampled_from([Codec.LZ4, Codec.LZ4HC]), chunk_size=st.integers(1, 1 << 26))
+
+
+@given(V1 | V2_NONE | V2_LZ4)
+def test_round_trip(header: Header) -> None:
+    assert Header.unpack(header.pack()) == header
+
+
+def test_every_field_has_its_place() -> None:
+    header = Header(
+        layout=Layout.V2,
+        quant_bits=4,
+        reason_code=5,
+        ext_flags=6,
+        codec=Codec.LZ4,
+        tokens=0x01020304,
+        hits=0x05060708,
+        ctx_size=0x090A0B0C,
+        chunk_size=0x00010203,
+        created_at=0x1112131415161718,
+        last_used=0x2122232425262728,
+        payload_bytes=0x3132333435363738,
+    )
+    assert header.pack().hex(" ") == (
+        "4b 56 43 02 04 05 06 01 04 03 02 01 08 07 06 05 0c 0b 0a 09 03 02 01 00"
+        " 18 17 16 15 14 13 12 11 28 27 26 25 24 23 22 21 38 37 36 35 34 33 32 31"
+    )
+
+
+def test_bytes_that_v1_does_not_use_are_kept() -> None:
+    head = bytearray(Header(layout=Layout.V1, tokens=1, ctx_size=1).pack())
+    head[7], head[20:24] = 9, b"\x02\x00\x00\x07"
+    header = Header.unpack(bytes(head))
+    assert (header.codec, header.chunk_size) == (Codec.NONE, 0)
+    assert header.pack() == head
+
+
+@pytest.mark.parametrize("code", range(256))
+def test_reasons(code: int) -> None:
+    header = Header.unpack(Header(tokens=1, ctx_size=1, reason_code=code).pack())
+    assert header.reason is (Reason(code) if code <= 6 else Reason.UNKNOWN)
+    assert header.reason_code == code
+
+
+def test_reason_words() -> None:
+    words = ["unknown", "cold", "continued", "evict", "shutdown", "agent-system", "agent-session"]
+    assert [reason.word for reason in Reason] == words
+    assert [Reason.from_word(word) for word in words] == list(Reason)
+    with pytest.raises(ValueError, match="'warm'"):
+        Reason.from_word("warm")
+
+
+GOOD = {"tokens": 1, "ctx_size": 1}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tokens": 0},
+        {"tokens": 2**32},
+        {"quant_bits": 3},
+        {"reason_code": 256},
+        {"ext_flags": -1},
+        {"hits": 2**32},
+        {"created_at": -1},
+        {"layout": "v3"},
+        {"layout": "v2-checked"},
+        {"layout": "v1", "codec": Codec.LZ4, "chunk_size": 1},
+        {"codec": Codec.LZ4, "chunk_size": 0},
+        {"codec": Codec.LZ4, "chunk_size": (1 << 26) + 1},
+        {"codec": 3},
+        {"model_id": 1},
+        {"payload_abi": 1},
+    ],
+    ids=str,
+)
+def test_a_header_that_no_file_may_hold(wrong: dict[str, int]) -> None:
+    Header(**GOOD)
+    with pytest.raises(ValueError):
+        Header(**GOOD | wrong)
+
+
+def test_it_is_a_value() -> None:
+    header = Header(**GOOD)
+    assert header == Header(**GOOD)
+    assert hash(header) == hash(Header(**GOOD))
+    assert header._replace(hits=1) != header
+    assert pickle.loads(pickle.dumps(header)) == copy.copy(header) == header
+    with pytest.raises(AttributeError):
+        header.hits = 1
+
+
+@pytest.mark.parametrize("module", ["errors", "header", "layout", "workers"])
+def test_plain_modules_never_load_the_extension(module: str) -> None:
+    # The package's __init__ does load it, so the module is run on its own, as a directory listing might.
+    code = f"""
+import importlib.util, sys, types
+spec = importlib.util.find_spec("ds4kv")
+package = sys.modules["ds4kv"] = types.ModuleType("ds4kv")
+package.__path__ = list(spec.submodule_search_locations)
+importlib.import_module("ds4kv.{module}")
+assert not [name for name in sys.modules if "_native" in name or "cffi" in name], sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_errors_say_where() -> None:
+    error = ds4kv.CorruptError("no good", path="dir/a.kv", offset=7, field="codec")
+    assert str(error) == "dir/a.kv at byte 7 (codec): no good"
+    assert str(ds4kv.CorruptError("no good")) == "no good"
+    assert isinstance(error, ValueError)
+    assert issubclass(ds4kv.TruncatedError, ds4kv.CorruptError)
+    assert not issubclass(ds4kv.UnsupportedError, ds4kv.CorruptError)
+
+
+def test_errors_travel_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(ds4kv.TruncatedError("short", path="a.kv", offset=3, field="text")))
+    assert type(error) is ds4kv.TruncatedError
+    assert str(error) == "a.kv at byte 3 (text): short"

@@ -1,0 +1,70 @@
+"""The floors: which module may import which. What stands higher is never imported from below."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(importlib.util.find_spec("ds4kv").origin).parent
+CSRC = Path(__file__).parent.parent / "csrc"
+
+FLOORS = {
+    "errors": set(),
+    "workers": set(),
+    "header": {"errors"},
+    "layout": {"errors", "header"},
+    "_core": {"errors", "_native"},
+    "stream": {"_core", "workers", "errors", "header"},
+    "checkpoint": {"stream", "_core", "layout", "header", "workers", "errors"},
+    "synthetic": set(),
+    "__init__": {"checkpoint", "stream", "header", "errors"},
+}
+INCLUDES = {
+    "frame.c": {"internal.h"},
+    "codec.c": {"internal.h", "lz4.h", "lz4hc.h"},
+    "ring.c": {"internal.h"},
+    "writer.c": {"internal.h"},
+    "reader.c": {"internal.h"},
+    "oneshot.c": {"internal.h"},
+    "internal.h": {"ds4kv.h"},
+    "ds4kv.h": set(),
+}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the package that this one imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "ds4kv":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ds4kv."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ds4kv.")}
+    return found
+
+
+def test_every_module_has_a_floor() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__main__"}
+    assert modules == set(FLOORS)
+
+
+@pytest.mark.parametrize("module", FLOORS)
+def test_imports_go_down(module: str) -> None:
+    assert imported(PACKAGE / f"{module}.py") <= FLOORS[module]
+
+
+@pytest.mark.parametrize("name", INCLUDES)
+def test_includes_go_down(name: str) -> None:
+    text = (CSRC / name).read_text()
+    assert set(re.findall(r'#include "(.*)"', text)) == INCLUDES[name]
+    assert "Python.h" not in text
+
+
+def test_only_one_module_touches_ffi() -> None:
+    users = {path.stem for path in PACKAGE.rglob("*.py") if re.search(r"\bffi\b|_native", path.read_text())}
+    assert users == {"_core"}

@@ -239,10 +239,15 @@ class CheckpointReader:
         return self._file_size
 
     @property
+    def trailer_bytes(self) -> int:
+        """Size of the trailer."""
+        return self._file_size - self._region_end
+
+    @property
     def trailer(self) -> bytes:
         """What follows the region; b"" if nothing does."""
         with _located(self._path):
-            return self._read(self._region_end, self._file_size - self._region_end)
+            return self._read(self._region_end, self.trailer_bytes)
 
     def _read(self, offset: int, size: int) -> bytes:
         data = _read_at(self._fp, offset, size)
@@ -336,7 +341,11 @@ class CheckpointWriter:
         self._fsync = fsync
         self._owner = os.getpid()
         self._temporary = f"{self._path}.tmp.{self._owner}.{os.urandom(4).hex()}"
-        self._fp = io.FileIO(self._temporary, "x", opener=_open_private)
+        try:
+            self._fp = io.FileIO(self._temporary, "x", opener=_open_private)
+        except OSError as error:
+            error.filename = self._path  # the name that the caller knows
+            raise
         self._open = True
         try:
             write_all(self._fp, memoryview(header.pack() + len(text).to_bytes(4, "little") + text))
@@ -394,11 +403,14 @@ class CheckpointWriter:
         if not self._open:
             return
         self._open = False
-        if hasattr(self, "payload"):
-            self.payload.abandon()
-        self._fp.close()
-        if os.getpid() == self._owner:
-            os.unlink(self._temporary)
+        try:
+            if hasattr(self, "payload"):
+                self.payload.abandon()
+        finally:
+            self._fp.close()
+            if os.getpid() == self._owner:
+                with contextlib.suppress(FileNotFoundError):  # an interrupt may come right after the rename
+                    os.unlink(self._temporary)
 
     def __enter__(self) -> Self:
         return self

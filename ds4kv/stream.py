@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["PayloadReader", "PayloadWriter", "RawReader", "RawWriter", "encoder_level", "write_all"]
 
 _SCRATCH_SIZE = 1 << 20
+_MAX_CHUNK_COUNT = (1 << 32) - 1
 
 
 def encoder_level(codec: Codec, level: int | None) -> int:
@@ -231,6 +232,8 @@ class PayloadWriter(_Writer):
         super().__init__(fp, raw_total)
         if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
+        if (raw_total or 0) > _MAX_CHUNK_COUNT * chunk_size:
+            raise ValueError(f"{raw_total} bytes are more than {_MAX_CHUNK_COUNT} chunks of {chunk_size}")
         if raw_total is None and not fp.seekable():
             raise io.UnsupportedOperation("the file object can't seek: give raw_total, the payload's size")
         count = _workers.resolve(workers)
@@ -240,7 +243,7 @@ class PayloadWriter(_Writer):
         # instead, as many as may be under way, so that there is nothing left to wait for.
         self._copied_at_end = (count + 1) * chunk_size
         self._frame = _core.Frame(raw_total or 0, -(-(raw_total or 0) // chunk_size), chunk_size)
-        self._ring = _core.Compressor(raw_total, chunk_size, encoder_level(codec, level), count)
+        self._ring = _core.Compressor(raw_total, chunk_size, encoder_level(Codec(codec), level), count)
         self._begun = True
 
     @property

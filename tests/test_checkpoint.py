@@ -90,6 +90,8 @@ def test_round_trip(tmp_path_factory, payload, text, trailer, how, chunk_size, w
     assert ds4kv.load(path, into=into, workers=workers).payload == into == payload
     with ds4kv.open(path, workers=workers) as opened:
         assert (opened.text, opened.payload.read(), opened.trailer) == (text, payload, trailer)
+        assert (opened.text_bytes, opened.trailer_bytes) == (len(text), len(trailer))
+        assert opened.file_size == path.stat().st_size
 
 
 def test_defaults(path: Path) -> None:
@@ -276,7 +278,7 @@ def test_a_full_disk_leaves_nothing_behind(path: Path) -> None:
 
 def test_a_missing_directory_is_an_os_error(tmp_path: Path) -> None:
     for use in (lambda p: ds4kv.dump(p, b"x", **FACTS), ds4kv.load, ds4kv.open, ds4kv.read_header):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError, match=r"a\.kv'$"):
             use(tmp_path / "no" / "a.kv")
 
 

@@ -1,0 +1,34 @@
+"""Arguments as ds4kv reads them: argparse whose complaints are one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+__all__ = ["Parser", "UsageError", "whole_number"]
+
+
+class UsageError(Exception):
+    """The command was used in a way that can't be meant; the message is for the user."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageError, and takes no abbreviations that a later option could break."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (try: {self.prog} --help)")
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        if text.isascii() and text.isdigit() and low <= int(text) <= high:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+
+    return parse

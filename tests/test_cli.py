@@ -1,0 +1,588 @@
+"""The command `ds4kv` as users meet it: output, exit codes, and what it leaves behind when it is stopped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reference
+
+import ds4kv
+from ds4kv.cli import main
+
+GOLDEN = Path(__file__).parent / "golden"
+MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
+GOOD = MANIFEST["good"]
+BAD = {case["file"]: case["verdict"] for case in MANIFEST["bad"]["cases"]}
+CONTROL = GOLDEN / MANIFEST["bad"]["control"]["file"]
+FLIPPED = GOLDEN / "bad/flip_token.kv"
+WITH_TRAILER = GOLDEN / "s04_trailer.v2.lz4.kv"
+MIB = 1 << 20
+
+every_good = pytest.mark.parametrize("case", GOOD, ids=[case["file"] for case in GOOD])
+
+
+def ds4kv_command(*args: object, **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-m", "ds4kv", *map(str, args)], capture_output=True, **kwargs)
+
+
+def error_line(stderr: str) -> str:
+    """The message, which must be one line and all there is on stderr."""
+    assert stderr.startswith("ds4kv: error: ")
+    assert stderr.count("\n") == 1
+    return stderr.removeprefix("ds4kv: error: ").rstrip("\n")
+
+
+def content(name: str | None) -> bytes:
+    return (GOLDEN / name).read_bytes() if name else b""
+
+
+# ------------------------------------------------------------------------------------- all commands
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "COMMAND (try: ds4kv --help)"),
+        (["frobnicate"], "choose from"),
+        (["--frobnicate"], "COMMAND"),
+        (["info"], "FILE (try: ds4kv info --help)"),
+        (["info", "a", "b"], "unrecognized arguments: b"),
+        (["info", "--js", "a"], "unrecognized arguments: --js"),
+        (["verify"], "FILE|DIR"),
+        (["convert", "a"], "DST"),
+        (["convert", "a", "b", "--layout", "v3"], "v1"),
+        (["convert", "a", "b", "--codec", "zstd"], "lz4hc"),
+        (["convert", "a", "b", "--chunk-size", "0"], "from 1 to 67108864"),
+        (["convert", "a", "b", "--threads", "65"], "from 0 to 64"),
+        (["ab", "--tokens", "0"], "from 1 to 99999 (try: ds4kv ab --help)"),
+        (["ab", "--threads", "-1"], "from 0 to 64"),
+        (["ab", "--rounds", "many"], "'many'"),
+        (["ab", "--json", "--csv"], "not allowed with"),
+        (["ab", str(CONTROL), "--tokens", "100"], "not both"),
+        (["ab", os.devnull], "nothing to measure"),
+        (["convert", str(CONTROL), str(GOLDEN)], "is a directory"),
+        (["convert", str(CONTROL), "x.kv", "--codec", "none", "--level", "3"], "--level"),
+        (["convert", str(CONTROL), "x.kv", "--layout", "v1", "--chunk-size", "3"], "--chunk-size"),
+        (["convert", str(CONTROL), "x.kv", "--layout", "v1", "--codec", "lz4"], "v1 has no codec"),
+        (["convert", str(CONTROL), "x.kv", "--level", "13"], "level is 13"),
+        (["convert", str(CONTROL), "x.kv", "--codec", "lz4hc", "--level", "0"], "level is 0"),
+        (["convert", str(CONTROL), f"{'0' * 40}.kv"], "SHA-1"),
+    ],
+)
+def test_bad_use_is_one_line_and_exit_code_2(
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert message in error_line(err)
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("argv", [["info"], ["cat"], ["cat", "--text"], ["ab"], ["verify"], ["convert"]])
+def test_missing_file_is_one_line_and_exit_code_1(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "missing.kv"
+    assert main([*argv, str(path)] + ([str(tmp_path / "new.kv")] if argv == ["convert"] else [])) == 1
+    out, err = capsys.readouterr()
+    line = out.splitlines()[0] if argv == ["verify"] else error_line(err)
+    assert line.startswith(f"{path}: ")
+    assert line.endswith("No such file or directory")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("argv", [["cat"], ["ab", "--json"], ["convert"]])
+def test_damaged_file_is_one_line_and_exit_code_1(
+    argv: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = [str(tmp_path / "new.kv")] if argv == ["convert"] else []
+    assert main([*argv, str(FLIPPED), *target]) == 1
+    assert error_line(capfd.readouterr().err).startswith(f"{FLIPPED}: corrupt: ")
+    assert list(tmp_path.iterdir()) == []
+    assert main([*argv, str(CONTROL), *target]) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_version_and_help() -> None:
+    assert ds4kv_command("--version").stdout == f"ds4kv {ds4kv.__version__}\n".encode()
+    overview = ds4kv_command("--help").stdout
+    for name in (b"ab", b"info", b"verify", b"convert", b"cat"):
+        assert name in overview
+        ran = ds4kv_command(name.decode(), "--help")
+        assert ran.returncode == 0
+        assert ran.stdout.startswith(b"usage: ds4kv " + name)
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "convert", "cat", "ab --csv"])
+def test_only_what_needs_the_extra_imports_it(command: str, tmp_path: Path) -> None:
+    argv = [*command.split(), str(CONTROL)] + ([str(tmp_path / "new.kv")] if command == "convert" else [])
+    code = f"""
+import sys
+from ds4kv.cli import main
+assert main({argv}) == 0
+assert not {{"numpy", "rich"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(("name", "argv"), [("numpy", ["ab", "--json"]), ("rich", ["ab", str(CONTROL)])])
+def test_missing_extra_says_what_to_install(name: str, argv: list[str]) -> None:
+    code = f"import sys; sys.modules[{name!r}] = None; from ds4kv.cli import main; sys.exit(main({argv}))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert error_line(ran.stderr).endswith(f"needs {name}, which is not installed: pip install 'ds4kv[cli]'")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("command", ["info", "cat", "verify"])
+def test_output_that_cannot_be_written_is_an_error(command: str) -> None:
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "ds4kv", command, CONTROL], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ran.returncode == 1
+    assert error_line(ran.stderr) == "No space left on device"
+
+
+# ---------------------------------------------------------------------------------------------- info
+
+
+@every_good
+def test_info_as_json(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    path = GOLDEN / case["file"]
+    assert main(["info", "--json", str(path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    header = case["header"]
+    codec = ds4kv.Codec(header["codec"])
+    payload, text = content(case["payload"]), content(case["text"])
+    assert {name: facts[name] for name in header if name not in ("codec", "chunk_size")} == {
+        name: value for name, value in header.items() if name not in ("codec", "chunk_size")
+    }
+    assert facts["codec"] == codec.name.lower()
+    assert facts["chunk_size"] == (None if codec is ds4kv.Codec.NONE else header["chunk_size"])
+    assert facts["file_bytes"] == case["size"]
+    assert facts["raw_total"] == len(payload)
+    assert facts["text_bytes"] == len(text)
+    assert text.decode(errors="replace").startswith(facts["text_start"])
+    assert facts["trailer_bytes"] == len(content(case["trailer"]))
+    if codec is not ds4kv.Codec.NONE:
+        assert facts["chunk_count"] == -(-len(payload) // header["chunk_size"])
+        assert facts["ratio"] == pytest.approx(len(payload) / header["payload_bytes"])
+    assert facts["error"] is None
+
+
+def test_info_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(WITH_TRAILER)]) == 0
+    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert {label: value.strip() for label, value in rows.items()} == {
+        "file": str(WITH_TRAILER),
+        "file size": "3,049 bytes",
+        "layout": "v2",
+        "codec": "lz4",
+        "chunk size": "16,777,216 bytes",
+        "chunks": "1",
+        "payload": "4,096 bytes",
+        "payload as stored": "2,899 bytes",
+        "ratio": "1.41x",
+        "tokens": "800",
+        "context size": "32,768 tokens",
+        "quantization": "2 bits",
+        "reason": "cold",
+        "reason code": "1",
+        "extensions": "tool-map",
+        "hits": "0",
+        "created": "2026-05-28 20:28:24 UTC",
+        "last used": "2026-05-28 20:28:24 UTC",
+        "text size": "36 bytes",
+        "text begins": "'ask <tool_calls>grep ü</tool_calls>'",
+        "trailer size": "62 bytes",
+    }
+
+
+def test_info_says_odd_things_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "odd.kv"
+    odd = reference.build(
+        b"payload",
+        text=b"\x1b[2Jcleared\n" + "ü".encode() * 60,
+        version=1,
+        codec=7,
+        chunk_size=9,
+        reason_code=77,
+        ext_flags=0x14,
+        created_at=2**64 - 1,
+    )
+    path.write_bytes(odd)
+    assert main(["info", str(path)]) == 0
+    out = capsys.readouterr().out
+    for words in ("unknown\n", "77\n", "thinking-visible, unknown 0x10", "18446744073709551615 seconds", "'\\x1b[2J"):
+        assert words in out
+    assert "\x1b" not in out
+    assert main(["info", "--json", str(path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["model_id"], facts["payload_abi"]) == (7, 9)
+    assert facts["text_start"] == "\x1b[2Jcleared\n" + "ü" * 48
+
+
+@pytest.mark.parametrize(
+    ("file", "known"),
+    [
+        ("bad/payload_trunc_mid_chunk.kv", {"tokens": 600, "text_start": "shared corrupt set", "raw_total": None}),
+        ("bad/chunk_count_plus_1.kv", {"tokens": 600, "text_start": "shared corrupt set", "raw_total": None}),
+        ("bad/codec_7.kv", {"file_bytes": 4542, "tokens": None}),
+    ],
+)
+def test_info_of_a_damaged_file_shows_what_is_known(
+    file: str, known: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = GOLDEN / file
+    verdict = BAD[file].replace("truncated", "corrupt")
+    assert main(["info", "--json", str(path)]) == 1
+    out, err = capsys.readouterr()
+    facts = json.loads(out)
+    assert {name: facts[name] for name in known} == known
+    assert facts["error"]["verdict"] == verdict
+    assert error_line(err) == f"{path}: {verdict}: {facts['error']['why']}"
+    assert main(["info", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].split() == ["file", str(path)]
+    assert ("600" in out) == (known["tokens"] is not None)
+    assert error_line(err).startswith(f"{path}: {verdict}: ")
+
+
+# -------------------------------------------------------------------------------------------- verify
+
+
+def test_verify_gives_every_file_its_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in [*BAD, *(case["file"] for case in GOOD)]:
+        shutil.copy(GOLDEN / file, tmp_path)
+    (tmp_path / "no-checkpoint.txt").write_text("left out")
+    (tmp_path / "half.kv.tmp.1").write_text("left out")
+    missing = tmp_path / "missing.kv"
+    assert main(["verify", str(tmp_path), str(missing), str(CONTROL)]) == 1
+    out, err = capsys.readouterr()
+    *lines, summary = out.splitlines()
+    expected = {str(tmp_path / case["file"]): "ok" for case in GOOD}
+    expected |= {str(tmp_path / Path(file).name): verdict for file, verdict in BAD.items()}
+    expected = dict(sorted(expected.items())) | {str(missing): "unreadable", str(CONTROL): "ok"}
+    verdicts = {path: verdict.replace("truncated", "corrupt") for path, verdict in expected.items()}
+    assert [tuple(line.split(": ")[:2]) for line in lines] == list(verdicts.items())
+    assert summary == f"{len(GOOD) + 8} files: {len(GOOD) + 1} ok, 5 corrupt, 1 unsupported, 1 unreadable"
+    assert err == ""
+
+
+def test_verify_sums_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(CONTROL)]) == 0
+    assert capsys.readouterr().out == f"{CONTROL}: ok\n1 file: 1 ok\n"
+    assert main(["verify", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "0 files: 0 ok\n"
+    (tmp_path / "directory.kv").mkdir()
+    assert main(["verify", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 file: 0 ok, 1 unreadable"
+
+
+def test_verify_holds_the_name_against_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right, wrong = tmp_path / MANIFEST["bad"]["control"]["kv_name"], tmp_path / f"{'0' * 40}.kv"
+    for path, verdict, code in ((right, "ok", 0), (wrong, "corrupt", 1)):
+        shutil.copyfile(CONTROL, path)
+        assert main(["verify", str(path)]) == code
+        assert capsys.readouterr().out.startswith(f"{path}: {verdict}")
+
+
+def test_verify_lets_no_name_fake_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copyfile(FLIPPED, tmp_path / "x.kv: ok\n.kv")
+    assert main(["verify", str(tmp_path)]) == 1
+    line, _summary = capsys.readouterr().out.splitlines()
+    assert "ok\\n.kv': corrupt: " in line
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("codec", ["none", "lz4"])
+def test_memory_of_verify_is_less_than_the_payload(codec: str, tmp_path: Path) -> None:
+    path = tmp_path / "zeros.kv"
+    ds4kv.dump(path, bytes(192 * MIB), tokens=1, ctx_size=1, codec=codec)
+    # Two worker threads hold up to five chunks of 16 MiB between them.
+    limit = 8 * MIB if codec == "none" else (5 * 16 + 8) * MIB
+    assert peak_growth(["verify", str(path)], DS4_KV_CACHE_COMPRESSION_THREADS="2") < limit
+
+
+def peak_growth(argv: list[str], **env: str) -> int:
+    """How much the command's peak of memory lies above what Python and its imports take."""
+    code = f"""
+import sys
+import ds4kv.cli.{argv[0]}
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+before = peak()
+assert ds4kv.cli.main({argv}) == 0
+print(peak() - before, file=sys.stderr)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=os.environ | env)
+    return int(ran.stderr)
+
+
+# ----------------------------------------------------------------------------------------------- cat
+
+
+@every_good
+def test_cat(case: dict[str, Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert main(["cat", str(GOLDEN / case["file"])]) == 0
+    assert capfdbinary.readouterr().out == content(case["payload"])
+    assert main(["cat", "--text", str(GOLDEN / case["file"])]) == 0
+    assert capfdbinary.readouterr().out == content(case["text"])
+
+
+def test_cat_is_quiet_about_a_reader_that_left(tmp_path: Path) -> None:
+    path = tmp_path / "large.kv"
+    ds4kv.dump(path, bytes(8 * MIB), tokens=1, ctx_size=1)
+    with subprocess.Popen(
+        [sys.executable, "-m", "ds4kv", "cat", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.read(5) == bytes(5)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+# ------------------------------------------------------------------------------------------- convert
+
+
+def siblings(suffix: str, other: str) -> list[Any]:
+    """Golden files of one checkpoint in two forms."""
+    names = [case["file"] for case in GOOD if case["file"].endswith(suffix)]
+    pairs = [(name, name.replace(suffix, other)) for name in names]
+    return [pytest.param(*pair, id=pair[0]) for pair in pairs if (GOLDEN / pair[1]).exists()]
+
+
+@pytest.mark.parametrize(
+    ("options", "source", "expected"),
+    [
+        pytest.param(options, *pair.values, id=f"{pair.id} {' '.join(options) or 'by default'}")
+        for options, suffix, other in [
+            ([], ".v1.kv", ".v2.lz4.kv"),
+            ([], ".v2.none.kv", ".v2.lz4.kv"),
+            (["--layout", "v1"], ".v2.lz4.kv", ".v1.kv"),
+            (["--codec", "none", "--threads", "0"], ".v2.lz4.kv", ".v2.none.kv"),
+        ]
+        for pair in siblings(suffix, other)
+    ],
+)
+def test_convert_makes_the_file_that_the_reference_makes(
+    options: list[str], source: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "new.kv"
+    assert main(["convert", str(GOLDEN / source), str(target), *options]) == 0
+    assert target.read_bytes() == content(expected)
+    assert capsys.readouterr().out.startswith(f"{target}: ")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_convert_keeps_what_it_does_not_convert(tmp_path: Path) -> None:
+    parts = {
+        "text": b"some text",
+        "trailer": b"a trailer",
+        "quant_bits": 4,
+        "reason_code": 77,
+        "ext_flags": 0xF5,
+        "tokens": 5,
+        "hits": 6,
+        "ctx_size": 7,
+        "created_at": 8,
+        "last_used": 9,
+    }
+    source, target = tmp_path / "source.kv", tmp_path / "target.kv"
+    payload = bytes(range(256)) * 100
+    source.write_bytes(reference.build(payload, version=1, codec=0, chunk_size=0, **parts))
+    options = ["--codec", "lz4hc", "--level", "12", "--chunk-size", "1000", "--threads", "3"]
+    assert main(["convert", str(source), str(target), *options]) == 0
+    parsed = reference.parse(target.read_bytes())
+    assert {name: getattr(parsed, name) for name in parts} == parts
+    assert parsed.payload == payload
+    assert (parsed.version, parsed.codec, parsed.chunk_size) == (2, reference.LZ4HC, 1000)
+    assert main(["convert", str(target), str(target), "--layout", "v1"]) == 0
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_convert_never_loses_a_model_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "source.kv", tmp_path / "target.kv"
+    source.write_bytes(reference.build(b"payload", version=1, codec=3, chunk_size=4))
+    assert main(["convert", str(source), str(target)]) == 2
+    assert error_line(capsys.readouterr().err).startswith(f"{source} can't be written like that: ")
+    assert list(tmp_path.iterdir()) == [source]
+    assert main(["convert", str(source), str(target), "--layout", "v1"]) == 0
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_convert_in_place_replaces_nothing_by_halves(tmp_path: Path) -> None:
+    path = Path(shutil.copy(FLIPPED, tmp_path))
+    assert main(["convert", str(path), str(path), "--codec", "none"]) == 1
+    assert path.read_bytes() == FLIPPED.read_bytes()
+    shutil.copyfile(CONTROL, path)
+    assert main(["convert", str(path), str(path), "--codec", "none"]) == 0
+    assert reference.parse(path.read_bytes()).codec == reference.NONE
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ------------------------------------------------------------------------------------------------ ab
+
+
+def test_ab_as_json_on_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = tmp_path / "plain.bin"
+    plain.write_bytes(b"compressible " * 10_000)
+    argv = ["ab", str(CONTROL), str(plain), "--json", "--rounds", "2", "--threads", "3", "--dir", str(tmp_path)]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert (report["workers"], report["rounds"], report["directory"]) == (3, 2, str(tmp_path))
+    rows = report["results"]
+    assert [(row["payload"], row["codec"], row["raw_bytes"]) for row in rows] == [
+        (str(CONTROL), "none", 9000),
+        (str(CONTROL), "lz4", 9000),
+        (str(plain), "none", 130_000),
+        (str(plain), "lz4", 130_000),
+    ]
+    # The payload of the checkpoint is measured, not the file with its header and text.
+    assert [row["file_bytes"] for row in rows[::2]] == [9052, 130_052]
+    for row in rows:
+        assert row["verified"] is True
+        assert row["ratio"] == pytest.approx(row["raw_bytes"] / row["file_bytes"], abs=1e-4)
+        for verb in ("save", "load"):
+            rate = row["raw_bytes"] / row[f"{verb}_ms"] / 1e3
+            assert row[f"{verb}_mb_per_s"] == pytest.approx(rate, rel=0.05, abs=0.1)
+    assert rows[3]["ratio"] > 20
+    assert err == ""
+    assert list(tmp_path.iterdir()) == [plain]
+
+
+def test_ab_as_csv_on_a_synthetic_payload(tmp_path: Path) -> None:
+    ran = ds4kv_command("ab", "--csv", "--tokens", 100, "--rounds", 1, "--dir", tmp_path, text=True, check=True)
+    raw, lz4 = csv.DictReader(io.StringIO(ran.stdout))
+    assert (raw["payload"], raw["codec"], raw["verified"]) == ("100 tokens", "none", "True")
+    assert (lz4["payload"], lz4["codec"], lz4["verified"]) == ("100 tokens", "lz4", "True")
+    assert float(raw["ratio"]) == pytest.approx(1, abs=0.001)
+    assert float(lz4["ratio"]) > 1.2
+    assert ran.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_ab_as_a_table(columns: int, tmp_path: Path) -> None:
+    env = os.environ | {"COLUMNS": str(columns)}
+    ran = ds4kv_command("ab", "--tokens", 100, 200, "--rounds", 1, "--dir", tmp_path, text=True, check=True, env=env)
+    lines = ran.stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    rows = [line for line in lines if line.rstrip().endswith("  yes")]
+    assert [" ".join(row.split()[:-7]) for row in rows] == ["100 tokens raw", "lz4", "200 tokens raw", "lz4"]
+    said = " ".join(ran.stdout.split())
+    assert f"Files in {tmp_path}" in said
+    assert "as many checkpoints fit on the same disk" in said
+    assert ran.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_ab_is_loud_when_what_was_loaded_is_not_what_was_saved(
+    form: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = ds4kv.load
+
+    def load_wrong(path: str, *, into: bytearray, workers: int) -> None:
+        checkpoint = load(path, into=into, workers=workers)
+        if checkpoint.header.codec is ds4kv.Codec.LZ4:
+            into[-1] ^= 1
+
+    monkeypatch.setattr(ds4kv, "load", load_wrong)
+    assert main(["ab", str(CONTROL), *form, "--dir", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert error_line(err) == f"{CONTROL}: what was loaded from codec lz4 is NOT what was saved"
+    if form:
+        assert [row["verified"] for row in json.loads(out)["results"]] == [True, False]
+    else:
+        assert "NO\n" in "\n".join(line.rstrip() for line in out.splitlines())
+        assert "mean nothing" in out
+
+
+def test_ab_notices_a_load_that_does_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zeros = tmp_path / "zeros"
+    zeros.write_bytes(bytes(100_000))
+    monkeypatch.setattr(ds4kv, "load", lambda path, **kwargs: None)
+    assert main(["ab", str(zeros), "--json"]) == 1
+    assert [row["verified"] for row in json.loads(capsys.readouterr().out)["results"]] == [False, False]
+
+
+def test_ab_wants_room_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=600_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert main(["ab", "--dir", str(tmp_path)]) == 1
+    line = error_line(capsys.readouterr().err)
+    assert line == f"{tmp_path}: 600.0 MB are free, 673.6 MB are needed: give another place with --dir"
+    assert main(["ab", "--dir", str(tmp_path / "missing")]) == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_of_ab_is_the_payload_twice(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        with open(tmp_path / name, "wb") as fp:
+            fp.truncate(96 * MIB)
+    argv = ["ab", str(tmp_path / "first"), str(tmp_path / "second"), "--json", "--rounds", "1", "--threads", "1"]
+    assert peak_growth(argv) < (2 * 96 + 3 * 16 + 16) * MIB
+
+
+# --------------------------------------------------------------------------------- stopped half-way
+
+
+def stop_when(argv: list[str], under_way: Callable[[], bool], number: signal.Signals) -> tuple[int, bytes]:
+    """The exit code and stderr of a command that gets a signal as soon as it is under way."""
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and the command would inherit that.
+    code = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from ds4kv.cli import main
+sys.exit(main())
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not under_way():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(number)
+        return process.wait(30), process.stderr.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_ab_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    argv = ["ab", "--tokens", "100", "--rounds", "1000", "--dir", str(tmp_path)]
+    assert stop_when(argv, lambda: any(tmp_path.glob("*/*")), number) == (128 + number, b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_convert_leaves_the_target_as_it_was(number: signal.Signals, tmp_path: Path) -> None:
+    source, target = tmp_path / "source.kv", tmp_path / "target.kv"
+    ds4kv.dump(source, os.urandom(MIB) * 64, tokens=1, ctx_size=1, codec="none")
+    target.write_bytes(b"what was there")
+    argv = ["convert", str(source), str(target), "--level", "12", "--chunk-size", "65536", "--threads", "1"]
+    assert stop_when(argv, lambda: any(tmp_path.glob("target.kv.tmp.*")), number) == (128 + number, b"")
+    assert sorted(tmp_path.iterdir()) == [source, target]
+    assert target.read_bytes() == b"what was there"

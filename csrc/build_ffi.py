@@ -1,0 +1,42 @@
+"""The cffi builder of ds4kv._native: the C core, vendored lz4 and nothing else, in one extension.
+
+ds4kv.h is one text for two compilers. What stands between its two cdef marks is plain C prototypes
+and types; it is cut out here for cffi, so that no second copy of the API can drift from the first.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from cffi import FFI
+
+# setuptools wants paths relative to the folder it runs in, whichever that is.
+CSRC = Path(os.path.relpath(Path(__file__).resolve().parent))
+LZ4 = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "vendor" / "lz4"))
+
+CORE = ["frame.c", "codec.c", "ring.c", "writer.c", "reader.c", "oneshot.c"]
+
+
+def cdef_of(header: str) -> str:
+    _, _, rest = header.partition("/* cdef: begin */")
+    declarations, end, _ = rest.partition("/* cdef: end */")
+    if not end:
+        raise ValueError("ds4kv.h has no '/* cdef: begin */' followed by '/* cdef: end */'")
+    return re.sub(r"\bDS4KV_API\b", "", declarations)
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(cdef_of((CSRC / "ds4kv.h").read_text(encoding="utf-8")))
+ffibuilder.set_source(
+    "ds4kv._native",
+    '#include "ds4kv.h"',
+    sources=[str(CSRC / name) for name in CORE] + [str(LZ4 / name) for name in ("lz4.c", "lz4hc.c")],
+    depends=[str(path) for folder in (CSRC, LZ4) for path in sorted(folder.glob("*.h"))],
+    include_dirs=[str(CSRC), str(LZ4)],
+    # No symbol is visible but PyInit__native: in the extension ds4kv.h marks nothing for export,
+    # and lz4 would otherwise mark all of its own.
+    define_macros=[("DS4KV_API", ""), ("LZ4LIB_VISIBILITY", "")],
+    # -g0: CPython's own flags ask for debug information, which would be most of the wheel.
+    extra_compile_args=["-O3", "-std=c11", "-pthread", "-fvisibility=hidden", "-g0"],
+    extra_link_args=["-pthread"],
+)

@@ -1,0 +1,23 @@
+"""The tests are of the installed package: what users get, built from what the wheel carries."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTALL = "run `.venv/bin/pip install '.[cli,test]' && .venv/bin/pytest` in the repo's root"
+
+
+def pytest_configure() -> None:
+    # Flat layout: with the repo's root on sys.path, `import ds4kv` is the source folder. Python puts
+    # it there for `python -m pytest`, and for any child process that a test starts from the root.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    found = importlib.util.find_spec("ds4kv")
+    if found is None:
+        raise pytest.UsageError(f"ds4kv is not installed: {INSTALL}")
+    if Path(found.origin).is_relative_to(ROOT / "ds4kv"):
+        raise pytest.UsageError(f"these tests want the installed ds4kv, not the source folder: {INSTALL}")

@@ -1,0 +1,146 @@
+"""What is promised about the package itself: the vendored bytes, the symbols, the wheel, the import."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+VENDORED = Path(__file__).resolve().parent.parent / "vendor" / "lz4"
+SOURCES = ["lz4.c", "lz4.h", "lz4hc.c", "lz4hc.h"]
+
+vendor = SimpleNamespace(**runpy.run_path(str(VENDORED / "fetch.py")))
+
+
+@pytest.fixture
+def sources(monkeypatch, tmp_path):
+    """A folder with the four sources, named by DS4KV_LZ4_SOURCE; pip reaches no index."""
+    vendor.fetch(VENDORED)
+    folder = tmp_path / "lz4-1.10.0"
+    folder.mkdir()
+    for name in SOURCES:
+        shutil.copy(VENDORED / name, folder)
+    monkeypatch.setenv("DS4KV_LZ4_SOURCE", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return folder
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """vendor/lz4 as git has it: without the sources."""
+    ignore = shutil.ignore_patterns("*.c", "*.h", "LICENSE", "__pycache__")
+    return Path(shutil.copytree(VENDORED, tmp_path / "clone", ignore=ignore))
+
+
+def found_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_sources_come_from_a_folder_without_a_network(sources, clone):
+    tracked = found_in(clone)
+    vendor.fetch(clone)
+    assert found_in(clone) == sorted([*tracked, *SOURCES, "LICENSE"])
+    vendor.verify(clone)
+    licence = (clone / "LICENSE").read_text()
+    assert licence.startswith("LZ4 - Fast LZ compression algorithm\nCopyright (C)")
+    assert "BSD 2-Clause License" in licence
+
+
+def test_files_that_are_there_are_not_fetched_again(sources, clone, monkeypatch):
+    vendor.fetch(clone)
+    monkeypatch.setenv("DS4KV_LZ4_SOURCE", "nowhere")
+    vendor.fetch(clone)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_changed_byte_is_refused(sources, clone, name):
+    vendor.fetch(clone)
+    path = clone / name
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b"LZ4", b"LZ5", 1))
+    for check in vendor.verify, vendor.fetch:
+        with pytest.raises(vendor.VendorError, match=r"expected SHA-256 .*, found .*") as refusal:
+            check(clone)
+        assert str(path) in str(refusal.value)
+        assert "never edited" in str(refusal.value)
+    path.write_bytes(good)
+    vendor.verify(clone)
+
+
+def test_an_absent_file_is_not_verified(sources, clone):
+    vendor.fetch(clone)
+    (clone / "lz4.h").unlink()
+    with pytest.raises(vendor.VendorError, match=r"lz4\.h is absent: run `python3 .*fetch\.py`"):
+        vendor.verify(clone)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_folder_that_lacks_a_file_is_refused(sources, clone, name):
+    before = found_in(clone)
+    (sources / name).unlink()
+    with pytest.raises(vendor.VendorError) as refusal:
+        vendor.fetch(clone)
+    assert f"DS4KV_LZ4_SOURCE={sources} has no file {name}" in str(refusal.value)
+    assert "lz4.c, lz4.h, lz4hc.c and lz4hc.h" in str(refusal.value)
+    assert found_in(clone) == before
+
+
+def test_a_folder_with_a_wrong_file_is_refused_before_anything_is_in_place(sources, clone):
+    before = found_in(clone)
+    path = sources / "lz4hc.h"
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(vendor.VendorError, match=r"expected SHA-256 .*, found .*DS4KV_LZ4_SOURCE"):
+        vendor.fetch(clone)
+    assert found_in(clone) == before
+
+
+def test_no_network_is_one_error_that_says_what_to_do(sources, clone, monkeypatch):
+    monkeypatch.delenv("DS4KV_LZ4_SOURCE")
+    before = found_in(clone)
+    run = subprocess.run([sys.executable, clone / "fetch.py"], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: the sources of lz4 1.10.0 are not here")
+    assert "set DS4KV_LZ4_SOURCE to a folder that holds lz4.c, lz4.h, lz4hc.c and lz4hc.h" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert found_in(clone) == before
+
+
+def test_the_core_is_compiled_with_the_locked_lz4():
+    from ds4kv import _native
+
+    assert _native.ffi.string(_native.lib.ds4kv_lz4_version()).decode() == vendor.read_lock()["version"]
+
+
+@pytest.mark.skipif(shutil.which("nm") is None or sys.platform != "linux", reason="needs binutils' nm")
+def test_the_extension_exports_its_init_function_alone():
+    from ds4kv import _native
+
+    nm = subprocess.run(["nm", "-D", "--defined-only", _native.__file__], capture_output=True, text=True, check=True)
+    assert [line.split()[-1] for line in nm.stdout.splitlines()] == ["PyInit__native"]
+
+
+def test_what_is_installed():
+    distribution = importlib.metadata.distribution("ds4kv")
+    installed = [str(path) for path in distribution.files]
+    assert "ds4kv/py.typed" in installed
+    assert "ds4kv/_native.pyi" in installed
+    assert not [path for path in installed if path.endswith((".c", ".h"))]
+    assert {path.split("/")[0] for path in installed if path.endswith(".py")} == {"ds4kv"}
+    licences = [path for path in installed if path.endswith("LICENSE")]
+    assert len(licences) == 2, "ds4kv's own, and that of lz4, whose code the wheel carries"
+
+
+def test_importing_ds4kv_needs_nothing_but_cffi():
+    script = "import sys; before = set(sys.modules); import ds4kv; print(*set(sys.modules) - before)"
+    run = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+    packages = {name.partition(".")[0] for name in run.stdout.split()}
+    assert "ds4kv" in packages
+    assert packages - sys.stdlib_module_names <= {"ds4kv", "cffi", "_cffi_backend"}

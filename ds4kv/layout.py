@@ -40,15 +40,20 @@ def examine(read_at: ReadAt, file_size: int) -> tuple[Header, int]:
     the file's end are the caller's to judge.
     """
     head = read_at(0, _CRC_HEADER_SIZE + 4)
-    version = head[3] if head[:3] == MAGIC and len(head) >= PREFIX_SIZE else None
+    version = head[3] if head[:3] == MAGIC and len(head) > 3 else None
+    if version is not None and version not in (1, 2):
+        raise UnsupportedError(f"version {version}; versions 1 and 2 are read", offset=3, field="version")
+    if version is not None and len(head) < PREFIX_SIZE:
+        raise TruncatedError(
+            f"the file ends after {len(head)} of the {PREFIX_SIZE} bytes of header and text length",
+            offset=len(head),
+            field="header",
+        )
     if version == 1 and head[21] in (1, 2):
         raise UnsupportedError(f"version 1 with codec {head[21]} in byte 21", offset=21, field="codec")
     if version == 2:
         _refuse_others(read_at, file_size, head)
-    header = Header.unpack(head)
-    if len(head) < PREFIX_SIZE:
-        raise TruncatedError("the file ends before its text length", offset=len(head), field="text_bytes")
-    return header, int.from_bytes(head[HEADER_SIZE:PREFIX_SIZE], "little")
+    return Header.unpack(head), _text_bytes(head)
 
 
 def _refuse_others(read_at: ReadAt, file_size: int, head: bytes) -> None:
@@ -68,7 +73,7 @@ def _refuse_others(read_at: ReadAt, file_size: int, head: bytes) -> None:
     for other in others:
         if _fits(read_at, file_size, head, other):
             raise _unsupported(other.layout, 21)
-    if not is_candidate:
+    if head[7] == Codec.NONE and _region_end(head) <= file_size:
         raise CorruptError(
             f"byte 21 claims codec {head[21]}, and the region holds no records of it", offset=21, field="codec"
         )
@@ -78,10 +83,16 @@ def _unsupported(layout: Layout, offset: int) -> UnsupportedError:
     return UnsupportedError(f"layout {layout} is not read by this release", offset=offset, field="layout")
 
 
+def _text_bytes(head: bytes) -> int:
+    return int.from_bytes(head[HEADER_SIZE:PREFIX_SIZE], "little")
+
+
+def _region_end(head: bytes) -> int:
+    return PREFIX_SIZE + _text_bytes(head) + int.from_bytes(head[40:48], "little")
+
+
 def _fits(read_at: ReadAt, file_size: int, head: bytes, candidate: _Candidate) -> bool:
-    text_bytes = int.from_bytes(head[HEADER_SIZE:PREFIX_SIZE], "little")
-    offset = PREFIX_SIZE + text_bytes
-    end = offset + int.from_bytes(head[40:48], "little")
+    offset, end = PREFIX_SIZE + _text_bytes(head), _region_end(head)
     if end > file_size or offset + _FRAME.size > end:
         return False
     raw_total, chunk_count = _FRAME.unpack(read_at(offset, _FRAME.size))

@@ -1,0 +1,425 @@
+"""An independent reading of `.kv` checkpoint files, for the tests to measure ds4kv against.
+
+It is slow and plain on purpose, uses the standard library alone and shares no line with the package.
+`parse` takes the bytes of a whole file and either returns everything in it or raises `Bad` with the
+verdict the bytes deserve. `build` makes files, good or odd, out of parts. `lint` names what a careful
+writer would not have written although every reader must take it. FORMAT.md says the same in prose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+CORRUPT, TRUNCATED, UNSUPPORTED = "corrupt", "truncated", "unsupported"
+NONE, LZ4, LZ4HC = 0, 1, 2
+HEADER = struct.Struct("<3sBBBBBIIIIQQQ")
+HEADER_BYTES, TEXT_AT, FRAME_BYTES, HEAD_BYTES = 48, 52, 12, 8
+MAX_CHUNK = 64 << 20
+
+
+class Bad(Exception):
+    """These bytes are refused: the verdict, the reason, and where in what was given it shows."""
+
+    def __init__(self, verdict: str, why: str, at: int) -> None:
+        super().__init__(f"{verdict} at {at}: {why}")
+        self.verdict, self.why, self.at = verdict, why, at
+
+
+@dataclass(frozen=True)
+class Parsed:
+    version: int
+    quant_bits: int
+    reason_code: int
+    ext_flags: int
+    codec: int  # how the payload is stored: 0 in every version 1 file, whatever byte 7 holds
+    tokens: int
+    hits: int
+    ctx_size: int
+    chunk_size: int  # 0 in every version 1 file, whatever bytes 20..23 hold
+    created_at: int
+    last_used: int
+    payload_bytes: int
+    text: bytes
+    payload: bytes
+    trailer: bytes
+    loose: bool  # some block is one that LZ4 forbids and its decoders take: either verdict is right
+
+
+# ------------------------------------------------------------------------------------ LZ4 blocks
+
+
+def decode_block(block: bytes, raw_size: int) -> tuple[bytes, bool]:
+    """The raw_size bytes that an LZ4 block stands for, and whether it is loose.
+
+    LZ4 wants the last five bytes to be literals and the last match to begin twelve bytes before the
+    end or earlier, so that decoders may copy in strides; and no match offset is 0. Decoders enforce
+    that only in part: lz4's own makes zeros of a match at offset 0.
+    """
+    out = bytearray()
+    at = 0
+    match_start = match_end = None
+    loose = False
+
+    def more(length: int) -> int:  # a nibble of 15 goes on in bytes, up to the first that is not 255
+        nonlocal at
+        while length >= 15:
+            if at == len(block):
+                raise Bad(CORRUPT, "the block ends inside a length", at)
+            byte, at = block[at], at + 1
+            length += byte
+            if byte != 255:
+                break
+        return length
+
+    while True:
+        if at == len(block):
+            raise Bad(CORRUPT, "the block does not end with a literal run", at)
+        token, at = block[at], at + 1
+        run = more(token >> 4)
+        if run > len(block) - at:
+            raise Bad(CORRUPT, "a literal run leaves the block", at)
+        out += block[at : at + run]
+        at += run
+        if len(out) > raw_size:
+            raise Bad(CORRUPT, "the block decodes to more than its raw size", at)
+        if at == len(block):
+            break
+        if at + 2 > len(block):
+            raise Bad(CORRUPT, "the block ends inside a match offset", at)
+        offset = block[at] | block[at + 1] << 8
+        if offset > len(out):
+            raise Bad(CORRUPT, "a match offset reaches before the chunk", at)
+        at += 2
+        length = more(token & 15) + 4
+        if length > raw_size - len(out):
+            raise Bad(CORRUPT, "the block decodes to more than its raw size", at)
+        match_start = len(out)
+        loose |= offset == 0
+        piece = bytes(out[match_start - offset : match_start - offset + length]) if offset else b"\0"
+        out += (piece * (length // len(piece) + 1))[:length]
+        match_end = len(out)
+    if len(out) < raw_size:
+        raise Bad(CORRUPT, "the block decodes to less than its raw size", at)
+    if match_end is not None:
+        loose |= match_start > raw_size - 12 or match_end > raw_size - 5
+    return bytes(out), loose
+
+
+def sequences(*parts: tuple[bytes, int, int] | bytes) -> bytes:
+    """An LZ4 block put together by hand: (literals, offset, match length) ..., last literals."""
+    block = bytearray()
+
+    def nibble(length: int) -> int:
+        return min(length, 15)
+
+    def rest(length: int) -> bytes:
+        if length < 15:
+            return b""
+        return b"\xff" * ((length - 15) // 255) + bytes([(length - 15) % 255])
+
+    for part in parts:
+        if isinstance(part, tuple):
+            literals, offset, length = part
+            block.append(nibble(len(literals)) << 4 | nibble(length - 4))
+            block += rest(len(literals)) + literals + struct.pack("<H", offset) + rest(length - 4)
+        else:
+            block.append(nibble(len(part)) << 4)
+            block += rest(len(part)) + part
+    return bytes(block)
+
+
+def store(raw: bytes) -> bytes:
+    """The dullest LZ4 block there is: everything as literals."""
+    return sequences(raw)
+
+
+def bound(raw_size: int) -> int:
+    """The longest block that raw_size bytes can need."""
+    return raw_size + raw_size // 255 + 16
+
+
+# --------------------------------------------------------------------------- the payload region
+
+
+def _ceil(total: int, size: int) -> int:
+    return -(-total // size)
+
+
+def decode_region(region: bytes, chunk_size: int) -> tuple[bytes, bool]:
+    """The payload in an LZ4 region, and whether any of its blocks is loose."""
+    if not 1 <= chunk_size <= MAX_CHUNK:
+        raise Bad(CORRUPT, "chunk size", 0)
+    if len(region) < FRAME_BYTES:
+        raise Bad(CORRUPT, "the region is too short for its frame", 0)
+    total, count = struct.unpack_from("<QI", region)
+    if count != _ceil(total, chunk_size):
+        raise Bad(CORRUPT, "chunk count does not follow from total and chunk size", 8)
+    at = FRAME_BYTES
+    payload = []
+    left = total
+    any_loose = False
+    for _ in range(count):
+        if len(region) - at < HEAD_BYTES:
+            raise Bad(CORRUPT, "the region ends inside a record head", at)
+        raw_size, block_size = struct.unpack_from("<II", region, at)
+        if raw_size != min(chunk_size, left):
+            raise Bad(CORRUPT, "raw size is not what this place asks for", at)
+        if not 1 <= block_size <= bound(chunk_size):
+            raise Bad(CORRUPT, "block size is zero or above the bound", at + 4)
+        at += HEAD_BYTES
+        if block_size > len(region) - at:
+            raise Bad(CORRUPT, "a block leaves the region", at - 4)
+        try:
+            chunk, loose = decode_block(region[at : at + block_size], raw_size)
+        except Bad as bad:
+            raise Bad(CORRUPT, bad.why, at + bad.at) from None
+        payload.append(chunk)
+        any_loose |= loose
+        left -= raw_size
+        at += block_size
+    if at != len(region):
+        raise Bad(CORRUPT, "bytes are left over after the last record", at)
+    return b"".join(payload), any_loose
+
+
+def walk_fits(region: bytes, chunk_size: int, head_bytes: int) -> bool:
+    """Whether frame and record heads of such a size account for the region to the byte."""
+    if not 1 <= chunk_size <= MAX_CHUNK or len(region) < FRAME_BYTES:
+        return False
+    total, count = struct.unpack_from("<QI", region)
+    if count != _ceil(total, chunk_size):
+        return False
+    if count * (head_bytes + 1) > len(region) - FRAME_BYTES:  # no block is empty
+        return False
+    at = FRAME_BYTES
+    for _ in range(count):
+        if len(region) - at < head_bytes:
+            return False
+        at += head_bytes + struct.unpack_from("<I", region, at + 4)[0]
+        if at > len(region):
+            return False
+    return at == len(region)
+
+
+def encode_region(payload: bytes, chunk_size: int) -> bytes:
+    """A correct region whose blocks are literals only."""
+    return region_of(
+        (len(raw), store(raw)) for raw in (payload[i : i + chunk_size] for i in range(0, len(payload), chunk_size))
+    )
+
+
+def region_of(
+    records: Iterable[Sequence[int | bytes]],
+    *,
+    total: int | None = None,
+    count: int | None = None,
+    extra: bytes = b"",
+) -> bytes:
+    """A region of (raw size, block) or (raw size, block, claimed block size) records, as told."""
+    records = list(records)
+    if total is None:
+        total = sum(record[0] for record in records)
+    if count is None:
+        count = len(records)
+    region = bytearray(struct.pack("<QI", total, count))
+    for raw_size, block, *claim in records:
+        region += struct.pack("<II", raw_size, claim[0] if claim else len(block)) + block
+    return bytes(region) + extra
+
+
+# ------------------------------------------------------------------------------- the whole file
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C, bit by bit; it is only here to know a 64-byte checked header when one comes by."""
+    remainder = 2**32 - 1
+    for byte in data:
+        for bit in range(8):
+            carry = (remainder ^ byte >> bit) & 1
+            remainder //= 2
+            if carry:
+                remainder ^= 0x82F63B78
+    return remainder ^ 2**32 - 1
+
+
+def is_v2_crc(data: bytes) -> bool:
+    """Whether this begins with the other proposal's header, which proves itself by a checksum."""
+    if len(data) < 68 or data[:4] != b"KVC\x02" or data[7] or any(data[20:24]):
+        return False
+    return crc32c(data[:48] + bytes(4) + data[52:68]) == struct.unpack_from("<I", data, 48)[0]
+
+
+def parse(data: bytes, name: str = "") -> Parsed:
+    """Everything in the file, or Bad. A name of 40 hex digits and `.kv` must be the text's SHA-1."""
+    if data[:3] != b"KVC"[: len(data)]:
+        raise Bad(CORRUPT, "magic", 0)
+    if len(data) > 3 and data[3] not in (1, 2):
+        raise Bad(UNSUPPORTED, f"version {data[3]}", 3)
+    if len(data) < TEXT_AT:
+        raise Bad(TRUNCATED, "the file ends inside its header", len(data))
+    if is_v2_crc(data):
+        raise Bad(UNSUPPORTED, "layout v2-crc", 48)
+    (
+        _,
+        version,
+        quant_bits,
+        reason_code,
+        ext_flags,
+        codec,
+        tokens,
+        hits,
+        ctx_size,
+        chunk_size,
+        created_at,
+        last_used,
+        payload_bytes,
+    ) = HEADER.unpack_from(data)
+    text_at = TEXT_AT
+    payload_at = text_at + struct.unpack_from("<I", data, HEADER_BYTES)[0]
+    trailer_at = payload_at + payload_bytes
+    text, region = data[text_at:payload_at], data[payload_at:trailer_at]
+    complete = trailer_at <= len(data)
+
+    # Which layout is it? Bytes 21 and 22 are where others keep a codec and a power of two.
+    other, log2, spare = data[21:24]
+    claims_other = other in (1, 2) and (version == 1 or log2 <= 26)
+    if version == 1:
+        if claims_other:
+            raise Bad(UNSUPPORTED, "version 1 with a codec in byte 21", 21)
+        codec = chunk_size = 0
+    elif claims_other:
+        own = complete and codec in (LZ4, LZ4HC) and walk_fits(region, chunk_size, HEAD_BYTES)
+        layout, head_bytes = ("v2-mid", 8) if other == 1 else ("v2-checked", 12)
+        if not own and complete and walk_fits(region, 1 << log2, head_bytes):
+            raise Bad(UNSUPPORTED, f"layout {layout}", 21)
+    elif codec == NONE and other > 2 and 12 <= log2 <= 26 and spare == 0:
+        raise Bad(UNSUPPORTED, f"codec {other} in byte 21", 21)
+
+    if quant_bits not in (2, 4):
+        raise Bad(CORRUPT, "quantisation", 4)
+    if tokens == 0:
+        raise Bad(CORRUPT, "no tokens", 8)
+    if codec > LZ4HC:
+        raise Bad(UNSUPPORTED, f"codec {codec}", 7)
+    if codec != NONE and not 1 <= chunk_size <= MAX_CHUNK:
+        raise Bad(CORRUPT, "chunk size", 20)
+    if payload_at > len(data):
+        raise Bad(TRUNCATED, "the file ends inside its text", 48)
+    if not complete:
+        raise Bad(TRUNCATED, "the file ends inside its payload region", 40)
+    if re.fullmatch(r"[0-9a-fA-F]{40}\.kv", name) and hashlib.sha1(text).hexdigest() != name[:40].lower():
+        raise Bad(CORRUPT, "the text is not the one the file is named after", text_at)
+    if codec == NONE and version == 2 and claims_other:
+        raise Bad(CORRUPT, "byte 21 claims a codec that the region does not bear out", 21)
+
+    if codec == NONE:
+        payload, loose = region, False
+    elif payload_bytes < FRAME_BYTES:
+        raise Bad(CORRUPT, "the region is too short for its frame", payload_at)
+    else:
+        try:
+            payload, loose = decode_region(region, chunk_size)
+        except Bad as bad:
+            raise Bad(CORRUPT, bad.why, payload_at + bad.at) from None
+    return Parsed(
+        version,
+        quant_bits,
+        reason_code,
+        ext_flags,
+        codec,
+        tokens,
+        hits,
+        ctx_size,
+        chunk_size,
+        created_at,
+        last_used,
+        payload_bytes,
+        text,
+        payload,
+        data[trailer_at:],
+        loose,
+    )
+
+
+def build(
+    region: bytes = b"",
+    *,
+    text: bytes = b"",
+    trailer: bytes = b"",
+    text_bytes: int | None = None,
+    payload_bytes: int | None = None,
+    magic: bytes = b"KVC",
+    version: int = 2,
+    quant_bits: int = 2,
+    reason_code: int = 1,
+    ext_flags: int = 0,
+    codec: int = LZ4,
+    tokens: int = 600,
+    hits: int = 0,
+    ctx_size: int = 32768,
+    chunk_size: int = 64,
+    created_at: int = 1780000000,
+    last_used: int = 1780000000,
+) -> bytes:
+    """A file of these parts. Nothing is checked; the two lengths are true unless given."""
+    return (
+        HEADER.pack(
+            magic,
+            version,
+            quant_bits,
+            reason_code,
+            ext_flags,
+            codec,
+            tokens,
+            hits,
+            ctx_size,
+            chunk_size,
+            created_at,
+            last_used,
+            len(region) if payload_bytes is None else payload_bytes,
+        )
+        + struct.pack("<I", len(text) if text_bytes is None else text_bytes)
+        + text
+        + region
+        + trailer
+    )
+
+
+# ------------------------------------------------------------------------------ the writer's side
+
+
+def lint(data: bytes) -> list[str]:
+    """What is odd about a file that parses: readers take it, a writer should not have made it."""
+    file = parse(data)
+    odd = []
+    if file.reason_code > 6:
+        odd.append("reason above 6")
+    if file.loose:
+        odd.append("a block breaks rules of LZ4 that its decoders let pass")
+    if file.version == 1 and (data[7] or any(data[20:24])):
+        odd.append("reserved bytes of a version 1 header are not zero")
+    if file.version == 2 and file.codec == NONE and any(data[20:24]):
+        odd.append("codec none with a chunk size")
+    if bool(file.ext_flags & 1) != bool(file.trailer):
+        odd.append("the tool map flag and the trailer disagree")
+    if file.ext_flags & 1:
+        odd += _lint_tool_map(file.trailer)
+    return odd
+
+
+def _lint_tool_map(trailer: bytes) -> list[str]:
+    if len(trailer) < 8 or trailer[:4] != b"KTM\x01":
+        return ["the tool map has no head"]
+    at = 8
+    for _ in range(struct.unpack_from("<I", trailer, 4)[0]):
+        if len(trailer) - at < 8:
+            return ["the tool map ends inside an entry head"]
+        id_bytes, block_bytes = struct.unpack_from("<II", trailer, at)
+        if not 1 <= id_bytes <= 256 or not 1 <= block_bytes <= 512 << 20:
+            return ["a tool map entry has an impossible length"]
+        at += 8 + id_bytes + block_bytes
+    return [] if at == len(trailer) else ["the tool map does not end where the file ends"]

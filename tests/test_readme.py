@@ -1,0 +1,47 @@
+"""What README.md tells a stranger to type works as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    [code] = blocks("python")
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    first, second = ran.stdout.splitlines()
+    assert first.startswith("22016000 bytes became ")
+    assert second == "1000 b'' 22016000"
+
+
+def test_the_commands_are_two_to_set_up_one_for_the_job_one_for_the_tests() -> None:
+    setup, job, tests = ([shlex.split(line, comments=True) for line in block.splitlines()] for block in blocks("sh"))
+    assert [command[0] for command in setup] == ["python3", ".venv/bin/pip"]
+    assert [command[:2] for command in job] == [[".venv/bin/ds4kv", "ab"]]
+    assert tests == [[".venv/bin/pytest"]]
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+def test_every_subcommand_it_names_exists() -> None:
+    command = [sys.executable, "-m", "ds4kv", "--help"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    named = set(re.findall(r"`(?:ds4kv )?(ab|info|verify|convert|cat)\b", README))
+    assert named == {"ab", "info", "verify", "convert", "cat"}
+    for name in named:
+        assert re.search(rf"\b{name}\b", shown)

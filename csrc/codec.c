@@ -28,8 +28,8 @@ static int encode(const codec *codec, void *scratch, slot *slot)
     int room = (int)(slot->dst_size - DS4KV_RECORD_HEAD_SIZE);
     int block_size = codec->level == 0 ? LZ4_compress_fast_extState(scratch, raw, block, raw_size, room, 1)
                                        : LZ4_compress_HC_extStateHC(scratch, raw, block, raw_size, room, codec->level);
-    if (block_size <= 0)
-        return DS4KV_CODEC;
+    if (block_size <= 0) /* there is room for any block: the parser of the highest levels found no memory */
+        return codec->level >= LZ4HC_CLEVEL_OPT_MIN ? DS4KV_NOMEM : DS4KV_CODEC;
     record_head head = {(uint32_t)raw_size, (uint32_t)block_size};
     record_head_encode(&head, slot->dst);
     slot->dst_size = DS4KV_RECORD_HEAD_SIZE + (size_t)block_size;

@@ -113,9 +113,9 @@ int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_fram
 {
     uint32_t raw_size = get_u32(bytes), block_size = get_u32(bytes + 4);
     uint32_t bound = ds4kv_block_bound(frame->chunk_size);
-    uint64_t left = region_bytes - offset - DS4KV_RECORD_HEAD_SIZE;
+    uint64_t left = region_bytes - offset; /* a wrong start may leave no room for the head itself */
     uint32_t after = frame->chunk_count - index - 1;
-    uint64_t least_after = (uint64_t)after * (DS4KV_RECORD_HEAD_SIZE + MIN_BLOCK_SIZE);
+    uint64_t others = DS4KV_RECORD_HEAD_SIZE + (uint64_t)after * (DS4KV_RECORD_HEAD_SIZE + MIN_BLOCK_SIZE);
 
     if (raw_size != frame_raw_size(frame, index))
         return fault_set(fault, DS4KV_CORRUPT, offset, "raw_size",
@@ -125,13 +125,13 @@ int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_fram
         return fault_set(fault, DS4KV_CORRUPT, offset + 4, "block_size",
                          "chunk %" PRIu32 ": no block of %" PRIu32 " bytes holds %" PRIu32 " payload bytes", index,
                          block_size, raw_size);
-    if (block_size > left || left - block_size < least_after)
+    if (left < others + block_size)
         return fault_set(fault, DS4KV_CORRUPT, offset + 4, "block_size",
                          "chunk %" PRIu32 " claims %" PRIu32 " bytes, the region has %" PRIu64 " left for it", index,
-                         block_size, left < least_after ? 0 : left - least_after);
-    if (after == 0 && left != block_size)
+                         block_size, left < others ? 0 : left - others);
+    if (after == 0 && left != others + block_size)
         return fault_set(fault, DS4KV_CORRUPT, offset + DS4KV_RECORD_HEAD_SIZE + block_size, "region",
-                         "%" PRIu64 " bytes are left over after the last record", left - block_size);
+                         "%" PRIu64 " bytes are left over after the last record", left - others - block_size);
 
     *head = (record_head){raw_size, block_size};
     return DS4KV_OK;

@@ -24,6 +24,7 @@ struct ds4kv_reader {
     uint8_t bytes[DS4KV_RECORD_HEAD_SIZE]; /* its head, for as long as that is all there is of it */
     record_head head;                      /* the same, once judged; block_size 0: not yet */
     size_t arrived;                        /* bytes of what was asked for */
+    size_t room;                           /* bytes that may be put now: the room given out */
 
     uint64_t raw_taken; /* payload bytes taken, since first_chunk */
     size_t chunk_taken; /* of them, from the oldest chunk */
@@ -120,7 +121,8 @@ int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room)
             return reader->status = DS4KV_NOMEM;
     }
     *room = memory + reader->arrived;
-    return (int64_t)(wanted(reader) - reader->arrived);
+    reader->room = wanted(reader) - reader->arrived;
+    return (int64_t)reader->room;
 }
 
 /* Where the arriving chunk is decoded to: the caller's memory if it fits there whole, else ours. */
@@ -155,10 +157,11 @@ int ds4kv_reader_put(ds4kv_reader *reader, size_t n)
     int status = enter(reader);
     if (status != DS4KV_OK)
         return status;
-    if (is_complete(reader) ? n > 0 : n > wanted(reader) - reader->arrived)
+    if (n > reader->room)
         return DS4KV_PARAM;
     reader->arrived += n;
-    if (is_complete(reader) || reader->arrived < wanted(reader))
+    reader->room -= n;
+    if (n == 0 || reader->room > 0)
         return DS4KV_OK;
 
     reader->arrived = 0;
@@ -203,6 +206,8 @@ int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)
         slot *slot = ring_peek(&reader->ring, wait && taken == 0);
         if (!slot)
             break;
+        if (slot->status != DS4KV_OK && taken > 0)
+            break; /* the good bytes first */
         if (slot->status == DS4KV_CORRUPT)
             fault_block(&reader->fault, slot->offset, reader->first_chunk + reader->ring.drained, slot->dst_size);
         if (slot->status != DS4KV_OK)

@@ -169,6 +169,8 @@ int64_t ds4kv_writer_take(ds4kv_writer *writer, const void **record)
     int status = enter(writer);
     if (status != DS4KV_OK)
         return status;
+    if (writer->fill == writer->frame.chunk_size && push_open_chunk(writer, false) != DS4KV_OK)
+        return writer->status;
     slot *slot = ring_peek(&writer->ring, true);
     if (!slot)
         return 0;

@@ -14,9 +14,7 @@ import mmap
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ds4kv import _core
@@ -24,7 +22,7 @@ from ds4kv import layout as _layout
 from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.header import CHUNK_SIZE, Codec, Header, Layout, Reason
-from ds4kv.stream import PayloadReader, PayloadWriter, RawReader, RawWriter, write_all
+from ds4kv.stream import Finishable, PayloadReader, PayloadWriter, RawReader, RawWriter, write_all
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -310,14 +308,13 @@ class CheckpointReader:
         self.close()
 
 
-class CheckpointWriter:
+class CheckpointWriter(Finishable):
     """A checkpoint that is being written: ``payload`` is its stream. Made by :func:`create`.
 
     ``header`` is final once it is published; ``trailer`` may be set up to then.
     """
 
     payload: PayloadWriter | RawWriter
-    _open = False
 
     def __init__(
         self,
@@ -346,7 +343,7 @@ class CheckpointWriter:
         except OSError as error:
             error.filename = self._path  # the name that the caller knows
             raise
-        self._open = True
+        self._unfinished = True
         try:
             write_all(self._fp, memoryview(header.pack() + len(text).to_bytes(4, "little") + text))
             self.payload = self._open_payload(level, workers, raw_total)
@@ -371,7 +368,7 @@ class CheckpointWriter:
 
         If that can't be done the temporary file is removed and the error raised: what was at the target stays.
         """
-        if not self._open:
+        if not self._unfinished:
             return
         try:
             self._publish()
@@ -393,16 +390,16 @@ class CheckpointWriter:
             os.fsync(self._fp.fileno())
         self._fp.close()
         os.replace(self._temporary, self._path)
-        self._open = False
+        self._unfinished = False
         self.header = header
         if self._fsync:
             _sync_directory(os.path.dirname(self._path) or ".")
 
     def abandon(self) -> None:
         """Removes the temporary file; what was at the target stays."""
-        if not self._open:
+        if not self._unfinished:
             return
-        self._open = False
+        self._unfinished = False
         try:
             if hasattr(self, "payload"):
                 self.payload.abandon()
@@ -411,22 +408,6 @@ class CheckpointWriter:
             if os.getpid() == self._owner:
                 with contextlib.suppress(FileNotFoundError):  # an interrupt may come right after the rename
                     os.unlink(self._temporary)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if exc_type is None:
-            self.close()
-        else:
-            self.abandon()
-
-    def __del__(self) -> None:
-        if self._open:
-            warnings.warn(f"{self!r} was neither closed nor abandoned", ResourceWarning, source=self, stacklevel=2)
-            self.abandon()
 
 
 def _codec(layout: Layout, codec: str | Codec | None) -> Codec:

@@ -26,7 +26,7 @@ from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["PayloadReader", "PayloadWriter", "RawReader", "RawWriter", "encoder_level", "write_all"]
+__all__ = ["Finishable", "PayloadReader", "PayloadWriter", "RawReader", "RawWriter", "encoder_level", "write_all"]
 
 _SCRATCH_SIZE = 1 << 20
 _MAX_CHUNK_COUNT = (1 << 32) - 1
@@ -92,10 +92,36 @@ def _path_of(fp: BinaryIO) -> str | None:
     return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else None
 
 
-class _Writer(io.RawIOBase):
-    """What both writers share: counting, and the difference between an end and a finish."""
+class Finishable:
+    """What is finished by close() and by leaving a ``with`` block well, and abandoned by every other end."""
 
-    _begun = False  # the constructor was passed, so there is something to end
+    _unfinished = False  # from the end of the constructor on
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if exc_type is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def __del__(self) -> None:
+        if self._unfinished:
+            warnings.warn(f"{self!r} was neither closed nor abandoned", ResourceWarning, source=self, stacklevel=2)
+            self.abandon()
+
+
+class _Writer(Finishable, io.RawIOBase):
+    """What both writers share: counting, and the difference between an end and a finish."""
 
     def __init__(self, fp: BinaryIO, raw_total: int | None) -> None:
         if raw_total is not None and raw_total < 0:
@@ -184,26 +210,10 @@ class _Writer(io.RawIOBase):
                 self._end()
 
     def _end(self) -> None:
+        self._unfinished = False
         if not self._failed:
             self._free()
-        super().close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if exc_type is None:
-            self.close()
-        else:
-            self.abandon()
-
-    def __del__(self) -> None:
-        # IOBase would close(), and so finish a save that nobody finished.
-        if self._begun and not self.closed:
-            warnings.warn(f"{self!r} was neither closed nor abandoned", ResourceWarning, source=self, stacklevel=2)
-            self.abandon()
+        io.RawIOBase.close(self)
 
 
 class PayloadWriter(_Writer):
@@ -244,7 +254,7 @@ class PayloadWriter(_Writer):
         self._copied_at_end = (count + 1) * chunk_size
         self._frame = _core.Frame(raw_total or 0, -(-(raw_total or 0) // chunk_size), chunk_size)
         self._ring = _core.Compressor(raw_total, chunk_size, encoder_level(Codec(codec), level), count)
-        self._begun = True
+        self._unfinished = True
 
     @property
     def region_bytes(self) -> int:
@@ -317,7 +327,7 @@ class RawWriter(_Writer):
 
     def __init__(self, fp: BinaryIO, *, raw_total: int | None = None) -> None:
         super().__init__(fp, raw_total)
-        self._begun = True
+        self._unfinished = True
 
     def _put(self, payload: Any) -> None:
         write_all(self._fp, _core.view(payload, 0, len(payload)))

@@ -165,6 +165,17 @@ static void test_last_chunk_is_lent(void)
     ds4kv_writer_free(writer);
 }
 
+static void test_lent_counts_what_is_unread(void)
+{
+    CASE("lent memory is free as soon as it is read, its records taken or not");
+    ds4kv_writer *writer = writer_new(DS4KV_UNKNOWN, 2);
+    CHECK_EQ(ds4kv_writer_put(writer, payload, 201, 1), 201);
+    while (ds4kv_writer_lent(writer) > 0)
+        sched_yield();
+    CHECK(ds4kv_writer_take(writer, &record) > 0);
+    ds4kv_writer_free(writer);
+}
+
 /* Once `lent` says 0, what was lent can be overwritten. */
 static void test_lent_comes_back(int workers)
 {
@@ -370,6 +381,7 @@ int main(void)
     test_frame_encode();
     test_writer_new();
     test_last_chunk_is_lent();
+    test_lent_counts_what_is_unread();
     test_reader_new();
     test_no_wait();
     test_decode_arguments();

@@ -1,0 +1,111 @@
+"""What the benchmarks share: payloads, turns, medians, tables.
+
+Machines are shared and noisy, so every number is a median of rounds in which all cases take turns, and what is reported
+is a ratio to another case of the same rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ds4kv import _core, synthetic
+
+MIB = 1 << 20
+CTX_SIZE = 100_000
+FACTS = {"tokens": 1, "ctx_size": CTX_SIZE}
+
+
+def synthetic_payload(tokens: int) -> bytearray:
+    """The payload of so many tokens, in memory."""
+    payload = bytearray(synthetic.payload_bytes(tokens, CTX_SIZE))
+    room = memoryview(payload)
+    for piece in synthetic.payload(tokens, ctx_size=CTX_SIZE):
+        room[: len(piece)] = piece
+        room = room[len(piece) :]
+    return payload
+
+
+def file_payload(path: str | Path, at_least: int) -> bytearray:
+    """A file's bytes, repeated until there are enough of them. Nothing repeats within LZ4's window of 64 KiB."""
+    data = Path(path).read_bytes()
+    return bytearray(data * -(-at_least // len(data)))
+
+
+def seconds(case: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    case()
+    return time.perf_counter() - start
+
+
+def in_turns(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each case, after one round that doesn't count."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(rounds + 1):
+        for name, case in cases.items():
+            spent = seconds(case)
+            if turn:
+                times[name].append(spent)
+    return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+def bare_compress(payload: bytearray, chunk_size: int, workers: int = 0) -> None:
+    """LZ4 alone: chunks compressed where they lie, records thrown away."""
+    ring = _core.Compressor(len(payload), chunk_size, 0, workers)
+    source = _core.source(payload)
+    start = 0
+    while start < len(payload):
+        start += ring.put(source, start, len(payload), lent=True)
+        if start < len(payload):
+            ring.take()
+    ring.finish()
+    while ring.take():
+        pass
+    ring.free()
+
+
+def bare_decode(region: bytes, chunk_size: int, into: bytearray, workers: int = 0) -> None:
+    """LZ4 alone: a region in memory decoded into warm memory."""
+    _core.decode(_core.source(region), 0, len(region), chunk_size, _core.target(into), workers, mapped=False)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """One write() of it all to a new file: what no save of these bytes can avoid."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+
+
+def region_of(path: str) -> bytes:
+    """The region of a checkpoint without text or trailer, as bytes."""
+    return Path(path).read_bytes()[52:]
+
+
+def machine() -> str:
+    """The machine in a line, for whoever reads the numbers."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+    return (
+        f"{model}, {len(os.sched_getaffinity(0))} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns set apart by two spaces, the first one to the left."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [head, *rows]
+    ]
+    return "\n".join(lines)

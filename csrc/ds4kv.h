@@ -18,7 +18,7 @@
  *     numbers and against the bytes that are there.
  *   - workers = 0 runs everything on the calling thread. Threads start when a second chunk comes, not before; where
  *     the system refuses one, the work goes on with those there are.
- *   - After fork() the child's copy of an object answers DS4KV_STATE; freeing it is safe, mid-flight too.
+ *   - After fork() the child's copy of an object answers DS4KV_STATE, as NULL does; freeing either is safe.
  */
 #ifndef DS4KV_H
 #define DS4KV_H
@@ -44,7 +44,6 @@ extern "C" {
 #define DS4KV_STATE -4     /* the wrong moment for this call, or a forked child */
 #define DS4KV_NOMEM -5     /* no memory */
 #define DS4KV_CODEC -7     /* the compressor failed on good arguments */
-#define DS4KV_IO -8        /* mapped memory could not be read: its file shrank, or its disk failed */
 
 #define DS4KV_FRAME_SIZE 12
 #define DS4KV_RECORD_HEAD_SIZE 8
@@ -142,11 +141,10 @@ DS4KV_API void ds4kv_reader_free(ds4kv_reader *reader);
 
 /* ---- one shot ---- */
 
-/* Decodes a whole region that lies in memory into raw, which is raw_total bytes, with nothing in between. mapped: the
- * region is a file mapping, to be faulted in such that a failing disk or a shrunk file is DS4KV_IO and not a signal
- * (Linux 5.14; PARAM where the kernel can't). */
+/* Decodes a whole region that lies in memory into raw, which is raw_total bytes, with nothing in between. Not for a
+ * mapping of a file that others may cut short: past its end, memory is a signal. */
 DS4KV_API int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size, void *raw,
-                           uint64_t raw_total, int workers, int mapped, ds4kv_fault *fault);
+                           uint64_t raw_total, int workers, ds4kv_fault *fault);
 
 /* cdef: end */
 

@@ -3,41 +3,7 @@
  *
  * The same ring, with nothing of its own: workers read blocks where they lie and write chunks where they belong.
  */
-#define _GNU_SOURCE /* madvise, under -std=c11 */
-#include <errno.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "internal.h"
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 /* Linux 5.14; older kernels answer EINVAL, other systems have other numbers */
-#endif
-
-/* Faults pages in while that can still be refused: past this, a page that can't be read is a signal. */
-static int populate(const uint8_t *start, size_t size)
-{
-#ifdef __linux__
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t from = (uintptr_t)start & ~(page - 1);
-    uintptr_t to = (uintptr_t)start + size;
-    while (madvise((void *)from, to - from, MADV_POPULATE_READ) != 0)
-        if (errno == EINVAL || errno == ENOSYS)
-            return DS4KV_PARAM;
-        else if (errno != EINTR && errno != EAGAIN)
-            return errno == ENOMEM ? DS4KV_NOMEM : DS4KV_IO;
-    return DS4KV_OK;
-#else
-    (void)start, (void)size;
-    return DS4KV_PARAM;
-#endif
-}
-
-static int decode_mapped(const codec *codec, void *scratch, slot *slot)
-{
-    int status = populate(slot->src, slot->src_size);
-    return status == DS4KV_OK ? codec_decoder().run(codec, scratch, slot) : status;
-}
 
 /* The status of the oldest chunk, which leaves the ring. */
 static int collect(ring *ring, ds4kv_fault *fault)
@@ -51,38 +17,28 @@ static int collect(ring *ring, ds4kv_fault *fault)
 }
 
 int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size, void *raw, uint64_t raw_total,
-                 int workers, int mapped, ds4kv_fault *fault)
+                 int workers, ds4kv_fault *fault)
 {
     if (workers < 0 || workers > DS4KV_MAX_WORKERS)
         return DS4KV_PARAM;
 
     const uint8_t *bytes = region;
     ds4kv_frame frame;
-    int status = DS4KV_OK;
-    if (mapped && region_bytes >= DS4KV_FRAME_SIZE)
-        status = populate(bytes, DS4KV_FRAME_SIZE);
-    if (status == DS4KV_OK)
-        status = ds4kv_frame_decode(&frame, bytes, region_bytes, chunk_size, fault);
+    int status = ds4kv_frame_decode(&frame, bytes, region_bytes, chunk_size, fault);
     if (status == DS4KV_OK && frame.raw_total != raw_total)
         status = DS4KV_PARAM;
     if (status != DS4KV_OK)
         return status;
 
-    codec codec = codec_decoder();
-    if (mapped)
-        codec.run = decode_mapped;
     uint32_t n_slots = 2 * (uint32_t)workers + 1;
     ring ring = {0};
-    if (ring_init(&ring, codec, workers, n_slots, n_slots) != DS4KV_OK)
+    if (ring_init(&ring, codec_decoder(), workers, n_slots, n_slots) != DS4KV_OK)
         return DS4KV_NOMEM;
 
     uint64_t offset = DS4KV_FRAME_SIZE;
-    for (uint32_t i = 0; i < frame.chunk_count && status == DS4KV_OK; i++) {
+    for (uint32_t i = 0; i < frame.chunk_count; i++) {
         record_head head;
-        if (mapped)
-            status = populate(bytes + offset, DS4KV_RECORD_HEAD_SIZE);
-        if (status == DS4KV_OK)
-            status = record_head_decode(&head, bytes + offset, &frame, region_bytes, i, offset, fault);
+        status = record_head_decode(&head, bytes + offset, &frame, region_bytes, i, offset, fault);
         if (status == DS4KV_OK && ring.filled - ring.drained == n_slots)
             status = collect(&ring, fault);
         if (status != DS4KV_OK)

@@ -69,6 +69,8 @@ int ds4kv_reader_new(ds4kv_reader **out, const ds4kv_frame *frame, uint64_t regi
 
 static int enter(ds4kv_reader *reader)
 {
+    if (!reader)
+        return DS4KV_STATE;
     if (reader->status == DS4KV_OK && ring_is_foreign(&reader->ring))
         reader->status = DS4KV_STATE;
     return reader->status;
@@ -190,10 +192,12 @@ int ds4kv_reader_finish(ds4kv_reader *reader)
 int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n)
 {
     int status = enter(reader);
+    if (status != DS4KV_OK)
+        return status;
     reader->aim = dst;
     reader->aim_start = reader->raw_taken;
     reader->aim_end = reader->raw_taken + n;
-    return status;
+    return DS4KV_OK;
 }
 
 int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)

@@ -64,6 +64,8 @@ int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size
 /* What every call begins with: the sticky error, and the end of the record lent by the last take. */
 static int enter(ds4kv_writer *writer)
 {
+    if (!writer)
+        return DS4KV_STATE;
     if (writer->status == DS4KV_OK && ring_is_foreign(&writer->ring))
         writer->status = DS4KV_STATE;
     if (writer->status == DS4KV_OK && writer->record_out) {

@@ -6,7 +6,6 @@ threads at once; :mod:`ds4kv.stream` sees to that.
 
 from __future__ import annotations
 
-import errno
 from typing import Any, NamedTuple
 
 from ds4kv._native import ffi, lib
@@ -21,6 +20,7 @@ __all__ = [
     "Frame",
     "decode",
     "frame_decode",
+    "size_of",
     "source",
     "target",
     "view",
@@ -47,17 +47,35 @@ class Frame(NamedTuple):
 
 
 def source(obj: Any) -> Any:
-    """The bytes of any C-contiguous buffer, as an array that len() and the core understand."""
+    """The bytes of any C-contiguous buffer, as an array that len() and the core understand.
+
+    For a ``with`` block, which lets go of the buffer at its end: an exception would keep it by the frames of its
+    traceback, and garbage collection of a memoryview that is held like this crashes some versions of CPython.
+    TypeError for NumPy arrays of objects: what they hold are addresses in this process.
+    """
+    _refuse_objects(obj)
     return ffi.from_buffer("uint8_t[]", obj)
 
 
 def target(obj: Any) -> Any:
     """The same to be written to; TypeError or BufferError if obj is read-only."""
+    _refuse_objects(obj)
     return ffi.from_buffer("uint8_t[]", obj, require_writable=True)
 
 
+def size_of(obj: Any) -> int:
+    """Size of any C-contiguous buffer in bytes."""
+    with source(obj) as array:
+        return len(array)
+
+
+def _refuse_objects(obj: Any) -> None:
+    if getattr(getattr(obj, "dtype", None), "hasobject", False):
+        raise TypeError(f"an array of {obj.dtype} holds references, not bytes")
+
+
 def view(array: Any, start: int, stop: int) -> memoryview:
-    """Bytes ``start`` up to ``stop`` of a source or target, which it keeps alive."""
+    """Bytes ``start`` up to ``stop`` of a source or target, for as long as that is held."""
     return memoryview(ffi.buffer(array))[start:stop]
 
 
@@ -70,8 +88,6 @@ def check(status: int, fault: Any = None) -> int:
         raise kind(ffi.string(fault.why).decode(), offset=int(fault.offset), field=ffi.string(fault.field).decode())
     if status == lib.DS4KV_NOMEM:
         raise MemoryError("no memory for the chunks of a checkpoint")
-    if status == lib.DS4KV_IO:
-        raise OSError(errno.EIO, "a mapped checkpoint could not be read: it shrank meanwhile, or its disk failed")
     if status == lib.DS4KV_PARAM:
         raise ValueError("an argument is outside what the core takes")
     if status == _STATE:
@@ -90,16 +106,10 @@ def frame_decode(head: bytes, region_bytes: int, chunk_size: int) -> Frame:
     return Frame(frame.raw_total, frame.chunk_count, frame.chunk_size)
 
 
-def decode(array: Any, start: int, stop: int, chunk_size: int, into: Any, workers: int, *, mapped: bool) -> None:
-    """Decodes a region that lies in a :func:`source` into a :func:`target` of its raw_total.
-
-    ``mapped`` says that the source is a mapping of a file.
-    """
+def decode(region: Any, chunk_size: int, into: Any, workers: int) -> None:
+    """Decodes a :func:`source` that holds a region into a :func:`target` of its raw_total."""
     fault = ffi.new("ds4kv_fault *")
-    check(
-        lib.ds4kv_decode(array + start, stop - start, chunk_size, into, len(into), workers, mapped, fault),
-        fault,
-    )
+    check(lib.ds4kv_decode(region, len(region), chunk_size, into, len(into), workers, fault), fault)
 
 
 class Compressor:
@@ -137,8 +147,10 @@ class Compressor:
         return Frame(frame.raw_total, frame.chunk_count, frame.chunk_size)
 
     def free(self) -> None:
-        """Ends the threads and gives the memory back; nothing else may be called after."""
-        ffi.release(self._writer)
+        """Ends the threads and gives the memory back; RuntimeError comes of any other call after."""
+        writer, self._writer = self._writer, ffi.NULL
+        if writer:
+            ffi.release(writer)
 
 
 class Decompressor:
@@ -179,5 +191,7 @@ class Decompressor:
         return self._check(lib.ds4kv_reader_take(self._reader, array + start, stop - start, wait))
 
     def free(self) -> None:
-        """Ends the threads and gives the memory back; nothing else may be called after."""
-        ffi.release(self._reader)
+        """Ends the threads and gives the memory back; RuntimeError comes of any other call after."""
+        reader, self._reader = self._reader, ffi.NULL
+        if reader:
+            ffi.release(reader)

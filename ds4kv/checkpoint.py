@@ -12,7 +12,7 @@ import errno
 import io
 import mmap
 import os
-import sys
+import stat
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -22,7 +22,7 @@ from ds4kv import layout as _layout
 from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.header import CHUNK_SIZE, Codec, Header, Layout, Reason
-from ds4kv.stream import Finishable, PayloadReader, PayloadWriter, RawReader, RawWriter, write_all
+from ds4kv.stream import Finishable, PayloadReader, PayloadWriter, RawReader, RawWriter, Single, write_all
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "CheckpointReader", "CheckpointWriter", "create", "dump", "load", "open", "read_header"]
 
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
-_MADV_POPULATE_READ = 22  # not in the mmap module
 _HUGE_PAGE = 1 << 21
 
 
@@ -50,7 +49,7 @@ def read_header(path: StrPath) -> Header:
 
     Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
     """
-    with io.FileIO(os.fsdecode(path)) as fp, _located(path):
+    with _RegularFile(os.fsdecode(path)) as fp, _located(path):
         return _examine(fp)[0]
 
 
@@ -76,9 +75,10 @@ def load(path: StrPath, *, workers: int | None = None, into: WriteableBuffer | N
     with open(path, workers=workers) as checkpoint:
         raw_total = checkpoint.payload.raw_total
         memory = _fresh_memory(raw_total) if into is None else into
-        checkpoint.read_payload(memory)
-        payload = _core.view(_core.target(memory), 0, raw_total)
-        return Checkpoint(checkpoint.header, checkpoint.text, payload, checkpoint.trailer)
+        if (size := _core.size_of(memory)) != raw_total:
+            raise ValueError(f"into is {size} bytes, the payload of {os.fsdecode(path)} is {raw_total}")
+        checkpoint.payload.readinto(memory)
+        return Checkpoint(checkpoint.header, checkpoint.text, _as_bytes(memory), checkpoint.trailer)
 
 
 def create(
@@ -105,7 +105,8 @@ def create(
     """Opens a checkpoint for writing, as a context manager that publishes it on a clean exit.
 
     ``payload`` is the stream to write to. The file is a temporary one beside ``path``, of mode 0600; it takes the name
-    when the block ends, and is removed if it ends by an exception. With ``fsync`` the publishing is durable.
+    when the block ends, and is removed if it ends by an exception. A link at ``path`` stays, what it leads to is
+    replaced; a device or a directory there is an OSError. With ``fsync`` the publishing is durable.
 
     ``codec`` is ``lz4``, ``lz4hc`` or ``none``; by default ``lz4``, and ``none`` for layout ``v1`` or where the
     environment asks for 0 threads. ``level`` is as :func:`ds4kv.stream.encoder_level` has it. ``chunk_size`` is in
@@ -186,14 +187,64 @@ def dump(
         hits=hits,
         created_at=created_at,
         last_used=last_used,
-        raw_total=len(_core.source(payload)),
+        raw_total=_core.size_of(payload),
         fsync=fsync,
     ) as checkpoint:
         checkpoint.payload.write(payload)
     return checkpoint.header
 
 
-class CheckpointReader:
+class _RegularFile(io.RawIOBase):
+    """A regular file to read, at a position of its own: a forked child shares the descriptor's, and moves it."""
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        # Without O_NONBLOCK, a FIFO would be waited for before it can be refused.
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self._position = 0
+        mode = os.fstat(self._fd).st_mode
+        if not stat.S_ISREG(mode):
+            self.close()
+            kind = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(kind, "not a regular file", path)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence != os.SEEK_SET:
+            raise io.UnsupportedOperation("only from the start")
+        self._position = offset
+        return offset
+
+    def readinto(self, b: WriteableBuffer, /) -> int:
+        n = os.preadv(self._fd, [b], self._position)
+        self._position += n
+        return n
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Those bytes; fewer only at the file's end."""
+        data = os.pread(self._fd, size, offset)
+        while len(data) < size and (piece := os.pread(self._fd, size - len(data), offset + len(data))):
+            data += piece
+        return data
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._fd)
+
+
+class CheckpointReader(Single):
     """An open checkpoint: ``header``, ``text``, ``payload`` as a stream, ``trailer``. Made by :func:`open`."""
 
     payload: PayloadReader | RawReader
@@ -201,12 +252,12 @@ class CheckpointReader:
     def __init__(self, path: StrPath, *, workers: int | None = None) -> None:
         self._path = os.fsdecode(path)
         self._workers = _workers.resolve(workers)
-        self._fp = io.FileIO(self._path)
+        self._fp = _RegularFile(self._path)
         try:
             with _located(path):
                 self.header, text_bytes, self._file_size = _examine(self._fp)
                 self.text = self._read(_layout.PREFIX_SIZE, text_bytes)
-                if (key := _key_unlike_name(self._path, self.text)) is not None:
+                if (key := _sha1_mismatch(self._path, self.text)) is not None:
                     raise CorruptError(
                         f"the text's SHA-1 is {key}, not the one in the file's name",
                         offset=_layout.PREFIX_SIZE,
@@ -248,53 +299,10 @@ class CheckpointReader:
             return self._read(self._region_end, self.trailer_bytes)
 
     def _read(self, offset: int, size: int) -> bytes:
-        data = _read_at(self._fp, offset, size)
+        data = self._fp.read_at(offset, size)
         if len(data) < size:
-            raise _shrunk(offset + len(data))
+            raise TruncatedError("the file became shorter while it was read", offset=offset + len(data), field="file")
         return data
-
-    def read_payload(self, into: WriteableBuffer) -> None:
-        """Reads the whole payload into a buffer of exactly its size, wherever its stream stands.
-
-        A compressed one is decoded from a mapping of the file, on systems that can say beforehand whether a page is
-        readable: where they can't, a failing disk would end the process instead of raising OSError.
-        """
-        target = _core.target(into)
-        if len(target) != self.payload.raw_total:
-            raise ValueError(f"into is {len(target)} bytes, the payload of {self._path} is {self.payload.raw_total}")
-        with _located(self._path):
-            mapping = None if self.header.codec is Codec.NONE else self._map()
-            if mapping is None:
-                self.payload.seek(0)
-                self.payload.readinto(into)
-                return
-            try:
-                _core.decode(
-                    _core.source(mapping),
-                    self._region_start,
-                    self._region_end,
-                    self.header.chunk_size,
-                    target,
-                    self._workers,
-                    mapped=True,
-                )
-            except Ds4kvError as error:
-                error.offset = self._region_start + (error.offset or 0)
-                raise
-
-    def _map(self) -> mmap.mmap | None:
-        if not sys.platform.startswith("linux"):
-            return None
-        if os.fstat(self._fp.fileno()).st_size < self._region_end:
-            raise _shrunk(self._region_end)
-        mapping = mmap.mmap(self._fp.fileno(), self._region_end, access=mmap.ACCESS_READ)
-        try:
-            mapping.madvise(_MADV_POPULATE_READ, 0, 1)
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # before Linux 5.14
-                return None
-            raise
-        return mapping
 
     def close(self) -> None:
         """Closes the stream and the file."""
@@ -328,11 +336,14 @@ class CheckpointWriter(Finishable):
         raw_total: int | None,
         fsync: bool,
     ) -> None:
-        self._path = os.fsdecode(path)
+        self._path = os.path.realpath(os.fsdecode(path))  # whatever becomes of the working directory; links stay
         if len(text) >= 1 << 32:
             raise ValueError(f"the text is {len(text)} bytes; its length has 32 bits")
-        if (key := _key_unlike_name(self._path, text)) is not None:
-            raise ValueError(f"{self._path} is named by a SHA-1 that isn't the text's, which is {key}")
+        if (key := _sha1_mismatch(os.fsdecode(path), text)) is not None:
+            raise ValueError(f"{os.fsdecode(path)} is named by a SHA-1 that isn't the text's, which is {key}")
+        if os.path.exists(self._path) and not os.path.isfile(self._path):
+            kind = errno.EISDIR if os.path.isdir(self._path) else errno.EEXIST
+            raise OSError(kind, "not a regular file, and not to be replaced by one", self._path)
         self.header = header
         self.trailer = trailer
         self._fsync = fsync
@@ -366,7 +377,8 @@ class CheckpointWriter(Finishable):
     def close(self) -> None:
         """Finishes the payload and publishes the file under its name.
 
-        If that can't be done the temporary file is removed and the error raised: what was at the target stays.
+        If that can't be done the temporary file is removed and the error raised: what was at the target stays. Only an
+        error of the last step of ``fsync``, which is the directory's, comes after the file has its name.
         """
         if not self._unfinished:
             return
@@ -413,18 +425,18 @@ class CheckpointWriter(Finishable):
 def _codec(layout: Layout, codec: str | Codec | None) -> Codec:
     if codec is None:
         return Codec.NONE if layout is Layout.V1 or _workers.compression_is_off() else Codec.LZ4
-    if isinstance(codec, Codec):
-        return codec
+    if isinstance(codec, int):
+        return Codec(codec)
     try:
         return Codec[codec.upper()]
     except KeyError:
         raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}") from None
 
 
-def _examine(fp: io.FileIO) -> tuple[Header, int, int]:
+def _examine(fp: _RegularFile) -> tuple[Header, int, int]:
     """Header, size of the text, size of the file; all that is claimed lies within the file."""
     file_size = os.fstat(fp.fileno()).st_size
-    header, text_bytes = _layout.examine(lambda offset, size: _read_at(fp, offset, size), file_size)
+    header, text_bytes = _layout.examine(fp.read_at, file_size)
     left = file_size - _layout.PREFIX_SIZE
     if text_bytes > left:
         raise TruncatedError(
@@ -440,22 +452,7 @@ def _examine(fp: io.FileIO) -> tuple[Header, int, int]:
     return header, text_bytes, file_size
 
 
-def _read_at(fp: io.FileIO, offset: int, size: int) -> bytes:
-    """Those bytes of the file; fewer only at its end."""
-    data = os.pread(fp.fileno(), size, offset)
-    while len(data) < size:
-        piece = os.pread(fp.fileno(), size - len(data), offset + len(data))
-        if not piece:
-            break
-        data += piece
-    return data
-
-
-def _shrunk(offset: int) -> TruncatedError:
-    return TruncatedError("the file became shorter while it was read", offset=offset, field="file")
-
-
-def _key_unlike_name(path: str, text: bytes) -> str | None:
+def _sha1_mismatch(path: str, text: bytes) -> str | None:
     """The text's SHA-1 if the file is named by another one, else None."""
     name = os.path.basename(path)
     if len(name) != 43 or not name.endswith(".kv") or not _HEX_DIGITS.issuperset(name[:40]):
@@ -490,6 +487,14 @@ def _fresh_memory(size: int) -> WriteableBuffer:
         with contextlib.suppress(OSError):  # a wish, which kernels without huge pages refuse
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
+
+
+def _as_bytes(memory: WriteableBuffer) -> memoryview:
+    try:
+        return memoryview(memory).cast("B")
+    except (TypeError, ValueError):  # formats that Python has no name for, and shapes of no bytes
+        target = _core.target(memory)
+        return _core.view(target, 0, len(target))
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -8,6 +8,7 @@ listing a directory of checkpoints needs nothing else.
 from __future__ import annotations
 
 import enum
+import operator
 import struct
 from typing import Any, NamedTuple, Self
 
@@ -98,7 +99,7 @@ class Header(_Fields):
     the size of the payload region as stored; ``chunk_size`` is in payload bytes, 0 where there are no chunks.
     ``model_id`` and ``payload_abi`` are bytes 7 and 20-23 of ``v1``, which newer engines use and older ones leave 0.
 
-    Raises ValueError when built from values that no file may hold.
+    Raises ValueError when built from values that no file may hold, TypeError from what is no whole number.
     """
 
     __slots__ = ()
@@ -111,7 +112,7 @@ class Header(_Fields):
         if self.quant_bits not in (2, 4):
             raise ValueError(f"quant_bits is {self.quant_bits}, not 2 or 4")
         for name, bits in _WIDTHS.items():
-            value = getattr(self, name)
+            value = operator.index(getattr(self, name))
             if not 0 <= value < 1 << bits:
                 raise ValueError(f"{name} is {value}, outside 0..2**{bits} - 1")
         if self.tokens == 0:

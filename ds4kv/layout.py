@@ -23,6 +23,8 @@ _FRAME = struct.Struct("<QI")
 _CRC_HEADER_SIZE = 64
 _MIN_LOG2 = 12  # chunks of 4 KiB: below, a byte is taken for something else than a chunk size
 
+_MIN_BLOCK_SIZE = 2  # token and literal
+
 ReadAt = Callable[[int, int], bytes]
 """read_at(offset, size): those bytes of the file, fewer only at its end."""
 
@@ -99,12 +101,14 @@ def _fits(read_at: ReadAt, file_size: int, head: bytes, candidate: _Candidate) -
     offset += _FRAME.size
     if chunk_count != -(-raw_total // candidate.chunk_size):
         return False
-    if chunk_count * (candidate.record_head_size + 1) > end - offset:
+    if chunk_count * (candidate.record_head_size + _MIN_BLOCK_SIZE) > end - offset:
         return False
     for _ in range(chunk_count):
         if offset + candidate.record_head_size > end:
             return False
         block_size = int.from_bytes(read_at(offset + 4, 4), "little")
+        if block_size < _MIN_BLOCK_SIZE:  # also, so that a walk over an empty file ends
+            return False
         offset += candidate.record_head_size + block_size
     return offset == end
 

@@ -16,7 +16,7 @@ import threading
 import warnings
 from array import array
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Self, SupportsIndex
 
 from ds4kv import _core
 from ds4kv import workers as _workers
@@ -26,7 +26,18 @@ from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["Finishable", "PayloadReader", "PayloadWriter", "RawReader", "RawWriter", "encoder_level", "write_all"]
+    BinaryFile = BinaryIO | io.RawIOBase | io.BufferedIOBase
+
+__all__ = [
+    "Finishable",
+    "PayloadReader",
+    "PayloadWriter",
+    "RawReader",
+    "RawWriter",
+    "Single",
+    "encoder_level",
+    "write_all",
+]
 
 _SCRATCH_SIZE = 1 << 20
 _MAX_CHUNK_COUNT = (1 << 32) - 1
@@ -65,16 +76,20 @@ class _Turn:
         self._lock.release()
 
 
-def write_all(fp: BinaryIO, data: memoryview) -> None:
+def write_all(fp: BinaryFile, data: memoryview) -> None:
     """Writes until nothing is left, as a raw file may take less than it is given."""
     while data:
         n = fp.write(data)
         if n is None:
             raise BlockingIOError(errno.EAGAIN, "the file object is non-blocking and took nothing")
+        if not 0 < n <= len(data):
+            raise OSError(errno.EIO, f"the file object was given {len(data)} bytes and says that it took {n}")
+        if n == len(data):
+            return
         data = data[n:]
 
 
-def _read_into(fp: BinaryIO, room: memoryview) -> int:
+def _read_into(fp: BinaryFile, room: memoryview) -> int:
     """Bytes read into ``room``; 0 at the end. File objects that only have read() do as well."""
     if hasattr(fp, "readinto"):
         n = fp.readinto(room)
@@ -84,15 +99,33 @@ def _read_into(fp: BinaryIO, room: memoryview) -> int:
         room[: n or 0] = piece or b""
     if n is None:
         raise BlockingIOError(errno.EAGAIN, "the file object is non-blocking and had nothing")
+    if not 0 <= n <= len(room):
+        raise OSError(errno.EIO, f"the file object was asked for {len(room)} bytes and says that it gave {n}")
     return int(n)
 
 
-def _path_of(fp: BinaryIO) -> str | None:
+def _read_exactly(fp: BinaryFile, size: int) -> bytes:
+    """``size`` bytes, fewer only at the end."""
+    data = bytearray(size)
+    room = memoryview(data)
+    while room and (n := _read_into(fp, room)):
+        room = room[n:]
+    return bytes(data[: size - len(room)])
+
+
+def _path_of(fp: BinaryFile) -> str | None:
     name = getattr(fp, "name", None)
     return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else None
 
 
-class Finishable:
+class Single:
+    """What holds threads, or a file that isn't published, is one thing: a copy would share and free them."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} can't be copied or pickled")
+
+
+class Finishable(Single):
     """What is finished by close() and by leaving a ``with`` block well, and abandoned by every other end."""
 
     _unfinished = False  # from the end of the constructor on
@@ -123,11 +156,12 @@ class Finishable:
 class _Writer(Finishable, io.RawIOBase):
     """What both writers share: counting, and the difference between an end and a finish."""
 
-    def __init__(self, fp: BinaryIO, raw_total: int | None) -> None:
+    def __init__(self, fp: BinaryFile, raw_total: int | None) -> None:
         if raw_total is not None and raw_total < 0:
             raise ValueError(f"raw_total is {raw_total}")
         self._fp = fp
         self._turn = _Turn()
+        self._owner = os.getpid()
         self._raw_total = raw_total
         self._raw_bytes = 0
         self._failed = False
@@ -150,7 +184,7 @@ class _Writer(Finishable, io.RawIOBase):
         raise NotImplementedError
 
     def _free(self) -> None:
-        """Gives up what is held; called once."""
+        """Gives up what is held, if it still is."""
 
     def writable(self) -> bool:
         return True
@@ -170,18 +204,20 @@ class _Writer(Finishable, io.RawIOBase):
                 raise ValueError("write to a closed stream")
             if self._failed:
                 raise Ds4kvError("the region is broken: an earlier write failed")
-            payload = _core.source(b)
-            size = len(payload)
-            if self._raw_total is not None and size > self._raw_total - self._raw_bytes:
-                raise ValueError(
-                    f"raw_total is {self._raw_total} bytes; {size} more after {self._raw_bytes} are too many"
-                )
-            try:
-                self._put(payload)
-            except BaseException:
-                self._failed = True
-                self._free()
-                raise
+            if os.getpid() != self._owner:
+                raise RuntimeError("a stream is written by the process that made it, and this is a fork of it")
+            with _core.source(b) as payload:
+                size = len(payload)
+                if self._raw_total is not None and size > self._raw_total - self._raw_bytes:
+                    raise ValueError(
+                        f"raw_total is {self._raw_total} bytes; {size} more after {self._raw_bytes} are too many"
+                    )
+                try:
+                    self._put(payload)
+                except BaseException:
+                    self._free()
+                    self._failed = True
+                    raise
             self._raw_bytes += size
             return size
 
@@ -211,8 +247,7 @@ class _Writer(Finishable, io.RawIOBase):
 
     def _end(self) -> None:
         self._unfinished = False
-        if not self._failed:
-            self._free()
+        self._free()
         io.RawIOBase.close(self)
 
 
@@ -220,9 +255,9 @@ class PayloadWriter(_Writer):
     """Payload in, a compressed region out to ``fp``, from its current position on.
 
     ``chunk_size`` is in payload bytes, 1 to 64 MiB, and goes into the file's header; ``workers`` as
-    :func:`ds4kv.workers.resolve` has it. Memory is at most 2 x workers + 1 chunks. The region begins with its own size
-    in payload bytes: with ``raw_total`` that is written at once and ``fp`` may be a pipe or a socket, without it
-    ``fp`` must seek, as close() goes back to fill it in.
+    :func:`ds4kv.workers.resolve` has it. Memory is at most 2 x workers + 1 chunks, 2 without workers. The region begins
+    with its own size in payload bytes: with ``raw_total`` that is written at once and ``fp`` may be a pipe or a socket,
+    without it ``fp`` must seek, as close() goes back to fill it in.
 
     Raises io.UnsupportedOperation if it can't, ValueError for an argument outside its range.
     """
@@ -231,7 +266,7 @@ class PayloadWriter(_Writer):
 
     def __init__(
         self,
-        fp: BinaryIO,
+        fp: BinaryFile,
         *,
         chunk_size: int = CHUNK_SIZE,
         workers: int | None = None,
@@ -244,8 +279,8 @@ class PayloadWriter(_Writer):
             raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
         if (raw_total or 0) > _MAX_CHUNK_COUNT * chunk_size:
             raise ValueError(f"{raw_total} bytes are more than {_MAX_CHUNK_COUNT} chunks of {chunk_size}")
-        if raw_total is None and not fp.seekable():
-            raise io.UnsupportedOperation("the file object can't seek: give raw_total, the payload's size")
+        if raw_total is None and (not fp.seekable() or "a" in str(getattr(fp, "mode", ""))):
+            raise io.UnsupportedOperation("the file object can't go back: give raw_total, the payload's size")
         count = _workers.resolve(workers)
         self._start = fp.tell() if raw_total is None else None
         self._region_bytes = 0
@@ -291,8 +326,9 @@ class PayloadWriter(_Writer):
         if record is None:
             return False
         self._emit_frame()
-        write_all(self._fp, record)
-        self._region_bytes += len(record)
+        with record:  # whoever keeps it finds it released, and not memory that is something else by now
+            write_all(self._fp, record)
+            self._region_bytes += len(record)
         return True
 
     def _emit_frame(self) -> None:
@@ -313,9 +349,9 @@ class PayloadWriter(_Writer):
             self._fp.seek(self._start + self._region_bytes)
 
     def _free(self) -> None:
-        if self._ring is not None:
-            self._ring.free()
-            self._ring = None
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            ring.free()
 
 
 class RawWriter(_Writer):
@@ -325,29 +361,30 @@ class RawWriter(_Writer):
     def region_bytes(self) -> int:
         return self._raw_bytes
 
-    def __init__(self, fp: BinaryIO, *, raw_total: int | None = None) -> None:
+    def __init__(self, fp: BinaryFile, *, raw_total: int | None = None) -> None:
         super().__init__(fp, raw_total)
         self._unfinished = True
 
     def _put(self, payload: Any) -> None:
-        write_all(self._fp, _core.view(payload, 0, len(payload)))
+        with _core.view(payload, 0, len(payload)) as data:
+            write_all(self._fp, data)
 
     def _finish(self) -> None:
         pass
 
 
-class _Reader(io.RawIOBase):
+class _Reader(Single, io.RawIOBase):
     """What both readers share: a position in a payload whose size is known before its first byte."""
 
-    def __init__(self, fp: BinaryIO, region_bytes: int, raw_total: int) -> None:
+    def __init__(self, fp: BinaryFile, region_bytes: int, raw_total: int) -> None:
         self._turn = _Turn()
         self._fp = fp
         self._region_bytes = region_bytes
         self._raw_total = raw_total
         self._start = fp.tell() if fp.seekable() else None  # of the region
         self._position = 0
-        if region_bytes < 0:
-            raise ValueError(f"region_bytes is {region_bytes}")
+        if not 0 <= region_bytes < 1 << 64:
+            raise ValueError(f"region_bytes is {region_bytes}, outside 0..2**64 - 1")
 
     @property
     def raw_total(self) -> int:
@@ -396,15 +433,15 @@ class _Reader(io.RawIOBase):
         """
         with self._turn:
             self._check_open()
-            room = _core.target(b)
-            n = min(len(room), self._raw_total - self._position)
-            if n <= 0:
-                return 0
-            try:
-                self._fill(room, n)
-            except Ds4kvError as error:
-                self._place(error)
-                raise
+            with _core.target(b) as room:
+                n = min(len(room), self._raw_total - self._position)
+                if n <= 0:
+                    return 0
+                try:
+                    self._fill(room, n)
+                except Ds4kvError as error:
+                    self._place(error)
+                    raise
             self._position += n
             return n
 
@@ -434,15 +471,15 @@ class PayloadReader(_Reader):
 
     The frame is read at once: ``raw_total``, the payload's exact size, is known before the first byte. ``chunk_size``
     is the one in the file's header; ``workers`` as :func:`ds4kv.workers.resolve` has it. Memory is at most
-    2 x workers + 1 chunks, and a readinto() of whole chunks needs none between. It seeks if ``fp`` does, by walking
-    the record heads up to the chunk that is wanted.
+    2 x workers + 1 chunks, 2 without workers, and whole chunks go straight to where a readinto() wants them. It seeks
+    if ``fp`` does, by walking the record heads up to the chunk that is wanted.
 
     Raises CorruptError if the frame can't be true of a region of this size, TruncatedError if ``fp`` ends within it.
     """
 
     _ring: _core.Decompressor | None = None
 
-    def __init__(self, fp: BinaryIO, region_bytes: int, *, chunk_size: int, workers: int | None = None) -> None:
+    def __init__(self, fp: BinaryFile, region_bytes: int, *, chunk_size: int, workers: int | None = None) -> None:
         super().__init__(fp, region_bytes, 0)
         if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
@@ -454,6 +491,7 @@ class PayloadReader(_Reader):
             raise
         self._raw_total = self._frame.raw_total
         self._ring_position = 0
+        self._fed = _core.FRAME_SIZE  # bytes of the region given to the ring, counted from the region's start
         self._at_first_record = True
         self._offsets = array("Q", [_core.FRAME_SIZE])  # of records in the region, as far as walked
 
@@ -463,14 +501,11 @@ class PayloadReader(_Reader):
         return self._frame.chunk_count
 
     def _read_frame(self, chunk_size: int) -> _core.Frame:
-        head = bytearray(_core.FRAME_SIZE if self._region_bytes >= _core.FRAME_SIZE else 0)
-        arrived = 0
-        while arrived < len(head):
-            n = _read_into(self._fp, memoryview(head)[arrived:])
-            if n == 0:
-                raise TruncatedError("the input ends within the frame", offset=arrived, field="frame")
-            arrived += n
-        return _core.frame_decode(bytes(head), self._region_bytes, chunk_size)
+        size = _core.FRAME_SIZE if self._region_bytes >= _core.FRAME_SIZE else 0
+        head = _read_exactly(self._fp, size)
+        if len(head) < size:
+            raise TruncatedError("the input ends within the frame", offset=len(head), field="frame")
+        return _core.frame_decode(head, self._region_bytes, chunk_size)
 
     def _fill(self, room: Any, n: int) -> None:
         try:
@@ -502,9 +537,12 @@ class PayloadReader(_Reader):
         room = ring.room()
         if room is None:
             return False
+        if self._start is not None:
+            self._fp.seek(self._start + self._fed)  # another stream may share the file object
         n = _read_into(self._fp, room)
         if n == 0:
             ring.finish()
+        self._fed += n
         ring.put(n)
         return True
 
@@ -517,17 +555,15 @@ class PayloadReader(_Reader):
             if self._start is None and not self._at_first_record:
                 raise Ds4kvError("an earlier read failed, and the file object can't seek back")
             self._at_first_record = False
-            offset = self._offset_of(chunk)
-            if self._start is not None:
-                self._fp.seek(self._start + offset)
-            self._ring = _core.Decompressor(self._frame, self._region_bytes, chunk, offset, self._workers)
+            self._fed = self._offset_of(chunk)
+            self._ring = _core.Decompressor(self._frame, self._region_bytes, chunk, self._fed, self._workers)
             self._ring_position = self._position - ahead
         if ahead:
-            scratch = _core.target(bytearray(min(ahead, _SCRATCH_SIZE)))
-            while self._ring_position < self._position:
-                n = min(len(scratch), self._position - self._ring_position)
-                self._pump(self._ring, scratch, n)
-                self._ring_position += n
+            with _core.target(bytearray(min(ahead, _SCRATCH_SIZE))) as scratch:
+                while self._ring_position < self._position:
+                    n = min(len(scratch), self._position - self._ring_position)
+                    self._pump(self._ring, scratch, n)
+                    self._ring_position += n
         return self._ring
 
     def _offset_of(self, chunk: int) -> int:
@@ -535,7 +571,7 @@ class PayloadReader(_Reader):
         while len(self._offsets) <= chunk:
             offset = self._offsets[-1]
             self._fp.seek((self._start or 0) + offset)
-            head = self._fp.read(_core.RECORD_HEAD_SIZE)
+            head = _read_exactly(self._fp, _core.RECORD_HEAD_SIZE)
             if len(head) < _core.RECORD_HEAD_SIZE:
                 raise TruncatedError("the input ends within a record head", offset=offset, field="record")
             end = offset + _core.RECORD_HEAD_SIZE + int.from_bytes(head[4:], "little")
@@ -545,9 +581,9 @@ class PayloadReader(_Reader):
         return self._offsets[chunk]
 
     def _drop(self) -> None:
-        if self._ring is not None:
-            self._ring.free()
-            self._ring = None
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            ring.free()
 
     def close(self) -> None:
         """Ends the threads; the file object stays open."""
@@ -561,7 +597,7 @@ class PayloadReader(_Reader):
 class RawReader(_Reader):
     """The payload of a region of codec ``none``: ``region_bytes`` bytes from ``fp``'s position on."""
 
-    def __init__(self, fp: BinaryIO, region_bytes: int) -> None:
+    def __init__(self, fp: BinaryFile, region_bytes: int) -> None:
         super().__init__(fp, region_bytes, region_bytes)
 
     def _fill(self, room: Any, n: int) -> None:
@@ -569,7 +605,8 @@ class RawReader(_Reader):
             self._fp.seek(self._start + self._position)
         done = 0
         while done < n:
-            took = _read_into(self._fp, _core.view(room, done, n))
+            with _core.view(room, done, n) as left:
+                took = _read_into(self._fp, left)
             if took == 0:
                 raise TruncatedError("the input ends within the payload", offset=self._position + done, field="payload")
             done += took

@@ -13,7 +13,8 @@ THREADS_VARIABLE = "DS4_KV_CACHE_COMPRESSION_THREADS"
 def _from_environment() -> int | None:
     """The variable's value, or None if it is unset or not a whole number from 0 to 64, as ds4 has it."""
     value = os.environ.get(THREADS_VARIABLE, "")
-    return int(value) if value.isascii() and value.isdigit() and int(value) <= MAX_WORKERS else None
+    is_number = value.isascii() and value.isdigit() and len(value) < 10
+    return int(value) if is_number and int(value) <= MAX_WORKERS else None
 
 
 def compression_is_off() -> bool:

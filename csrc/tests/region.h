@@ -245,7 +245,7 @@ static inline verdict read_region(bytes region, way way)
 }
 
 /* The same by ds4kv_decode. */
-static inline verdict decode_region(bytes region, uint32_t chunk_size, int workers, bool mapped)
+static inline verdict decode_region(bytes region, uint32_t chunk_size, int workers)
 {
     verdict verdict = {0};
     uint64_t raw_total = 0;
@@ -254,7 +254,7 @@ static inline verdict decode_region(bytes region, uint32_t chunk_size, int worke
     if (raw_total > 255 * region.n)
         raw_total = 0; /* to be refused before anything else is looked at */
     bytes out = guarded_new(raw_total);
-    verdict.status = ds4kv_decode(region.at, region.n, chunk_size, out.at, raw_total, workers, mapped, &verdict.fault);
+    verdict.status = ds4kv_decode(region.at, region.n, chunk_size, out.at, raw_total, workers, &verdict.fault);
     verdict.payload = guarded_open(out, verdict.status == DS4KV_OK ? out.n : 0);
     return verdict;
 }

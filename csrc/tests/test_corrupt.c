@@ -133,7 +133,7 @@ static void check_region(bytes region, const char *field, uint64_t offset)
                        .take_size = 777,
                        .aim_size = i % 2 ? SIZE_MAX : 0};
             verdict read = read_region(region, way);
-            verdict decoded = decode_region(region, CHUNK, workers[i], false);
+            verdict decoded = decode_region(region, CHUNK, workers[i]);
             if (field) {
                 check_fault(read, field, offset);
                 check_fault(decoded, field, offset);
@@ -268,6 +268,21 @@ static void test_wrong_start(void)
         }
 }
 
+static void test_fault_after_a_seek(void)
+{
+    bytes region = good_region();
+    region.at[THIRD + 8] = 0;
+    for (size_t i = 0; i < COUNT(workers); i++) {
+        way way = {.chunk_size = CHUNK, .workers = workers[i], .put_size = SIZE_MAX, .take_size = SIZE_MAX};
+        CASE("from the second chunk on, %s", way_text(&way));
+        verdict verdict = read_from(region, region.n, 1, SECOND, way);
+        CHECK(strstr(verdict.fault.why, "chunk 2"));
+        CHECK_EQ(verdict.payload.n, CHUNK);
+        check_fault(verdict, "block", THIRD + 8);
+    }
+    free(region.at);
+}
+
 /* ---- the end of the input, and what stays ---- */
 
 static void test_truncated(void)
@@ -366,6 +381,7 @@ int main(void)
     test_block_of_wrong_size();
     test_bytes_left_over();
     test_wrong_start();
+    test_fault_after_a_seek();
     test_truncated();
     test_errors_stick();
     test_good_bytes_come_first();

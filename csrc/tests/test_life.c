@@ -202,7 +202,7 @@ static void *round_trips(void *arg)
         CASE("thread %zu, %s", number, way_text(&way));
         bytes region = write_region(payload, way);
         verdict read = read_region(region, way);
-        verdict decoded = decode_region(region, way.chunk_size, way.workers, false);
+        verdict decoded = decode_region(region, way.chunk_size, way.workers);
         CHECK_EQ(read.status, DS4KV_OK);
         CHECK_EQ(decoded.status, DS4KV_OK);
         CHECK(bytes_equal(read.payload, payload));

@@ -92,7 +92,7 @@ static void test_claims_cost_nothing(void)
         ds4kv_frame_init(&claim, raw_totals[i], DS4KV_MAX_CHUNK_SIZE); /* where it can: with the right count */
         ds4kv_frame_encode(&claim, region);
         reset();
-        CHECK_EQ(ds4kv_decode(region, sizeof region, DS4KV_MAX_CHUNK_SIZE, out, raw_totals[i], 64, 0, &fault),
+        CHECK_EQ(ds4kv_decode(region, sizeof region, DS4KV_MAX_CHUNK_SIZE, out, raw_totals[i], 64, &fault),
                  DS4KV_CORRUPT);
         CHECK_EQ(atomic_load(&asked), 0);
     }
@@ -157,7 +157,7 @@ static void test_rings_are_bounded(void)
             free(verdict.payload.at);
 
             reset();
-            verdict = decode_region(region, chunk_size, workers, false);
+            verdict = decode_region(region, chunk_size, workers);
             CHECK_EQ(verdict.status, DS4KV_OK);
             CHECK(atomic_load(&asked) < SMALL + 2 * payload.n + 1000);
             free(verdict.payload.at);
@@ -182,7 +182,7 @@ static unsigned threads_for(bytes payload, uint32_t chunk_size, int workers, boo
     CHECK_EQ(atomic_load(&threads_started) > 0, most > 0);
     CHECK(atomic_load(&threads_started) <= (unsigned)workers);
     reset();
-    verdict decoded = decode_region(region, chunk_size, workers, false);
+    verdict decoded = decode_region(region, chunk_size, workers);
     CHECK_EQ(decoded.status, DS4KV_OK);
     CHECK_EQ(atomic_load(&threads_started) > 0, most > 0);
     CHECK(atomic_load(&threads_started) <= (unsigned)workers);
@@ -226,7 +226,7 @@ static void test_without_threads(void)
         CHECK(bytes_equal(read.payload, payload));
         reset();
         atomic_store(&threads_left, left);
-        verdict decoded = decode_region(region, way.chunk_size, way.workers, false);
+        verdict decoded = decode_region(region, way.chunk_size, way.workers);
         CHECK_EQ(decoded.status, DS4KV_OK);
         CHECK(bytes_equal(decoded.payload, payload));
         free(decoded.payload.at);
@@ -322,7 +322,7 @@ static int try_decode(int workers)
 {
     ds4kv_fault fault;
     memset(out, 0, sizeof out);
-    return ds4kv_decode(region, region_bytes, CHUNK, out, sizeof out, workers, 0, &fault);
+    return ds4kv_decode(region, region_bytes, CHUNK, out, sizeof out, workers, &fault);
 }
 
 /* What is tried: each with its own number of allocations. */

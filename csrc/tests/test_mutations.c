@@ -59,7 +59,7 @@ static void check_same_verdict(bytes region, uint32_t chunk_size, unsigned verdi
                .take_size = pieces[draw_below(&seed, COUNT(pieces))],
                .aim_size = draw_below(&seed, 2) ? SIZE_MAX : 0};
     verdict read = read_region(region, way);
-    verdict decoded = decode_region(region, chunk_size, workers[draw_below(&seed, COUNT(workers))], false);
+    verdict decoded = decode_region(region, chunk_size, workers[draw_below(&seed, COUNT(workers))]);
     CHECK_EQ(read.status, decoded.status);
     CHECK(read.status == DS4KV_OK || read.status == DS4KV_CORRUPT);
     if (read.status == DS4KV_OK)

@@ -49,7 +49,7 @@ static void check_ways(bytes payload, bytes region, uint32_t chunk_size, int n_w
     CHECK_EQ(verdict.status, DS4KV_OK);
     check_same(verdict.payload, payload);
 
-    verdict = decode_region(region, chunk_size, n_workers, false);
+    verdict = decode_region(region, chunk_size, n_workers);
     CHECK_EQ(verdict.status, DS4KV_OK);
     check_same(verdict.payload, payload);
 

@@ -169,7 +169,7 @@ static void test_lent_counts_what_is_unread(void)
 {
     CASE("lent memory is free as soon as it is read, its records taken or not");
     ds4kv_writer *writer = writer_new(DS4KV_UNKNOWN, 2);
-    CHECK_EQ(ds4kv_writer_put(writer, payload, 201, 1), 201);
+    CHECK(ds4kv_writer_put(writer, payload, 201, 1) >= 200); /* 200 if a record is ready by then */
     while (ds4kv_writer_lent(writer) > 0)
         sched_yield();
     CHECK(ds4kv_writer_take(writer, &record) > 0);
@@ -329,6 +329,61 @@ static void test_no_wait(void)
     free(region.at);
 }
 
+static void test_waits_for_one_chunk(void)
+{
+    CASE("take waits for one chunk and not for a second");
+    const uint32_t chunk_size = 1 << 20;
+    bytes raw = payload_new(TEXT, 2 * chunk_size), out = bytes_new(raw.n);
+    bytes region = write_region(raw, (way){.chunk_size = chunk_size, .put_size = SIZE_MAX});
+    ds4kv_frame frame;
+    ds4kv_fault fault;
+    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, chunk_size, &fault), DS4KV_OK);
+    int64_t taken = 0;
+    /* One worker has memory for one chunk: it begins the second when the first is taken. That it is through with it
+     * when take looks again, some nanoseconds later, takes an odd schedule; not every time. */
+    for (int i = 0; i < 20 && taken != chunk_size; i++) {
+        size_t fed = DS4KV_FRAME_SIZE;
+        ds4kv_reader *reader;
+        CHECK_EQ(ds4kv_reader_new(&reader, &frame, region.n, 0, DS4KV_FRAME_SIZE, 1), DS4KV_OK);
+        CHECK_EQ(feed(reader, region, &fed, SIZE_MAX), DS4KV_OK);
+        CHECK_EQ(fed, region.n);
+        taken = ds4kv_reader_take(reader, out.at, out.n, 1);
+        ds4kv_reader_free(reader);
+    }
+    CHECK_EQ(taken, chunk_size);
+    free(region.at);
+    free(out.at);
+    free(raw.at);
+}
+
+/* A chunk that does not fit whole into what was aimed at is not decoded there. */
+static void test_aim_is_not_exceeded(int workers)
+{
+    ds4kv_frame frame;
+    bytes region = three_chunks(&frame);
+    bytes raw = unpack_region(region, 100);
+    for (size_t n = 1; n <= raw.n; n++) {
+        CASE("aim at %zu bytes, workers %d", n, workers);
+        bytes aimed = guarded_new(n);
+        size_t fed = DS4KV_FRAME_SIZE, done = 0;
+        ds4kv_reader *reader;
+        CHECK_EQ(ds4kv_reader_new(&reader, &frame, region.n, 0, DS4KV_FRAME_SIZE, workers), DS4KV_OK);
+        CHECK_EQ(ds4kv_reader_aim(reader, aimed.at, n), DS4KV_OK);
+        while (done < n) {
+            CHECK_EQ(feed(reader, region, &fed, SIZE_MAX), DS4KV_OK);
+            int64_t taken = ds4kv_reader_take(reader, aimed.at + done, n - done, 1);
+            CHECK(taken > 0);
+            done += (size_t)taken;
+        }
+        ds4kv_reader_free(reader);
+        bytes out = guarded_open(aimed, n);
+        CHECK(memcmp(out.at, raw.at, n) == 0);
+        free(out.at);
+    }
+    free(raw.at);
+    free(region.at);
+}
+
 /* Aimed at one place and taken to another, in parts, and aimed anew while chunks are under way. */
 static void test_aim_elsewhere(int workers)
 {
@@ -360,16 +415,16 @@ static void test_decode_arguments(void)
     bytes region = three_chunks(&frame);
     uint8_t out[251];
     ds4kv_fault fault;
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 250, 0, 0, &fault), DS4KV_OK);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 249, 0, 0, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 251, 0, 0, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 250, -1, 0, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 250, DS4KV_MAX_WORKERS + 1, 0, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 0, out, 250, 0, 0, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, DS4KV_MAX_CHUNK_SIZE + 1, out, 250, 0, 0, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 250, 0, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 249, 0, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 251, 0, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 250, -1, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 250, DS4KV_MAX_WORKERS + 1, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 0, out, 250, 0, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, DS4KV_MAX_CHUNK_SIZE + 1, out, 250, 0, &fault), DS4KV_PARAM);
 
     uint8_t empty[DS4KV_FRAME_SIZE] = {0};
-    CHECK_EQ(ds4kv_decode(empty, sizeof empty, 100, NULL, 0, 2, 0, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_decode(empty, sizeof empty, 100, NULL, 0, 2, &fault), DS4KV_OK);
     free(region.at);
 }
 
@@ -384,6 +439,7 @@ int main(void)
     test_lent_counts_what_is_unread();
     test_reader_new();
     test_no_wait();
+    test_waits_for_one_chunk();
     test_decode_arguments();
     for (int workers = 0; workers <= 8; workers += 2) {
         test_writer_moments(workers);
@@ -391,6 +447,7 @@ int main(void)
         test_lent_comes_back(workers);
         test_reader_moments(workers);
         test_aim_elsewhere(workers);
+        test_aim_is_not_exceeded(workers);
     }
     return 0;
 }

@@ -102,7 +102,8 @@ def _delivering() -> Iterator[None]:
         yield
     finally:
         try:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it is None where whoever started us had closed it
+                sys.stdout.flush()
         except OSError:
             # It stays in the buffer, and Python would try again as it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

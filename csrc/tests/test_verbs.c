@@ -169,7 +169,7 @@ static void test_lent_counts_what_is_unread(void)
 {
     CASE("lent memory is free as soon as it is read, its records taken or not");
     ds4kv_writer *writer = writer_new(DS4KV_UNKNOWN, 2);
-    CHECK(ds4kv_writer_put(writer, payload, 201, 1) >= 200); /* 200 if a record is ready by then */
+    CHECK(ds4kv_writer_put(writer, payload, 201, 1) >= 100); /* it is short where a record is ready already */
     while (ds4kv_writer_lent(writer) > 0)
         sched_yield();
     CHECK(ds4kv_writer_take(writer, &record) > 0);

@@ -23,6 +23,7 @@ typedef struct {
     uint64_t offset;    /* pusher: where the record is in its region, for faults */
     int status;         /* worker */
     bool lent;          /* pusher: src is the caller's own memory */
+    bool aimed;         /* pusher: dst is the caller's own memory */
     bool done;          /* under the ring's mutex: the worker is through with it */
 } slot;
 
@@ -71,8 +72,9 @@ void fault_block(ds4kv_fault *fault, uint64_t offset, uint64_t index, size_t raw
  *
  *     drained <= taken <= filled <= drained + n_slots           slot of chunk i: i mod n_slots
  *
- * The owner fills slot `filled` and pushes it, workers take it, the owner peeks at the oldest and pops it. A slot may be
- * taken only when taken < drained + n_out: so n_out destination memories are enough, chunk i using number i mod n_out.
+ * The owner fills slot `filled` and pushes it, workers take it, the owner peeks at the oldest and pops it. A slot that is
+ * not aimed may be taken only when taken < drained + n_out: so n_out destination memories are enough, chunk i using
+ * number i mod n_out.
  */
 typedef struct {
     pthread_mutex_t mutex; /* guards all up to `own_scratch`, and slot.done */
@@ -99,6 +101,7 @@ int ring_init(ring *ring, codec codec, int n_workers, uint32_t n_slots, uint32_t
 bool ring_is_foreign(const ring *ring); /* a forked child's copy: the threads stayed behind */
 slot *ring_next(ring *ring);            /* the slot to fill; only if filled < drained + n_slots */
 void ring_push(ring *ring, bool more);  /* more: others follow, so that a thread is worth its start */
+bool ring_is_full(const ring *ring);
 bool ring_done(ring *ring, uint64_t index);
 slot *ring_peek(ring *ring, bool wait); /* the oldest slot once done; NULL: none, or not done and no wait */
 void ring_pop(ring *ring);

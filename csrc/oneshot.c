@@ -39,7 +39,7 @@ int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size,
     for (uint32_t i = 0; i < frame.chunk_count; i++) {
         record_head head;
         status = record_head_decode(&head, bytes + offset, &frame, region_bytes, i, offset, fault);
-        if (status == DS4KV_OK && ring.filled - ring.drained == n_slots)
+        if (status == DS4KV_OK && ring_is_full(&ring))
             status = collect(&ring, fault);
         if (status != DS4KV_OK)
             break;

@@ -117,7 +117,8 @@ int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room)
     uint8_t *memory = reader->bytes;
     if (reader->head.block_size != 0) {
         uint64_t index = arriving(reader);
-        if (index >= reader->n_block && !ring_done(&reader->ring, index - reader->n_block))
+        if (ring_is_full(&reader->ring) ||
+            (index >= reader->n_block && !ring_done(&reader->ring, index - reader->n_block)))
             return 0;
         if (!(memory = block_buffer(reader)))
             return reader->status = DS4KV_NOMEM;
@@ -128,13 +129,14 @@ int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room)
 }
 
 /* Where the arriving chunk is decoded to: the caller's memory if it fits there whole, else ours. */
-static uint8_t *destination(ds4kv_reader *reader)
+static void set_destination(ds4kv_reader *reader, slot *slot)
 {
     uint64_t start = arriving(reader) * reader->frame.chunk_size;
-    if (start >= reader->aim_start && start + reader->head.raw_size <= reader->aim_end)
-        return reader->aim + (start - reader->aim_start);
-    return chunk_buffer(reader->chunks, arriving(reader) % reader->n_chunk,
-                        min_u32(reader->frame.chunk_size, reader->frame.raw_total));
+    slot->aimed = start >= reader->aim_start && start + reader->head.raw_size <= reader->aim_end;
+    slot->dst = slot->aimed ? reader->aim + (start - reader->aim_start)
+                            : chunk_buffer(reader->chunks, arriving(reader) % reader->n_chunk,
+                                           min_u32(reader->frame.chunk_size, reader->frame.raw_total));
+    slot->dst_size = reader->head.raw_size;
 }
 
 static int push_block(ds4kv_reader *reader)
@@ -142,8 +144,7 @@ static int push_block(ds4kv_reader *reader)
     slot *slot = ring_next(&reader->ring);
     slot->src = block_buffer(reader);
     slot->src_size = reader->head.block_size;
-    slot->dst = destination(reader);
-    slot->dst_size = reader->head.raw_size;
+    set_destination(reader, slot);
     slot->offset = reader->offset + DS4KV_RECORD_HEAD_SIZE;
     if (!slot->dst)
         return reader->status = DS4KV_NOMEM;

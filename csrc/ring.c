@@ -69,9 +69,10 @@ static void run_next(ring *ring, void **scratch)
     pthread_cond_signal(&ring->done);
 }
 
-static bool has_work(const ring *ring)
+static bool has_work(ring *ring)
 {
-    return ring->taken < ring->filled && ring->taken < ring->drained + ring->n_out;
+    return ring->taken < ring->filled &&
+           (ring->taken < ring->drained + ring->n_out || slot_of(ring, ring->taken)->aimed);
 }
 
 static void *worker(void *arg)
@@ -144,6 +145,11 @@ bool ring_is_foreign(const ring *ring)
 slot *ring_next(ring *ring)
 {
     return slot_of(ring, ring->filled);
+}
+
+bool ring_is_full(const ring *ring)
+{
+    return ring->filled - ring->drained == ring->n_slots;
 }
 
 void ring_push(ring *ring, bool more)

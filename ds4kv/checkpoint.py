@@ -197,6 +197,8 @@ def dump(
 class _RegularFile(io.RawIOBase):
     """A regular file to read, at a position of its own: a forked child shares the descriptor's, and moves it."""
 
+    _fd = -1  # until it is open
+
     def __init__(self, path: str) -> None:
         self.name = path
         # Without O_NONBLOCK, a FIFO would be waited for before it can be refused.
@@ -241,7 +243,8 @@ class _RegularFile(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             super().close()
-            os.close(self._fd)
+            if self._fd >= 0:
+                os.close(self._fd)
 
 
 class CheckpointReader(Single):

@@ -6,10 +6,14 @@ threads at once; :mod:`ds4kv.stream` sees to that.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 from ds4kv._native import ffi, lib
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
+
+TYPE_CHECKING = False  # importing typing would take as long as importing all of ds4kv
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "FRAME_SIZE",
@@ -32,9 +36,10 @@ MAX_LEVEL: int = lib.DS4KV_MAX_LEVEL
 _STATE: int = lib.DS4KV_STATE
 
 
-class Frame(NamedTuple):
+class Frame(namedtuple("Frame", "raw_total chunk_count chunk_size")):
     """What stands before the records of a region, and the chunk size from the file's header."""
 
+    __slots__ = ()
     raw_total: int
     chunk_count: int
     chunk_size: int

@@ -14,8 +14,7 @@ import mmap
 import os
 import stat
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Self
+from collections import namedtuple
 
 from ds4kv import _core
 from ds4kv import layout as _layout
@@ -24,7 +23,11 @@ from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.header import CHUNK_SIZE, Codec, Header, Layout, Reason
 from ds4kv.stream import Finishable, PayloadReader, PayloadWriter, RawReader, RawWriter, Single, write_all
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     StrPath = str | os.PathLike[str]
@@ -35,9 +38,10 @@ _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _HUGE_PAGE = 1 << 21
 
 
-class Checkpoint(NamedTuple):
+class Checkpoint(namedtuple("Checkpoint", "header text payload trailer")):
     """A whole checkpoint in memory. ``payload`` is a view of its bytes: of ``into`` if that was given to load."""
 
+    __slots__ = ()
     header: Header
     text: bytes
     payload: memoryview

@@ -8,8 +8,7 @@ that this release doesn't read. Plain Python, as :mod:`ds4kv.header`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import namedtuple
 
 from ds4kv.errors import CorruptError, TruncatedError, UnsupportedError
 from ds4kv.header import HEADER_SIZE, MAGIC, MAX_CHUNK_SIZE, Codec, Header, Layout
@@ -25,11 +24,16 @@ _MIN_LOG2 = 12  # chunks of 4 KiB: below, a byte is taken for something else tha
 
 _MIN_BLOCK_SIZE = 2  # token and literal
 
-ReadAt = Callable[[int, int], bytes]
-"""read_at(offset, size): those bytes of the file, fewer only at its end."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    ReadAt = Callable[[int, int], bytes]
+    """read_at(offset, size): those bytes of the file, fewer only at its end."""
 
 
-class _Candidate(NamedTuple):
+class _Candidate(namedtuple("_Candidate", "layout chunk_size record_head_size")):
+    __slots__ = ()
     layout: Layout
     chunk_size: int
     record_head_size: int

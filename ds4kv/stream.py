@@ -15,15 +15,17 @@ import os
 import threading
 import warnings
 from array import array
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Self, SupportsIndex
 
 from ds4kv import _core
 from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, BinaryIO, NoReturn, Self, SupportsIndex
+
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     BinaryFile = BinaryIO | io.RawIOBase | io.BufferedIOBase

@@ -14,7 +14,7 @@ from cffi import FFI
 CSRC = Path(os.path.relpath(Path(__file__).resolve().parent))
 LZ4 = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "vendor" / "lz4"))
 
-CORE = ["frame.c", "codec.c", "ring.c", "writer.c", "reader.c", "oneshot.c"]
+CORE = ["file.c", "frame.c", "codec.c", "ring.c", "writer.c", "reader.c", "oneshot.c"]
 
 
 def cdef_of(header: str) -> str:

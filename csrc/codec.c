@@ -38,19 +38,28 @@ static int encode(const codec *codec, void *scratch, slot *slot)
 
 static int decode(const codec *codec, void *scratch, slot *slot)
 {
-    (void)codec, (void)scratch;
-    int made = LZ4_decompress_safe((const char *)slot->src, (char *)slot->dst, (int)slot->src_size,
-                                   (int)slot->dst_size);
+    const void *block = slot->src ? slot->src : scratch;
+    if (!slot->src) {
+        int status = file_read(codec->fd, scratch, &slot->src_size, codec->start + slot->offset, &slot->os_error);
+        if (status != DS4KV_OK)
+            return status;
+    }
+    int made = LZ4_decompress_safe(block, (char *)slot->dst, (int)slot->src_size, (int)slot->dst_size);
     return made >= 0 && (size_t)made == slot->dst_size ? DS4KV_OK : DS4KV_CORRUPT;
 }
 
 codec codec_encoder(int level)
 {
     size_t scratch_size = level == 0 ? (size_t)LZ4_sizeofState() : (size_t)LZ4_sizeofStateHC();
-    return (codec){encode, scratch_size, level};
+    return (codec){.run = encode, .scratch_size = scratch_size, .level = level};
 }
 
 codec codec_decoder(void)
 {
-    return (codec){decode, 0, 0};
+    return (codec){.run = decode};
+}
+
+codec codec_file_decoder(int fd, uint64_t start, size_t block_bound)
+{
+    return (codec){.run = decode, .scratch_size = block_bound, .fd = fd, .start = start};
 }

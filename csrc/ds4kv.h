@@ -1,9 +1,10 @@
 /*
  * ds4kv.h - payload bytes <-> the compressed region of a .kv checkpoint.
  *
- * The core is sans-I/O: bytes in, bytes out. It opens no file, calls nothing back and knows no Python. A writer turns
- * payload bytes into records, a reader turns records into payload bytes; both are a ring of chunks served by worker
- * threads, behind five verbs: new, put, finish, take, free. Whoever owns the file loops over put and take.
+ * The core is bytes in, bytes out. It opens no file, calls nothing back and knows no Python. A writer turns payload
+ * bytes into records, a reader turns records into payload bytes; both are a ring of chunks served by worker threads,
+ * behind five verbs: new, put, finish, take, free. Whoever owns the file loops over put and take. A reader that is shown
+ * where its region lies, in memory or in a file that seeks, needs no put: its workers get their blocks themselves.
  *
  *     region:  frame (12 bytes), then chunk_count records
  *     frame:   u64 raw_total, u32 chunk_count
@@ -44,6 +45,7 @@ extern "C" {
 #define DS4KV_STATE -4     /* the wrong moment for this call, or a forked child */
 #define DS4KV_NOMEM -5     /* no memory */
 #define DS4KV_CODEC -7     /* the compressor failed on good arguments */
+#define DS4KV_IO -8        /* the system could not read the file; the fault has its errno */
 
 #define DS4KV_FRAME_SIZE 12
 #define DS4KV_RECORD_HEAD_SIZE 8
@@ -63,6 +65,7 @@ typedef struct {
 typedef struct {
     uint64_t offset;
     const char *field;
+    int32_t os_error; /* errno, for IO */
     char why[128];
 } ds4kv_fault;
 
@@ -91,6 +94,10 @@ DS4KV_API int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64
 /* level 0 is LZ4_compress_default, 1..12 is LZ4HC. raw_total, or DS4KV_UNKNOWN; once given, it is held to. */
 DS4KV_API int ds4kv_writer_new(ds4kv_writer **writer, uint64_t raw_total, uint32_t chunk_size, int level, int workers);
 
+/* Threads that start from now on are so much nicer than the one that starts them, so that others go before them: 0, the
+ * least, to 19. Only on Linux is a thread's niceness its own; elsewhere nothing changes. */
+DS4KV_API int ds4kv_writer_nice(ds4kv_writer *writer, int nice);
+
 /* Accepts up to n payload bytes and returns how many. Fewer than n: take one record, then put the rest. With lent,
  * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. */
 DS4KV_API int64_t ds4kv_writer_put(ds4kv_writer *writer, const void *raw, size_t n, int lent);
@@ -117,6 +124,12 @@ DS4KV_API void ds4kv_writer_free(ds4kv_writer *writer);
 DS4KV_API int ds4kv_reader_new(ds4kv_reader **reader, const ds4kv_frame *frame, uint64_t region_bytes,
                                uint32_t first_chunk, uint64_t first_offset, int workers);
 
+/* Instead of room and put, before the first of either: the region lies there, whole, and stays until free. In a file it
+ * begins at byte `start`; workers pread their blocks, and the file's position is left alone. Memory must not be a mapping
+ * of a file that others may cut short: past its end, it is a signal. */
+DS4KV_API int ds4kv_reader_from_memory(ds4kv_reader *reader, const void *region);
+DS4KV_API int ds4kv_reader_from_file(ds4kv_reader *reader, int fd, uint64_t start);
+
 /* Where the next bytes of the region belong, and how many of them at most. 0: take first, or the region is complete. */
 DS4KV_API int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room);
 
@@ -134,15 +147,20 @@ DS4KV_API int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n);
  * is ready and wait is not 0, never for a second. */
 DS4KV_API int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait);
 
-/* The fault behind a CORRUPT or TRUNCATED. */
+/* The fault behind a CORRUPT, TRUNCATED or IO. */
 DS4KV_API void ds4kv_reader_fault(const ds4kv_reader *reader, ds4kv_fault *fault);
 
 DS4KV_API void ds4kv_reader_free(ds4kv_reader *reader);
 
+/* ---- file ---- */
+
+/* Has the system begin to write those bytes of a file to its disk, and waits for none of them: an fsync that follows has
+ * less to do. Only Linux can; elsewhere nothing happens. */
+DS4KV_API void ds4kv_file_write_out(int fd, uint64_t offset, uint64_t n);
+
 /* ---- one shot ---- */
 
-/* Decodes a whole region that lies in memory into raw, which is raw_total bytes, with nothing in between. Not for a
- * mapping of a file that others may cut short: past its end, memory is a signal. */
+/* Decodes a whole region that lies in memory into raw, which is raw_total bytes, with nothing in between. */
 DS4KV_API int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size, void *raw,
                            uint64_t raw_total, int workers, ds4kv_fault *fault);
 

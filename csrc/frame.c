@@ -37,16 +37,11 @@ int fault_set(ds4kv_fault *fault, int status, uint64_t offset, const char *field
     va_list args;
     fault->offset = offset;
     fault->field = field;
+    fault->os_error = 0;
     va_start(args, why);
     vsnprintf(fault->why, sizeof fault->why, why, args);
     va_end(args);
     return status;
-}
-
-void fault_block(ds4kv_fault *fault, uint64_t offset, uint64_t index, size_t raw_size)
-{
-    fault_set(fault, DS4KV_CORRUPT, offset, "block", "chunk %" PRIu64 ": this is no LZ4 block of %zu payload bytes", index,
-              raw_size);
 }
 
 int ds4kv_frame_init(ds4kv_frame *frame, uint64_t raw_total, uint32_t chunk_size)

@@ -1,8 +1,8 @@
 /*
  * internal.h - what the files of the core share and nobody else sees.
  *
- * Floors: writer.c, reader.c and oneshot.c stand on ring.c, codec.c and frame.c; those three do not know each other,
- * but that a ring runs a codec on its slots.
+ * Floors: oneshot.c stands on reader.c; writer.c and reader.c on ring.c, codec.c and frame.c; those three do not know
+ * each other, but that a ring runs a codec on its slots. file.c is below all.
  */
 #ifndef DS4KV_INTERNAL_H
 #define DS4KV_INTERNAL_H
@@ -16,12 +16,13 @@
 /* ---- slot: one chunk on its way through a ring ---- */
 
 typedef struct {
-    const uint8_t *src; /* pusher writes before the push, worker reads */
+    const uint8_t *src; /* pusher writes before the push, worker reads; NULL: the worker reads it from the codec's file */
     uint8_t *dst;       /* pusher writes before the push, worker writes behind it */
-    size_t src_size;    /* pusher */
+    size_t src_size;    /* pusher; worker: bytes that it could read */
     size_t dst_size;    /* pusher: room at dst; worker: bytes it made */
-    uint64_t offset;    /* pusher: where the record is in its region, for faults */
+    uint64_t offset;    /* pusher: where the block is in its region, for faults and reading */
     int status;         /* worker */
+    int os_error;       /* worker: errno behind status IO */
     bool lent;          /* pusher: src is the caller's own memory */
     bool aimed;         /* pusher: dst is the caller's own memory */
     bool done;          /* under the ring's mutex: the worker is through with it */
@@ -34,13 +35,23 @@ typedef struct codec {
     int (*run)(const struct codec *codec, void *scratch, slot *slot);
     size_t scratch_size;
     int level;
+    int fd;         /* a decoder's: of the file that has the blocks, if slots have no src */
+    uint64_t start; /* of the region in that file */
 } codec;
 
 /* Makes a record of a chunk: head and block. */
 codec codec_encoder(int level);
 
-/* Makes a chunk of a block. */
+/* Makes a chunk of a block, which is the slot's src. */
 codec codec_decoder(void);
+
+/* The same of blocks of at most block_bound bytes, which whoever runs the slot reads from a file. */
+codec codec_file_decoder(int fd, uint64_t start, size_t block_bound);
+
+/* ---- file.c ---- */
+
+/* Reads *n bytes at `offset`: OK, TRUNCATED if the file ends before, or IO with errno in os_error; *n are there now. */
+int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error);
 
 /* ---- frame.c ---- */
 
@@ -58,12 +69,9 @@ int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_fram
 /* Payload bytes in chunk `index`. */
 uint32_t frame_raw_size(const ds4kv_frame *frame, uint32_t index);
 
-/* Fills in a fault, printf-like, and returns status. */
+/* Fills in a fault, printf-like, and returns status. os_error is left 0. */
 __attribute__((format(printf, 5, 6))) int fault_set(ds4kv_fault *fault, int status, uint64_t offset, const char *field,
                                                     const char *why, ...);
-
-/* The fault of a block that LZ4 refused. */
-void fault_block(ds4kv_fault *fault, uint64_t offset, uint64_t index, size_t raw_size);
 
 /* ---- ring.c ---- */
 
@@ -91,6 +99,7 @@ typedef struct {
     uint32_t n_slots;
     uint32_t n_out;
     codec codec;
+    int nice;      /* how much nicer threads are than the owner */
     int n_workers; /* threads allowed */
     int n_threads; /* threads there */
     pthread_t *threads;

@@ -5,6 +5,10 @@
  * file reads them right into place. Each block is asked for together with the record head behind it. Memory is
  * workers + 1 blocks (one arrives while the others are decoded) and as many chunks of payload as workers; a chunk that
  * is aimed at the caller's memory needs none of its own.
+ *
+ * A region that is all there, in memory or in a file, is not asked for: as many chunks as the ring has slots are on
+ * their way at any time, and whoever decodes a block reads it first. There, blocks are memory of the workers', and
+ * chunks of payload are workers + 1, as one is copied out while the others are decoded.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -25,6 +29,12 @@ struct ds4kv_reader {
     record_head head;                      /* the same, once judged; block_size 0: not yet */
     size_t arrived;                        /* bytes of what was asked for */
     size_t room;                           /* bytes that may be put now: the room given out */
+
+    enum { PUT, MEMORY, OPEN_FILE } source;
+    const uint8_t *memory; /* MEMORY: the region */
+    int fd;                /* OPEN_FILE: it begins at file_start */
+    uint64_t file_start;
+    int ahead; /* the first error of what lies there: told once all before it is taken */
 
     uint64_t raw_taken; /* payload bytes taken, since first_chunk */
     size_t chunk_taken; /* of them, from the oldest chunk */
@@ -57,7 +67,7 @@ int ds4kv_reader_new(ds4kv_reader **out, const ds4kv_frame *frame, uint64_t regi
     reader->n_block = min_u32((uint32_t)workers + 1, (uint64_t)chunks_here(reader) + 1);
     reader->n_chunk = min_u32(workers ? (uint32_t)workers : 1, (uint64_t)chunks_here(reader) + 1);
     reader->blocks = calloc(reader->n_block, sizeof *reader->blocks);
-    reader->chunks = calloc(reader->n_chunk, sizeof *reader->chunks);
+    reader->chunks = calloc(reader->n_block, sizeof *reader->chunks); /* n_block: as the source may have it */
     if (!reader->blocks || !reader->chunks ||
         ring_init(&reader->ring, codec_decoder(), workers, reader->n_block + reader->n_chunk, reader->n_chunk)) {
         ds4kv_reader_free(reader);
@@ -82,6 +92,11 @@ static uint64_t arriving(const ds4kv_reader *reader)
     return reader->ring.filled;
 }
 
+static uint32_t chunk_index(const ds4kv_reader *reader)
+{
+    return reader->first_chunk + (uint32_t)arriving(reader);
+}
+
 static bool is_complete(const ds4kv_reader *reader)
 {
     return arriving(reader) == chunks_here(reader);
@@ -92,6 +107,11 @@ static bool is_last(const ds4kv_reader *reader)
     return arriving(reader) + 1 == chunks_here(reader);
 }
 
+static size_t largest_block(const ds4kv_reader *reader)
+{
+    return min_u32(ds4kv_block_bound(reader->frame.chunk_size), reader->region_bytes);
+}
+
 /* What is asked for at once: a record head, or a block and the head behind it. */
 static size_t wanted(const ds4kv_reader *reader)
 {
@@ -100,11 +120,10 @@ static size_t wanted(const ds4kv_reader *reader)
     return reader->head.block_size + (is_last(reader) ? 0 : (size_t)DS4KV_RECORD_HEAD_SIZE);
 }
 
-/* Blocks get the memory of the largest that can come: the region's bytes or a bound, whichever is less. */
 static uint8_t *block_buffer(ds4kv_reader *reader)
 {
-    size_t most = min_u32(ds4kv_block_bound(reader->frame.chunk_size), reader->region_bytes);
-    return chunk_buffer(reader->blocks, arriving(reader) % reader->n_block, most + DS4KV_RECORD_HEAD_SIZE);
+    return chunk_buffer(reader->blocks, arriving(reader) % reader->n_block,
+                        largest_block(reader) + DS4KV_RECORD_HEAD_SIZE);
 }
 
 int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room)
@@ -112,7 +131,7 @@ int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room)
     int status = enter(reader);
     if (status != DS4KV_OK)
         return status;
-    if (is_complete(reader))
+    if (is_complete(reader) || reader->source != PUT)
         return 0;
     uint8_t *memory = reader->bytes;
     if (reader->head.block_size != 0) {
@@ -139,20 +158,101 @@ static void set_destination(ds4kv_reader *reader, slot *slot)
     slot->dst_size = reader->head.raw_size;
 }
 
-static int push_block(ds4kv_reader *reader)
+/* block NULL: whoever runs the slot reads it from the file. */
+static int push_block(ds4kv_reader *reader, const uint8_t *block)
 {
     slot *slot = ring_next(&reader->ring);
-    slot->src = block_buffer(reader);
+    slot->src = block;
     slot->src_size = reader->head.block_size;
     set_destination(reader, slot);
     slot->offset = reader->offset + DS4KV_RECORD_HEAD_SIZE;
     if (!slot->dst)
-        return reader->status = DS4KV_NOMEM;
-    memcpy(reader->bytes, slot->src + slot->src_size, is_last(reader) ? 0 : DS4KV_RECORD_HEAD_SIZE);
+        return DS4KV_NOMEM;
     reader->offset += DS4KV_RECORD_HEAD_SIZE + reader->head.block_size;
     reader->head.block_size = 0;
     ring_push(&reader->ring, chunks_here(reader) > 1);
     return DS4KV_OK;
+}
+
+static int decode_head(ds4kv_reader *reader)
+{
+    return record_head_decode(&reader->head, reader->bytes, &reader->frame, reader->region_bytes, chunk_index(reader),
+                              reader->offset, &reader->fault);
+}
+
+/* `status` of what was read or decoded at `offset` for chunk `index`, and the fault behind it. */
+static int judge(ds4kv_reader *reader, int status, uint64_t offset, uint64_t index, int os_error)
+{
+    ds4kv_fault *fault = &reader->fault;
+    if (status == DS4KV_CORRUPT)
+        fault_set(fault, status, offset, "block", "chunk %" PRIu64 ": this is no LZ4 block of %" PRIu32 " payload bytes",
+                  index, frame_raw_size(&reader->frame, (uint32_t)index));
+    if (status == DS4KV_TRUNCATED)
+        fault_set(fault, status, offset, "region", "the input ends in chunk %" PRIu64 " of %" PRIu32, index,
+                  reader->frame.chunk_count);
+    if (status == DS4KV_IO)
+        fault_set(fault, status, offset, "region", "chunk %" PRIu64 " can't be read", index);
+    fault->os_error = os_error;
+    return status;
+}
+
+/* The head of the record that arrives, from where it lies. */
+static int fetch_head(ds4kv_reader *reader)
+{
+    int status = DS4KV_OK, os_error = 0;
+    size_t size = DS4KV_RECORD_HEAD_SIZE;
+    if (reader->source == MEMORY) /* a wrong start may leave no room for a head, which is then judged by that */
+        memcpy(reader->bytes, reader->memory + reader->offset,
+               min_u32(DS4KV_RECORD_HEAD_SIZE, reader->region_bytes - reader->offset));
+    else
+        status = file_read(reader->fd, reader->bytes, &size, reader->file_start + reader->offset, &os_error);
+    if (status != DS4KV_OK)
+        return judge(reader, status, reader->offset + size, chunk_index(reader), os_error);
+    return decode_head(reader);
+}
+
+/* Keeps the ring full of what lies there, up to the first fault. */
+static void push_ahead(ds4kv_reader *reader)
+{
+    while (reader->ahead == DS4KV_OK && !is_complete(reader) && !ring_is_full(&reader->ring)) {
+        if ((reader->ahead = fetch_head(reader)) != DS4KV_OK)
+            return;
+        uint64_t block = reader->offset + DS4KV_RECORD_HEAD_SIZE;
+        reader->ahead = push_block(reader, reader->source == MEMORY ? reader->memory + block : NULL);
+    }
+}
+
+/* Where nothing was asked for or decoded yet. */
+static int set_source(ds4kv_reader *reader, int source, codec codec)
+{
+    int status = enter(reader);
+    if (status != DS4KV_OK)
+        return status;
+    if (reader->source != PUT || reader->arrived > 0 || reader->room > 0 || arriving(reader) > 0)
+        return DS4KV_STATE;
+    reader->source = source;
+    reader->n_chunk = reader->n_block;
+    reader->ring.n_out = reader->n_chunk;
+    reader->ring.codec = codec;
+    return DS4KV_OK;
+}
+
+int ds4kv_reader_from_memory(ds4kv_reader *reader, const void *region)
+{
+    int status = set_source(reader, MEMORY, codec_decoder());
+    if (status == DS4KV_OK)
+        reader->memory = region;
+    return status;
+}
+
+int ds4kv_reader_from_file(ds4kv_reader *reader, int fd, uint64_t start)
+{
+    int status = set_source(reader, OPEN_FILE, codec_file_decoder(fd, start, largest_block(reader)));
+    if (status == DS4KV_OK) {
+        reader->fd = fd;
+        reader->file_start = start;
+    }
+    return status;
 }
 
 int ds4kv_reader_put(ds4kv_reader *reader, size_t n)
@@ -168,26 +268,24 @@ int ds4kv_reader_put(ds4kv_reader *reader, size_t n)
         return DS4KV_OK;
 
     reader->arrived = 0;
-    if (reader->head.block_size != 0 && push_block(reader) != DS4KV_OK)
-        return reader->status;
-    if (is_complete(reader))
-        return DS4KV_OK;
-    uint32_t index = reader->first_chunk + (uint32_t)arriving(reader);
-    return reader->status = record_head_decode(&reader->head, reader->bytes, &reader->frame, reader->region_bytes,
-                                               index, reader->offset, &reader->fault);
+    if (reader->head.block_size != 0) {
+        const uint8_t *block = block_buffer(reader);
+        memcpy(reader->bytes, block + reader->head.block_size, is_last(reader) ? 0 : DS4KV_RECORD_HEAD_SIZE);
+        if ((reader->status = push_block(reader, block)) != DS4KV_OK)
+            return reader->status;
+    }
+    return is_complete(reader) ? DS4KV_OK : (reader->status = decode_head(reader));
 }
 
 int ds4kv_reader_finish(ds4kv_reader *reader)
 {
     int status = enter(reader);
-    if (status != DS4KV_OK || is_complete(reader))
+    if (status != DS4KV_OK || is_complete(reader) || reader->source != PUT)
         return status;
     uint64_t end = reader->offset + reader->arrived;
     if (reader->head.block_size != 0)
         end += DS4KV_RECORD_HEAD_SIZE;
-    return reader->status = fault_set(&reader->fault, DS4KV_TRUNCATED, end, "region",
-                                      "the input ends in chunk %" PRIu64 " of %" PRIu32,
-                                      reader->first_chunk + arriving(reader), reader->frame.chunk_count);
+    return reader->status = judge(reader, DS4KV_TRUNCATED, end, chunk_index(reader), 0);
 }
 
 int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n)
@@ -208,15 +306,17 @@ int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)
         return status;
     size_t taken = 0;
     while (taken < n) {
+        if (reader->source != PUT)
+            push_ahead(reader);
         slot *slot = ring_peek(&reader->ring, wait && taken == 0);
         if (!slot)
             break;
         if (slot->status != DS4KV_OK && taken > 0)
             break; /* the good bytes first */
-        if (slot->status == DS4KV_CORRUPT)
-            fault_block(&reader->fault, slot->offset, reader->first_chunk + reader->ring.drained, slot->dst_size);
         if (slot->status != DS4KV_OK)
-            return reader->status = slot->status;
+            return reader->status = judge(reader, slot->status,
+                                          slot->offset + (slot->status == DS4KV_CORRUPT ? 0 : slot->src_size),
+                                          reader->first_chunk + reader->ring.drained, slot->os_error);
 
         size_t part = slot->dst_size - reader->chunk_taken;
         if (part > n - taken)
@@ -233,7 +333,9 @@ int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)
             ring_pop(&reader->ring);
         }
     }
-    return (int64_t)taken;
+    if (taken == 0 && n > 0 && reader->ring.drained == reader->ring.filled)
+        reader->status = reader->ahead;
+    return taken ? (int64_t)taken : reader->status;
 }
 
 void ds4kv_reader_fault(const ds4kv_reader *reader, ds4kv_fault *fault)

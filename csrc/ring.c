@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -53,7 +54,7 @@ static slot *slot_of(ring *ring, uint64_t index)
 
 static int run(ring *ring, slot *slot, void **scratch)
 {
-    if (ring->codec.scratch_size && !*scratch && !(*scratch = malloc(ring->codec.scratch_size)))
+    if (ring->codec.scratch_size && !*scratch && !(*scratch = chunk_alloc(ring->codec.scratch_size)))
         return DS4KV_NOMEM;
     return ring->codec.run(&ring->codec, *scratch, slot);
 }
@@ -75,10 +76,22 @@ static bool has_work(ring *ring)
            (ring->taken < ring->drained + ring->n_out || slot_of(ring, ring->taken)->aimed);
 }
 
+/* A wish, as everything about priorities is: refused or unknown, the thread works as the others do. */
+static void be_nicer(int by)
+{
+#ifdef __linux__
+    if (by > 0)
+        (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + by); /* 0: this thread */
+#else
+    (void)by;
+#endif
+}
+
 static void *worker(void *arg)
 {
     ring *ring = arg;
     void *scratch = NULL;
+    be_nicer(ring->nice);
     pthread_mutex_lock(&ring->mutex);
     for (;;) {
         while (!ring->stopping && !has_work(ring)) {

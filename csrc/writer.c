@@ -3,7 +3,8 @@
  *
  * Payload is gathered into chunks; a full chunk goes into the ring when the next byte comes, so that the last one is
  * known as such. Memory is workers + 1 chunks of payload (one is filled while the others are compressed) and as many
- * records as workers: 2 x workers + 1 chunks in all. A lent chunk needs no memory but its record's.
+ * records as workers: 2 x workers + 1 chunks in all. A lent chunk needs no memory but its record's, so a payload that
+ * is lent whole gets one record more: it is written while the others are made.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -51,7 +52,7 @@ int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size
     writer->n_raw = most_chunks(writer, (uint32_t)workers + 1);
     writer->n_record = most_chunks(writer, workers ? (uint32_t)workers : 1);
     writer->raws = calloc(writer->n_raw, sizeof *writer->raws);
-    writer->records = calloc(writer->n_record, sizeof *writer->records);
+    writer->records = calloc(writer->n_raw, sizeof *writer->records); /* n_raw: as many if all is lent */
     if (!writer->raws || !writer->records ||
         ring_init(&writer->ring, codec_encoder(level), workers, writer->n_raw + writer->n_record, writer->n_record)) {
         ds4kv_writer_free(writer);
@@ -73,6 +74,17 @@ static int enter(ds4kv_writer *writer)
         writer->record_out = false;
     }
     return writer->status;
+}
+
+int ds4kv_writer_nice(ds4kv_writer *writer, int nice)
+{
+    int status = enter(writer);
+    if (status != DS4KV_OK)
+        return status;
+    if (nice < 0 || nice > 19)
+        return DS4KV_PARAM;
+    writer->ring.nice = nice;
+    return DS4KV_OK;
 }
 
 static int push_open_chunk(ds4kv_writer *writer, bool more)
@@ -117,6 +129,8 @@ int64_t ds4kv_writer_put(ds4kv_writer *writer, const void *raw, size_t n, int le
 
     uint32_t chunk_size = writer->frame.chunk_size;
     bool completes = n == writer->raw_limit - writer->frame.raw_total;
+    if (lent && completes && writer->frame.raw_total == 0)
+        writer->ring.n_out = writer->n_record = writer->n_raw;
     const uint8_t *from = raw;
     size_t left = n;
     while (left > 0) {

@@ -6,6 +6,7 @@ threads at once; :mod:`ds4kv.stream` sees to that.
 
 from __future__ import annotations
 
+import os
 from collections import namedtuple
 
 from ds4kv._native import ffi, lib
@@ -28,6 +29,7 @@ __all__ = [
     "source",
     "target",
     "view",
+    "write_out",
 ]
 
 FRAME_SIZE: int = lib.DS4KV_FRAME_SIZE
@@ -91,6 +93,8 @@ def check(status: int, fault: Any = None) -> int:
     if status in (lib.DS4KV_CORRUPT, lib.DS4KV_TRUNCATED):
         kind = CorruptError if status == lib.DS4KV_CORRUPT else TruncatedError
         raise kind(ffi.string(fault.why).decode(), offset=int(fault.offset), field=ffi.string(fault.field).decode())
+    if status == lib.DS4KV_IO:
+        raise OSError(fault.os_error, os.strerror(fault.os_error))
     if status == lib.DS4KV_NOMEM:
         raise MemoryError("no memory for the chunks of a checkpoint")
     if status == lib.DS4KV_PARAM:
@@ -111,6 +115,11 @@ def frame_decode(head: bytes, region_bytes: int, chunk_size: int) -> Frame:
     return Frame(frame.raw_total, frame.chunk_count, frame.chunk_size)
 
 
+def write_out(fd: int, offset: int, size: int) -> None:
+    """Has the system begin to write those bytes of a file to its disk, where it can be asked to."""
+    lib.ds4kv_file_write_out(fd, offset, size)
+
+
 def decode(region: Any, chunk_size: int, into: Any, workers: int) -> None:
     """Decodes a :func:`source` that holds a region into a :func:`target` of its raw_total."""
     fault = ffi.new("ds4kv_fault *")
@@ -120,12 +129,13 @@ def decode(region: Any, chunk_size: int, into: Any, workers: int) -> None:
 class Compressor:
     """Payload in, records out."""
 
-    def __init__(self, raw_total: int | None, chunk_size: int, level: int, workers: int) -> None:
+    def __init__(self, raw_total: int | None, chunk_size: int, level: int, workers: int, nice: int = 0) -> None:
         holder = ffi.new("ds4kv_writer **")
         total = lib.DS4KV_UNKNOWN if raw_total is None else raw_total
         check(lib.ds4kv_writer_new(holder, total, chunk_size, level, workers))
         self._writer = ffi.gc(holder[0], lib.ds4kv_writer_free)
         self._record = ffi.new("const void **")
+        check(lib.ds4kv_writer_nice(self._writer, nice))
 
     def put(self, array: Any, start: int, stop: int, *, lent: bool) -> int:
         """Takes bytes of a :func:`source`; fewer than all of them: take a record, then put the rest."""
@@ -161,11 +171,22 @@ class Compressor:
 class Decompressor:
     """Records in, payload out."""
 
-    def __init__(self, frame: Frame, region_bytes: int, first_chunk: int, first_offset: int, workers: int) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        region_bytes: int,
+        first_chunk: int,
+        first_offset: int,
+        workers: int,
+        file: tuple[int, int] | None = None,
+    ) -> None:
+        """``file`` is a descriptor and where the region begins in that file: then nothing is put, only taken."""
         holder = ffi.new("ds4kv_reader **")
         check(lib.ds4kv_reader_new(holder, _c_frame(frame), region_bytes, first_chunk, first_offset, workers))
         self._reader = ffi.gc(holder[0], lib.ds4kv_reader_free)
         self._room = ffi.new("void **")
+        if file is not None:
+            self._check(lib.ds4kv_reader_from_file(self._reader, *file))
 
     def _check(self, status: int) -> int:
         if status >= 0:

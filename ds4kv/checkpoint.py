@@ -12,7 +12,6 @@ import errno
 import io
 import mmap
 import os
-import stat
 import time
 from collections import namedtuple
 
@@ -20,6 +19,7 @@ from ds4kv import _core
 from ds4kv import layout as _layout
 from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
+from ds4kv.files import RegularFile
 from ds4kv.header import CHUNK_SIZE, Codec, Header, Layout, Reason
 from ds4kv.stream import Finishable, PayloadReader, PayloadWriter, RawReader, RawWriter, Single, write_all
 
@@ -53,7 +53,7 @@ def read_header(path: StrPath) -> Header:
 
     Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
     """
-    with _RegularFile(os.fsdecode(path)) as fp, _located(path):
+    with RegularFile(os.fsdecode(path)) as fp, _located(path):
         return _examine(fp)[0]
 
 
@@ -98,6 +98,7 @@ def create(
     level: int | None = None,
     chunk_size: int = CHUNK_SIZE,
     workers: int | None = None,
+    nice: int = 0,
     trailer: ReadableBuffer = b"",
     ext_flags: int = 0,
     hits: int = 0,
@@ -114,7 +115,8 @@ def create(
 
     ``codec`` is ``lz4``, ``lz4hc`` or ``none``; by default ``lz4``, and ``none`` for layout ``v1`` or where the
     environment asks for 0 threads. ``level`` is as :func:`ds4kv.stream.encoder_level` has it. ``chunk_size`` is in
-    payload bytes, 1 to 64 MiB. ``created_at`` and ``last_used`` are Unix seconds: now, unless given.
+    payload bytes, 1 to 64 MiB; ``workers`` and ``nice`` are those of :class:`PayloadWriter`. ``created_at`` and
+    ``last_used`` are Unix seconds: now, unless given.
 
     Raises ValueError for an argument that no file may hold, such as a text whose SHA-1 isn't the one that ``path`` is
     named by, and OSError.
@@ -144,6 +146,7 @@ def create(
         bytes(memoryview(trailer)),
         level=level,
         workers=workers,
+        nice=nice,
         raw_total=raw_total,
         fsync=fsync,
     )
@@ -163,6 +166,7 @@ def dump(
     level: int | None = None,
     chunk_size: int = CHUNK_SIZE,
     workers: int | None = None,
+    nice: int = 0,
     trailer: ReadableBuffer = b"",
     ext_flags: int = 0,
     hits: int = 0,
@@ -186,6 +190,7 @@ def dump(
         level=level,
         chunk_size=chunk_size,
         workers=workers,
+        nice=nice,
         trailer=trailer,
         ext_flags=ext_flags,
         hits=hits,
@@ -198,59 +203,6 @@ def dump(
     return checkpoint.header
 
 
-class _RegularFile(io.RawIOBase):
-    """A regular file to read, at a position of its own: a forked child shares the descriptor's, and moves it."""
-
-    _fd = -1  # until it is open
-
-    def __init__(self, path: str) -> None:
-        self.name = path
-        # Without O_NONBLOCK, a FIFO would be waited for before it can be refused.
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        self._position = 0
-        mode = os.fstat(self._fd).st_mode
-        if not stat.S_ISREG(mode):
-            self.close()
-            kind = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-            raise OSError(kind, "not a regular file", path)
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        if whence != os.SEEK_SET:
-            raise io.UnsupportedOperation("only from the start")
-        self._position = offset
-        return offset
-
-    def readinto(self, b: WriteableBuffer, /) -> int:
-        n = os.preadv(self._fd, [b], self._position)
-        self._position += n
-        return n
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Those bytes; fewer only at the file's end."""
-        data = os.pread(self._fd, size, offset)
-        while len(data) < size and (piece := os.pread(self._fd, size - len(data), offset + len(data))):
-            data += piece
-        return data
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            if self._fd >= 0:
-                os.close(self._fd)
-
-
 class CheckpointReader(Single):
     """An open checkpoint: ``header``, ``text``, ``payload`` as a stream, ``trailer``. Made by :func:`open`."""
 
@@ -259,7 +211,7 @@ class CheckpointReader(Single):
     def __init__(self, path: StrPath, *, workers: int | None = None) -> None:
         self._path = os.fsdecode(path)
         self._workers = _workers.resolve(workers)
-        self._fp = _RegularFile(self._path)
+        self._fp = RegularFile(self._path)
         try:
             with _located(path):
                 self.header, text_bytes, self._file_size = _examine(self._fp)
@@ -340,6 +292,7 @@ class CheckpointWriter(Finishable):
         *,
         level: int | None,
         workers: int | None,
+        nice: int,
         raw_total: int | None,
         fsync: bool,
     ) -> None:
@@ -357,25 +310,28 @@ class CheckpointWriter(Finishable):
         self._owner = os.getpid()
         self._temporary = f"{self._path}.tmp.{self._owner}.{os.urandom(4).hex()}"
         try:
-            self._fp = io.FileIO(self._temporary, "x", opener=_open_private)
+            self._fp = (_EagerFile if fsync else io.FileIO)(self._temporary, "x", opener=_open_private)
         except OSError as error:
             error.filename = self._path  # the name that the caller knows
             raise
         self._unfinished = True
         try:
             write_all(self._fp, memoryview(header.pack() + len(text).to_bytes(4, "little") + text))
-            self.payload = self._open_payload(level, workers, raw_total)
+            self.payload = self._open_payload(level, workers, nice, raw_total)
         except BaseException:
             self.abandon()
             raise
 
-    def _open_payload(self, level: int | None, workers: int | None, raw_total: int | None) -> PayloadWriter | RawWriter:
+    def _open_payload(
+        self, level: int | None, workers: int | None, nice: int, raw_total: int | None
+    ) -> PayloadWriter | RawWriter:
         if self.header.codec is Codec.NONE:
             return RawWriter(self._fp, raw_total=raw_total)
         return PayloadWriter(
             self._fp,
             chunk_size=self.header.chunk_size,
             workers=workers,
+            nice=nice,
             codec=self.header.codec,
             level=level,
             raw_total=raw_total,
@@ -429,6 +385,16 @@ class CheckpointWriter(Finishable):
                     os.unlink(self._temporary)
 
 
+class _EagerFile(io.FileIO):
+    """What is written goes on to the disk at once, so that an fsync at the end has little left to wait for."""
+
+    def write(self, b: ReadableBuffer, /) -> int:
+        start = self.tell()
+        n = super().write(b)
+        _core.write_out(self.fileno(), start, n)
+        return n
+
+
 def _codec(layout: Layout, codec: str | Codec | None) -> Codec:
     if codec is None:
         return Codec.NONE if layout is Layout.V1 or _workers.compression_is_off() else Codec.LZ4
@@ -440,7 +406,7 @@ def _codec(layout: Layout, codec: str | Codec | None) -> Codec:
         raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}") from None
 
 
-def _examine(fp: _RegularFile) -> tuple[Header, int, int]:
+def _examine(fp: RegularFile) -> tuple[Header, int, int]:
     """Header, size of the text, size of the file; all that is claimed lies within the file."""
     file_size = os.fstat(fp.fileno()).st_size
     header, text_bytes = _layout.examine(fp.read_at, file_size)

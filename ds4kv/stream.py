@@ -19,6 +19,7 @@ from array import array
 from ds4kv import _core
 from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
+from ds4kv.files import regular_fd
 from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec
 
 TYPE_CHECKING = False
@@ -257,9 +258,10 @@ class PayloadWriter(_Writer):
     """Payload in, a compressed region out to ``fp``, from its current position on.
 
     ``chunk_size`` is in payload bytes, 1 to 64 MiB, and goes into the file's header; ``workers`` as
-    :func:`ds4kv.workers.resolve` has it. Memory is at most 2 x workers + 1 chunks, 2 without workers. The region begins
-    with its own size in payload bytes: with ``raw_total`` that is written at once and ``fp`` may be a pipe or a socket,
-    without it ``fp`` must seek, as close() goes back to fill it in.
+    :func:`ds4kv.workers.resolve` has it. By ``nice``, 0 to 19, workers let other threads and processes go first (on
+    Linux; elsewhere niceness is not a thread's). Memory is at most 2 x workers + 1 chunks, 2 without workers. The
+    region begins with its own size in payload bytes: with ``raw_total`` that is written at once and ``fp`` may be a
+    pipe or a socket, without it ``fp`` must seek, as close() goes back to fill it in.
 
     Raises io.UnsupportedOperation if it can't, ValueError for an argument outside its range.
     """
@@ -272,6 +274,7 @@ class PayloadWriter(_Writer):
         *,
         chunk_size: int = CHUNK_SIZE,
         workers: int | None = None,
+        nice: int = 0,
         codec: Codec = Codec.LZ4,
         level: int | None = None,
         raw_total: int | None = None,
@@ -279,6 +282,8 @@ class PayloadWriter(_Writer):
         super().__init__(fp, raw_total)
         if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
+        if not 0 <= nice <= 19:
+            raise ValueError(f"nice is {nice}, outside 0..19")
         if (raw_total or 0) > _MAX_CHUNK_COUNT * chunk_size:
             raise ValueError(f"{raw_total} bytes are more than {_MAX_CHUNK_COUNT} chunks of {chunk_size}")
         if raw_total is None and (not fp.seekable() or "a" in str(getattr(fp, "mode", ""))):
@@ -290,7 +295,7 @@ class PayloadWriter(_Writer):
         # instead, as many as may be under way, so that there is nothing left to wait for.
         self._copied_at_end = (count + 1) * chunk_size
         self._frame = _core.Frame(raw_total or 0, -(-(raw_total or 0) // chunk_size), chunk_size)
-        self._ring = _core.Compressor(raw_total, chunk_size, encoder_level(Codec(codec), level), count)
+        self._ring = _core.Compressor(raw_total, chunk_size, encoder_level(Codec(codec), level), count, nice)
         self._unfinished = True
 
     @property
@@ -474,7 +479,8 @@ class PayloadReader(_Reader):
     The frame is read at once: ``raw_total``, the payload's exact size, is known before the first byte. ``chunk_size``
     is the one in the file's header; ``workers`` as :func:`ds4kv.workers.resolve` has it. Memory is at most
     2 x workers + 1 chunks, 2 without workers, and whole chunks go straight to where a readinto() wants them. It seeks
-    if ``fp`` does, by walking the record heads up to the chunk that is wanted.
+    if ``fp`` does, by walking the record heads up to the chunk that is wanted. From a regular file, workers read the
+    blocks that they decode; any other file object is read by the thread that reads here.
 
     Raises CorruptError if the frame can't be true of a region of this size, TruncatedError if ``fp`` ends within it.
     """
@@ -486,6 +492,7 @@ class PayloadReader(_Reader):
         if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
         self._workers = _workers.resolve(workers)
+        self._fd = regular_fd(fp)
         try:
             self._frame = self._read_frame(chunk_size)
         except Ds4kvError as error:
@@ -515,14 +522,20 @@ class PayloadReader(_Reader):
             if n >= self._frame.chunk_size:
                 ring.aim(room, 0, n)
             self._pump(ring, room, n)
-        except BaseException:
+        except BaseException as error:
             # What the workers hold of room ends here; a file that seeks can be tried again.
             self._drop()
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = _path_of(self._fp)
             raise
         self._ring_position += n
+        if self._start is not None and self._ring_position == self._raw_total:
+            self._fp.seek(self._start + self._region_bytes)
 
     def _pump(self, ring: _core.Decompressor, room: Any, n: int) -> None:
         done = 0
+        while self._fd is not None and done < n:
+            done += ring.take(room, done, n, wait=True)
         while done < n:
             # A file that seeks answers at once, so workers get all they can hold before anything is waited for; what
             # comes through a pipe is passed on first.
@@ -558,7 +571,8 @@ class PayloadReader(_Reader):
                 raise Ds4kvError("an earlier read failed, and the file object can't seek back")
             self._at_first_record = False
             self._fed = self._offset_of(chunk)
-            self._ring = _core.Decompressor(self._frame, self._region_bytes, chunk, self._fed, self._workers)
+            file = None if self._fd is None or self._start is None else (self._fd, self._start)
+            self._ring = _core.Decompressor(self._frame, self._region_bytes, chunk, self._fed, self._workers, file)
             self._ring_position = self._position - ahead
         if ahead:
             with _core.target(bytearray(min(ahead, _SCRATCH_SIZE))) as scratch:

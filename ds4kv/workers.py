@@ -25,14 +25,18 @@ def compression_is_off() -> bool:
 def resolve(workers: int | None) -> int:
     """``workers`` as given, 0 to 64 (0: the calling thread does it all); ValueError outside.
 
-    None is the environment's number, else the CPUs of this process, at most 8.
+    None is the environment's number, else 8. It is never more than the CPUs of this process: more threads than that
+    take memory and time, and give nothing.
     """
     if workers is None:
         given = _from_environment()
-        if given is not None:
-            return max(given, 1)
-        affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-        return min(8, len(affinity(0)) if affinity else os.cpu_count() or 1)
+        workers = 8 if given is None else max(given, 1)
     if not 0 <= workers <= MAX_WORKERS:
         raise ValueError(f"workers is {workers}, outside 0..{MAX_WORKERS}")
-    return workers
+    return min(workers, _cpu_count())
+
+
+def _cpu_count() -> int:
+    """The CPUs that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

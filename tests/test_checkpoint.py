@@ -514,8 +514,10 @@ def test_workers_from_the_environment(path: Path, monkeypatch: pytest.MonkeyPatc
     from ds4kv.workers import resolve
 
     monkeypatch.setenv("DS4_KV_CACHE_COMPRESSION_THREADS", value)
-    assert resolve(None) == workers
-    assert resolve(2) == 2
+    with monkeypatch.context() as many_cpus:
+        many_cpus.setattr(os, "sched_getaffinity", lambda pid: set(range(100)))
+        assert resolve(None) == workers
+        assert resolve(2) == 2
     idle = len(os.listdir("/proc/self/task"))
     assert threads_used(path) <= idle + workers
 

@@ -17,14 +17,16 @@ FLOORS = {
     "workers": set(),
     "header": {"errors"},
     "layout": {"errors", "header"},
+    "files": set(),
     "_core": {"errors", "_native"},
-    "stream": {"_core", "workers", "errors", "header"},
-    "checkpoint": {"stream", "_core", "layout", "header", "workers", "errors"},
+    "stream": {"_core", "files", "workers", "errors", "header"},
+    "checkpoint": {"stream", "_core", "files", "layout", "header", "workers", "errors"},
     "synthetic": set(),
     "__init__": {"checkpoint", "stream", "header", "errors"},
 }
 INCLUDES = {
     "frame.c": {"internal.h"},
+    "file.c": {"internal.h"},
     "codec.c": {"internal.h", "lz4.h", "lz4hc.h"},
     "ring.c": {"internal.h"},
     "writer.c": {"internal.h"},

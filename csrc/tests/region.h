@@ -89,14 +89,15 @@ typedef struct {
     size_t aim_size;  /* payload bytes aimed at a time; 0: none */
     bool lent;
     bool known; /* raw_total is given to the writer */
+    bool in_file; /* the reader gets its region from a file */
 } way;
 
 static inline const char *way_text(const way *way)
 {
     static _Thread_local char text[128];
-    snprintf(text, sizeof text, "chunk_size %u level %d workers %d put %zd take %zd aim %zd%s%s", way->chunk_size,
+    snprintf(text, sizeof text, "chunk_size %u level %d workers %d put %zd take %zd aim %zd%s%s%s", way->chunk_size,
              way->level, way->workers, (ssize_t)way->put_size, (ssize_t)way->take_size, (ssize_t)way->aim_size,
-             way->lent ? " lent" : "", way->known ? " known" : "");
+             way->lent ? " lent" : "", way->known ? " known" : "", way->in_file ? " in_file" : "");
     return text;
 }
 
@@ -197,6 +198,16 @@ static inline int feed(ds4kv_reader *reader, bytes region, size_t *fed, size_t p
     }
 }
 
+#define FILE_START 17 /* of a region in a file: anywhere but at 0 */
+
+static inline FILE *file_of(bytes region)
+{
+    FILE *file = tmpfile();
+    CHECK(file && fseek(file, FILE_START, SEEK_SET) == 0);
+    CHECK(fwrite(region.at, 1, region.n, file) == region.n && fflush(file) == 0);
+    return file;
+}
+
 /* Reads from record first_chunk on, at first_offset. region_bytes may claim more than is there. */
 static inline verdict read_from(bytes region, uint64_t region_bytes, uint32_t first_chunk, uint64_t first_offset, way way)
 {
@@ -210,6 +221,9 @@ static inline verdict read_from(bytes region, uint64_t region_bytes, uint32_t fi
     size_t fed = (size_t)first_offset, done = 0, aim_end = 0;
     ds4kv_reader *reader;
     CHECK_EQ(ds4kv_reader_new(&reader, &frame, region_bytes, first_chunk, first_offset, way.workers), DS4KV_OK);
+    FILE *file = way.in_file ? file_of(region) : NULL;
+    if (file)
+        CHECK_EQ(ds4kv_reader_from_file(reader, fileno(file), FILE_START), DS4KV_OK);
     while (done < out.n) {
         if (done == aim_end) {
             aim_end += least(way.aim_size ? way.aim_size : out.n, out.n - aim_end);
@@ -231,10 +245,12 @@ static inline verdict read_from(bytes region, uint64_t region_bytes, uint32_t fi
     CHECK_EQ(ds4kv_reader_room(reader, &room), verdict.status);
     CHECK_EQ(ds4kv_reader_finish(reader), verdict.status);
     CHECK_EQ(ds4kv_reader_take(reader, out.at, 1, 1), verdict.status);
-    if (verdict.status == DS4KV_OK)
+    if (verdict.status == DS4KV_OK && !file)
         CHECK_EQ(fed, region.n);
     ds4kv_reader_fault(reader, &verdict.fault);
     ds4kv_reader_free(reader);
+    if (file)
+        fclose(file);
     verdict.payload = guarded_open(out, done);
     return verdict;
 }

@@ -4,6 +4,11 @@
  * Every rule of the frame and of the records is broken alone, in a region that loads when that one thing is as it was.
  * Reader and ds4kv_decode must agree on status, offset and field; and a reader stays with what it said.
  */
+#define _GNU_SOURCE /* mkstemp, pwrite */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "region.h"
 
 static const int workers[] = {0, 1, 8};
@@ -131,7 +136,8 @@ static void check_region(bytes region, const char *field, uint64_t offset)
                        .workers = workers[i],
                        .put_size = put_size,
                        .take_size = 777,
-                       .aim_size = i % 2 ? SIZE_MAX : 0};
+                       .aim_size = i % 2 ? SIZE_MAX : 0,
+                       .in_file = put_size == 1};
             verdict read = read_region(region, way);
             verdict decoded = decode_region(region, CHUNK, workers[i]);
             if (field) {
@@ -273,7 +279,7 @@ static void test_fault_after_a_seek(void)
     bytes region = good_region();
     region.at[THIRD + 8] = 0;
     for (size_t i = 0; i < COUNT(workers); i++) {
-        way way = {.chunk_size = CHUNK, .workers = workers[i], .put_size = SIZE_MAX, .take_size = SIZE_MAX};
+        way way = {.chunk_size = CHUNK, .workers = workers[i], .put_size = SIZE_MAX, .take_size = SIZE_MAX, .in_file = i > 0};
         CASE("from the second chunk on, %s", way_text(&way));
         verdict verdict = read_from(region, region.n, 1, SECOND, way);
         CHECK(strstr(verdict.fault.why, "chunk 2"));
@@ -293,7 +299,11 @@ static void test_truncated(void)
     for (size_t i = 0; i < COUNT(ends); i++)
         for (size_t k = 0; k < COUNT(workers); k++)
             for (size_t put_size = 1; put_size < 10000; put_size *= 999) {
-                way way = {.chunk_size = CHUNK, .workers = workers[k], .put_size = put_size, .take_size = 100};
+                way way = {.chunk_size = CHUNK,
+                           .workers = workers[k],
+                           .put_size = put_size,
+                           .take_size = 100,
+                           .in_file = put_size == 1};
                 CASE("truncated at %zu, %s", ends[i], way_text(&way));
                 verdict verdict = read_from((bytes){region.at, ends[i]}, END, 0, FIRST, way);
                 CHECK_EQ(verdict.status, DS4KV_TRUNCATED);
@@ -362,13 +372,47 @@ static void test_good_bytes_come_first(void)
     bytes region = good_region();
     region.at[THIRD + 8] = 0;
     for (size_t i = 0; i < COUNT(workers); i++) {
-        way way = {.chunk_size = CHUNK, .workers = workers[i], .put_size = SIZE_MAX, .take_size = SIZE_MAX};
+        way way = {.chunk_size = CHUNK, .workers = workers[i], .put_size = SIZE_MAX, .take_size = SIZE_MAX, .in_file = i > 0};
         CASE("good bytes before a wrong block, %s", way_text(&way));
         verdict verdict = read_region(region, way);
         CHECK_EQ(verdict.payload.n, 2 * CHUNK);
         check_fault(verdict, "block", THIRD + 8);
     }
     free(region.at);
+}
+
+/* What the system refuses is no fault of the file's. */
+static void test_unreadable_file(void)
+{
+    bytes region = good_region(), out = bytes_new(2 * CHUNK + LAST);
+    ds4kv_frame frame;
+    ds4kv_fault fault;
+    ds4kv_reader *reader;
+    char path[] = "/tmp/ds4kv-test-XXXXXX";
+    int fd = mkstemp(path), write_only = open(path, O_WRONLY);
+    CHECK(fd >= 0 && write_only >= 0 && unlink(path) == 0);
+    CHECK_EQ(pwrite(fd, region.at, region.n, 0), (ssize_t)region.n);
+    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, CHUNK, &fault), DS4KV_OK);
+    for (size_t i = 0; i < COUNT(workers); i++) {
+        CASE("a file that can be read, workers %d", workers[i]);
+        CHECK_EQ(ds4kv_reader_new(&reader, &frame, region.n, 0, FIRST, workers[i]), DS4KV_OK);
+        CHECK_EQ(ds4kv_reader_from_file(reader, fd, 0), DS4KV_OK);
+        CHECK(ds4kv_reader_take(reader, out.at, out.n, 1) > 0);
+        ds4kv_reader_free(reader);
+
+        CASE("the same, opened for writing, workers %d", workers[i]);
+        CHECK_EQ(ds4kv_reader_new(&reader, &frame, region.n, 0, FIRST, workers[i]), DS4KV_OK);
+        CHECK_EQ(ds4kv_reader_from_file(reader, write_only, 0), DS4KV_OK);
+        CHECK_EQ(ds4kv_reader_take(reader, out.at, out.n, 1), DS4KV_IO);
+        ds4kv_reader_fault(reader, &fault);
+        CHECK_EQ(fault.os_error, EBADF);
+        CHECK_EQ(fault.offset, FIRST);
+        check_stuck(reader, DS4KV_IO);
+    }
+    close(fd);
+    close(write_only);
+    free(region.at);
+    free(out.at);
 }
 
 int main(void)
@@ -385,5 +429,6 @@ int main(void)
     test_truncated();
     test_errors_stick();
     test_good_bytes_come_first();
+    test_unreadable_file();
     return 0;
 }

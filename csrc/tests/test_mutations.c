@@ -57,7 +57,8 @@ static void check_same_verdict(bytes region, uint32_t chunk_size, unsigned verdi
                .workers = workers[draw_below(&seed, COUNT(workers))],
                .put_size = pieces[draw_below(&seed, COUNT(pieces))],
                .take_size = pieces[draw_below(&seed, COUNT(pieces))],
-               .aim_size = draw_below(&seed, 2) ? SIZE_MAX : 0};
+               .aim_size = draw_below(&seed, 2) ? SIZE_MAX : 0,
+               .in_file = draw_below(&seed, 2)};
     verdict read = read_region(region, way);
     verdict decoded = decode_region(region, chunk_size, workers[draw_below(&seed, COUNT(workers))]);
     CHECK_EQ(read.status, decoded.status);

@@ -29,7 +29,8 @@ static way draw_way(size_t n, uint32_t chunk_size, int n_workers)
                  .take_size = draw_piece(n),
                  .aim_size = aims[draw_below(&seed, COUNT(aims))],
                  .lent = draw_below(&seed, 2),
-                 .known = draw_below(&seed, 2)};
+                 .known = draw_below(&seed, 2),
+                 .in_file = draw_below(&seed, 3) == 0};
 }
 
 static void check_same(bytes is, bytes should_be)

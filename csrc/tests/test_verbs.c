@@ -428,9 +428,51 @@ static void test_decode_arguments(void)
     free(region.at);
 }
 
+static void test_nice(void)
+{
+    static const struct {
+        int nice, status;
+    } cases[] = {{0, DS4KV_OK}, {19, DS4KV_OK}, {-1, DS4KV_PARAM}, {20, DS4KV_PARAM}};
+    ds4kv_writer *writer;
+    CHECK_EQ(ds4kv_writer_new(&writer, DS4KV_UNKNOWN, 1000, 0, 1), DS4KV_OK);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        CASE("nice %d", cases[i].nice);
+        CHECK_EQ(ds4kv_writer_nice(writer, cases[i].nice), cases[i].status);
+    }
+    ds4kv_writer_free(writer);
+    CHECK_EQ(ds4kv_writer_nice(NULL, 0), DS4KV_STATE);
+}
+
+/* Where the region lies is said once, and before anything else is. */
+static void test_sources_come_first(void)
+{
+    bytes payload = payload_new(0, 5000);
+    bytes region = write_region(payload, (way){.chunk_size = 1000, .put_size = SIZE_MAX});
+    ds4kv_frame frame;
+    ds4kv_fault fault;
+    ds4kv_reader *reader;
+    void *room;
+    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, 1000, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_reader_new(&reader, &frame, region.n, 0, DS4KV_FRAME_SIZE, 0), DS4KV_OK);
+    CHECK_EQ(ds4kv_reader_from_memory(reader, region.at), DS4KV_OK);
+    CHECK_EQ(ds4kv_reader_from_memory(reader, region.at), DS4KV_STATE);
+    CHECK_EQ(ds4kv_reader_from_file(reader, 0, 0), DS4KV_STATE);
+    CHECK_EQ(ds4kv_reader_room(reader, &room), 0);
+    ds4kv_reader_free(reader);
+    CHECK_EQ(ds4kv_reader_new(&reader, &frame, region.n, 0, DS4KV_FRAME_SIZE, 0), DS4KV_OK);
+    CHECK(ds4kv_reader_room(reader, &room) > 0);
+    CHECK_EQ(ds4kv_reader_from_memory(reader, region.at), DS4KV_STATE);
+    ds4kv_reader_free(reader);
+    CHECK_EQ(ds4kv_reader_from_memory(NULL, region.at), DS4KV_STATE);
+    free(region.at);
+    free(payload.at);
+}
+
 int main(void)
 {
     watchdog();
+    test_nice();
+    test_sources_come_first();
     test_constants();
     test_frame_init();
     test_frame_encode();

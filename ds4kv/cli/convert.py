@@ -71,6 +71,7 @@ def _create(args: argparse.Namespace, source: ds4kv.CheckpointReader) -> ds4kv.C
             b"",
             level=args.level,
             workers=args.threads,
+            nice=0,
             raw_total=source.payload.raw_total,
             fsync=True,  # the source may be deleted next, or be replaced by this
         )

@@ -1,0 +1,40 @@
+/*
+ * file.c - parts of a file that someone else opened, read from it and sent to its disk.
+ *
+ * Nothing is asked for ahead of time: each worker reads a block of megabytes at once, which the kernel reads ahead by
+ * itself, and posix_fadvise made cold loads no faster.
+ */
+#define _GNU_SOURCE /* pread, sync_file_range */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error)
+{
+    size_t wanted = *n;
+    *n = 0;
+    while (*n < wanted) {
+        ssize_t got = pread(fd, (uint8_t *)bytes + *n, wanted - *n, (off_t)(offset + *n));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0) {
+            *os_error = errno;
+            return DS4KV_IO;
+        }
+        if (got == 0)
+            return DS4KV_TRUNCATED;
+        *n += (size_t)got;
+    }
+    return DS4KV_OK;
+}
+
+void ds4kv_file_write_out(int fd, uint64_t offset, uint64_t n)
+{
+#ifdef SYNC_FILE_RANGE_WRITE
+    (void)sync_file_range(fd, (off_t)offset, (off_t)n, SYNC_FILE_RANGE_WRITE); /* what fails now fails in the fsync */
+#else
+    (void)fd, (void)offset, (void)n;
+#endif
+}

@@ -6,6 +6,7 @@ is a ratio to another case of the same rounds.
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import statistics
@@ -42,11 +43,25 @@ def seconds(case: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_turns(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each case, after one round that doesn't count."""
+def back_memory(size: int) -> None:
+    """Has the machine hold so much free memory in hand.
+
+    A virtual machine may have given free memory back to its host; what a case then pays to get it again, seconds for a
+    GiB, is the host's doing and falls on whoever comes first.
+    """
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        for page in range(0, size, mmap.PAGESIZE):
+            memory[page] = 1
+
+
+def in_turns(cases: dict[str, Callable[[], object]], rounds: int, backed: int = 0) -> dict[str, float]:
+    """Median seconds of each case, after one round that doesn't count; ``backed`` bytes of memory are in hand."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(rounds + 1):
         for name, case in cases.items():
+            if backed:
+                back_memory(backed)
             spent = seconds(case)
             if turn:
                 times[name].append(spent)
@@ -73,15 +88,18 @@ def bare_decode(region: bytes, chunk_size: int, into: bytearray, workers: int = 
     _core.decode(_core.source(region), chunk_size, _core.target(into), workers)
 
 
-def write_file(path: str, data: bytes) -> None:
-    """One write() of it all to a new file: what no save of these bytes can avoid."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+def write_file(path: str, data: bytes, fsync: bool = False) -> None:
+    """One write() of it all to a new file, which replaces the old one: what no save of these bytes can avoid."""
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
+        if fsync:
+            os.fsync(fd)
     finally:
         os.close(fd)
+    os.replace(f"{path}.new", path)
 
 
 def region_of(path: str) -> bytes:

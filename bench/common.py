@@ -102,6 +102,14 @@ def write_file(path: str, data: bytes, fsync: bool = False) -> None:
     os.replace(f"{path}.new", path)
 
 
+def read_file(path: str, into: bytearray) -> None:
+    """A file's first bytes, as many as there is room for: what no load can avoid."""
+    with open(path, "rb", buffering=0) as fp:
+        view = memoryview(into)
+        while view:
+            view = view[fp.readinto(view) :]
+
+
 def region_of(path: str) -> bytes:
     """The region of a checkpoint without text or trailer, as bytes."""
     return Path(path).read_bytes()[52:]

@@ -42,13 +42,6 @@ def ours(**how: object) -> Peer:
     )
 
 
-def read_file(path: str, into: bytearray) -> None:
-    with open(path, "rb", buffering=0) as fp:
-        view = memoryview(into)
-        while view:
-            view = view[fp.readinto(view) :]
-
-
 def pieces(data: bytearray) -> list[memoryview]:
     view = memoryview(data)
     return [view[start : start + CHUNK_SIZE] for start in range(0, len(view), CHUNK_SIZE)]
@@ -162,7 +155,7 @@ def lz4_command() -> Peer:
 
 
 def raw_file() -> Peer:
-    return Peer(common.write_file, read_file)
+    return Peer(common.write_file, common.read_file)
 
 
 PEERS: dict[str, Callable[[], Peer]] = {

@@ -12,16 +12,11 @@ from __future__ import annotations
 
 import logging
 
+from ds4kv.errors import Ds4kvError
 from ds4kv.header import Codec, Ext, Header
 from ds4kv.policy import HIT_HALF_LIFE, with_slack
 
 __all__ = [
-    "BAD_HEADER",
-    "PREFIX_MISMATCH",
-    "READER_FAILED",
-    "TEXT_HASH_MISMATCH",
-    "TEXT_TOO_LONG",
-    "TEXT_TRUNCATED",
     "create_failed",
     "discarded",
     "evicted",
@@ -41,13 +36,16 @@ __all__ = [
     "stored",
 ]
 
-# Causes of load_failed(), beside the engine's own messages.
-BAD_HEADER = "bad header"
-TEXT_TOO_LONG = "text longer than prompt"
-TEXT_TRUNCATED = "text truncated"
-TEXT_HASH_MISMATCH = "text hash mismatch"
-PREFIX_MISMATCH = "text prefix mismatch"
-READER_FAILED = "LZ4 reader could not be opened"
+# ds4's words for what is wrong with a file, by the field of our errors.
+_CAUSES = {
+    **dict.fromkeys(
+        ("magic", "header", "version", "quant_bits", "tokens", "codec", "chunk_size", "layout", "payload_bytes"),
+        "bad header",
+    ),
+    "text_bytes": "text truncated",
+    "text": "text hash mismatch",
+    **dict.fromkeys(("frame", "chunk_count", "raw_total"), "LZ4 reader could not be opened"),
+}
 
 _logger = logging.getLogger("ds4kv")
 
@@ -197,10 +195,15 @@ def hit(
     )
 
 
-def load_failed(path: str, cause: str | BaseException, seconds: float, *, responses: bool = False) -> None:
-    """A checkpoint could not be loaded; ``cause`` is one of this module's, or an error with a message."""
+def load_failed(path: str, error: BaseException, seconds: float, *, responses: bool = False) -> None:
+    """A checkpoint could not be loaded. Where ds4 has words for the error these are logged, else the error's own."""
+    cause = _CAUSES.get(error.field or "") if isinstance(error, Ds4kvError) else None
     _logger.warning(
-        "kv cache load failed%s %s: %s load=%s ms", _protocol(responses), _line(path), _cause(cause), _ms(seconds)
+        "kv cache load failed%s %s: %s load=%s ms",
+        _protocol(responses),
+        _line(path),
+        cause or _cause(error),
+        _ms(seconds),
     )
 
 
@@ -234,9 +237,12 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.1f}"
 
 
-def _cause(error: str | BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return _line(text or type(error).__name__)
+def _cause(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, Ds4kvError):
+        return error.why if error.offset is None else f"{error.why} at byte {error.offset}"
+    return _line(str(error) or type(error).__name__)
 
 
 def _line(text: str) -> str:

@@ -196,11 +196,13 @@ def choose_victims(
         value = _score(entry, now) if score is None else score(entry, now)
         if math.isnan(value):
             raise ValueError(f"the score of {entry.sha} is not a number")
-        ranked.append((entry.sha == protected, value, entry.header.last_used, place))
+        # Two files may have the protected sha, in names of either case. They are equals, whatever their scores.
+        is_protected = entry.sha == protected
+        ranked.append((is_protected, 0.0 if is_protected else value, entry.header.last_used, place, value))
     ranked.sort()
     total = sum(entry.file_size for entry in kept)
     victims = []
-    for rank, (is_protected, value, last_used, place) in enumerate(ranked):
+    for rank, (is_protected, _, last_used, place, value) in enumerate(ranked):
         if total <= budget_bytes:
             break
         following = ranked[rank + 1 :][:1]

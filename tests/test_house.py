@@ -16,6 +16,10 @@ FLOORS = {
     "errors": set(),
     "workers": set(),
     "header": {"errors"},
+    "policy": {"header"},
+    "trailer": set(),
+    "log": {"policy", "header", "errors"},
+    "arguments": {"policy", "trailer", "workers"},
     "layout": {"errors", "header"},
     "_core": {"errors", "_native"},
     "stream": {"_core", "workers", "errors", "header"},
@@ -59,6 +63,7 @@ FLOORS = {
         "header",
         "errors",
     },
+    "sessions": {"directory", "checkpoint", "index", "lock", "header", "errors"},
     "synthetic": set(),
     "__init__": {"checkpoint", "stream", "header", "errors"},
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,13 +17,14 @@ __all__ = ["Background"]
 
 
 class Background:
-    """A thread, started when it is first needed, and a queue of ``queue_size`` tasks before it."""
+    """A thread, started when it is first needed, and a queue of ``queue_size`` tasks before it.
+
+    ``nice`` is added to its niceness, which on Linux is one thread's; those that it starts to compress begin with it.
+    """
 
     def __init__(self, *, queue_size: int, nice: int) -> None:
         self._owner = os.getpid()
-        self._executor = ThreadPoolExecutor(
-            1, thread_name_prefix="ds4kv-save", initializer=functools.partial(_raise_niceness, nice)
-        )
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ds4kv-save", initializer=lambda: os.nice(nice))
         self._room = threading.BoundedSemaphore(queue_size)
 
     @property
@@ -46,10 +46,3 @@ class Background:
     def close(self) -> None:
         """Waits for every task."""
         self._executor.shutdown()
-
-
-def _raise_niceness(by: int) -> None:
-    if by:
-        # On Linux this is one thread's; those that it starts to compress with begin with it too.
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + by)

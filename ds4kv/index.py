@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Stamp: TypeAlias = tuple[int, int, int, int, int]
 
-__all__ = ["Entry", "Index", "is_entry_name", "read_entry", "stamp"]
+__all__ = ["Entry", "Index", "is_entry_name", "read_entry", "read_text", "stamp"]
 
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _SHA_DIGITS = 40
@@ -91,6 +91,18 @@ def read_entry(path: str) -> Entry:
     assert error is not None, seen_stamp
     error.path = path
     raise error
+
+
+def read_text(entry: Entry) -> bytes | None:
+    """The stored text, or None if the file is gone. Raises OSError."""
+    try:
+        with open(entry.path, "rb", buffering=0) as fp:
+            text = b""
+            while piece := os.pread(fp.fileno(), entry.text_bytes - len(text), layout.PREFIX_SIZE + len(text)):
+                text += piece  # more than once only for texts of 2 GiB
+            return text
+    except FileNotFoundError:
+        return None
 
 
 def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:

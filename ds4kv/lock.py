@@ -34,7 +34,8 @@ def locked(directory: str, timeout: float | None = None) -> Iterator[None]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         _acquire(fd, path, _TIMEOUT if timeout is None else timeout)
-        os.pwrite(fd, b"%-20d\n" % os.getpid(), 0)  # for the message that others may have to give
+        with contextlib.suppress(OSError):  # room is made on a full disk with this lock held
+            os.pwrite(fd, b"%-20d\n" % os.getpid(), 0)  # for the message that others may have to give
         try:
             yield
         finally:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     MakeRoom = Callable[[int], bool]
     """Frees that many bytes of a full disk, or says that it can't and frees none."""
 
-__all__ = ["NewSave", "PresentSave", "Save", "StoreWriter"]
+__all__ = ["NewSave", "PresentSave", "Save", "StoreWriter", "over_budget"]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -108,11 +108,6 @@ class StoreWriter(CheckpointWriter):
         return super()._open_payload(level, workers, raw_total)
 
     @property
-    def path(self) -> str:
-        """The name it is published under."""
-        return self._path
-
-    @property
     def file_size(self) -> int:
         """Size in bytes of the whole file, of which region and trailer are written."""
         return PREFIX_SIZE + self._text_bytes + self.payload.region_bytes + self._trailer_bytes
@@ -145,6 +140,11 @@ class _Nowhere(io.RawIOBase):
 
     def write(self, b: ReadableBuffer, /) -> int:
         return memoryview(b).nbytes
+
+
+def over_budget(file_size: int, budget_bytes: int) -> str:
+    """The refusal of a file of this size."""
+    return f"a file of {file_size} bytes, with 1 % of slack, is over the budget of {budget_bytes} bytes"
 
 
 class Save(Finishable):
@@ -183,10 +183,9 @@ class PresentSave(Save):
         self._fsync = fsync
 
     def close(self) -> None:
-        if self.payload.closed:
-            return
         super().close()
-        if not self._trailer:
+        trailer, self._trailer = self._trailer, b""
+        if not trailer:
             return  # and an older map stays
         path = self._present.path
         self.entry = None
@@ -194,7 +193,7 @@ class PresentSave(Save):
             with locked(self._directory.path):
                 if rewrite_trailer(
                     path,
-                    self._trailer,
+                    trailer,
                     last_used=self._directory.now(),
                     file=self._present.stamp[:2],
                     fsync=self._fsync,
@@ -212,12 +211,20 @@ class NewSave(Save):
     needed = True
 
     def __init__(
-        self, directory: Directory, writer: StoreWriter, replaced: list[Entry], *, started: float, trimmed: int
+        self,
+        directory: Directory,
+        path: str,
+        writer: StoreWriter,
+        replaced: list[Entry],
+        *,
+        started: float,
+        trimmed: int,
     ) -> None:
         self.payload = writer.payload
         self.entry = None
         self.refusal = None
         self._directory = directory
+        self._path = path
         self._writer = writer
         self._replaced = replaced
         self._started = started
@@ -238,9 +245,7 @@ class NewSave(Save):
         writer, directory = self._writer, self._directory
         if not writer.settle():
             writer.abandon()
-            self.refusal = (
-                f"a file of {writer.file_size} bytes, with 1 % of slack, is over the budget of {directory.budget_bytes}"
-            )
+            self.refusal = over_budget(writer.file_size, directory.budget_bytes)
             log.skipped_for_size(
                 writer.header.tokens,
                 writer.header.reason.word,
@@ -251,7 +256,7 @@ class NewSave(Save):
             return
         with locked(directory.path):
             writer.close()
-            self.entry = read_entry(writer.path)
+            self.entry = read_entry(self._path)
             for old in self._replaced:
                 # One of this very name is gone by now, and this removes nothing.
                 unlink(old.path, old.stamp[:2])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 import threading
 import time
 
@@ -19,11 +20,11 @@ from ds4kv.arguments import store_options
 from ds4kv.directory import Directory
 from ds4kv.errors import CorruptError
 from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header, Layout, Reason
-from ds4kv.index import stamp
+from ds4kv.index import read_text, stamp
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.loading import LoadingCheckpoint
 from ds4kv.lookup import longest_prefix
-from ds4kv.saving import NewSave, PresentSave, Save, StoreWriter
+from ds4kv.saving import NewSave, PresentSave, Save, StoreWriter, over_budget
 from ds4kv.trailer import pack_tool_map, read_tool_map, select_tool_map
 
 TYPE_CHECKING = False
@@ -111,6 +112,8 @@ class Store:
         self._consume_above = cold_max_tokens if consume and cold_max_tokens else None
         self._make_room = self._directory.make_room if on_full == "evict" else None
         self._fsync = fsync
+        if _not_negative("nice", nice) and sys.platform != "linux":
+            raise ValueError(f"nice is {nice}, but only Linux has a niceness of one thread")
         self._nice = nice
         self._background: Background | None = None
         self._closed = False
@@ -286,11 +289,18 @@ class Store:
             "created_at": now,
             "last_used": now,
         }
+        header = Header(**fields)
+        least = PREFIX_SIZE + len(key_text) + len(trailer)
+        if self._template.codec is Codec.NONE:
+            least += raw_total or 0
+        if policy.with_slack(least) > self.budget_bytes:
+            log.skipped_for_estimate(tokens, header.reason.word, file_size=least, budget_bytes=self.budget_bytes)
+            return Save(refusal=over_budget(least, self.budget_bytes))
         path = os.path.join(self.directory, f"{sha}.kv")
         try:
             writer = StoreWriter(
                 path,
-                Header(**fields),
+                header,
                 key_text,
                 trailer,
                 budget_bytes=self.budget_bytes,
@@ -302,7 +312,7 @@ class Store:
         except OSError as error:
             log.create_failed(path, error, time.monotonic() - started)
             raise
-        return NewSave(self._directory, writer, same_key, started=started, trimmed=trimmed)
+        return NewSave(self._directory, path, writer, same_key, started=started, trimmed=trimmed)
 
     def _is_compatible(self, entry: Entry, text: bytes, ctx_size: int, quant_bits: int) -> bool:
         """Whether this engine could load it; of its payload nothing is known before that is tried."""
@@ -310,7 +320,7 @@ class Store:
             (entry.quant_bits == quant_bits or not self._reject_different_quant)
             and entry.ctx_size <= ctx_size
             and entry.text_bytes == len(text)
-            and _read_text(entry) == text
+            and read_text(entry) == text
         )
 
     def save_buffer(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Entry | None:
@@ -391,15 +401,6 @@ def _template(layout: Layout, codec: str | None) -> Header:
     else:
         raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}")
     return Header(tokens=1, ctx_size=0, layout=layout, codec=kept, chunk_size=0 if kept is Codec.NONE else CHUNK_SIZE)
-
-
-def _read_text(entry: Entry) -> bytes | None:
-    """The stored text, or None if the file is gone."""
-    try:
-        with open(entry.path, "rb", buffering=0) as fp:
-            return os.pread(fp.fileno(), entry.text_bytes, PREFIX_SIZE)
-    except FileNotFoundError:
-        return None
 
 
 def _read_tool_map(entry: Entry, wanted: set[bytes]) -> dict[bytes, bytes]:

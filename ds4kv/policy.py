@@ -151,12 +151,12 @@ def eviction_score(
         return 0.0
     used = last_used or created_at
     effective_hits = float(hits) if used else 0.0
-    if used and now > used:
-        # float() first, as C does: a quotient of integers is rounded once, and not three times.
-        effective_hits *= math.exp2(-float(now - used) / float(half_life))
+    if now > used:
+        # exp2 as in C: 2.0 ** -x and 0.5 ** x differ from it in the last bit now and then.
+        effective_hits *= math.exp2(-(now - used) / half_life)
         if effective_hits < MIN_EFFECTIVE_HITS:
             effective_hits = 0.0
-    return (effective_hits + 1.0) * float(tokens) / float(file_size)
+    return (effective_hits + 1.0) * tokens / file_size
 
 
 class Victim(namedtuple("Victim", "entry score reason")):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections import namedtuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,11 +44,18 @@ _MAGIC = b"KTM\x01"  # the last byte is the version
 _MAX_ENTRIES_PER_ID = 4  # a map of more is ignored
 _MAX_ENTRIES = _MAX_ENTRIES_PER_ID * MAX_IDS
 
+
+class _Tag(namedtuple("_Tag", "opener closer")):
+    __slots__ = ()
+    opener: bytes
+    closer: bytes
+
+
 _NEWLINES = b"\n\n"
-_TAGS = tuple(
-    (f"<{name}>".encode(), f"</{name}>".encode())
+_TAGS = [
+    _Tag(f"<{name}>".encode(), f"</{name}>".encode())
     for name in ("\uff5cDSML\uff5ctool_calls", "DSML\uff5ctool_calls", "tool_calls")
-)
+]
 
 
 def pack_tool_map(mapping: Mapping[bytes, bytes]) -> bytes:
@@ -123,27 +131,27 @@ def tool_blocks(text: bytes) -> Iterator[bytes]:
     A tool block begins with the first opening tag that has its closing tag somewhere behind it, and with the two
     newlines before it, if those are there and not part of another; it ends with that closing tag.
     """
-    tags = list(_TAGS)
-    positions = {opener: text.find(opener) for opener, _ in tags}
+    tags = _TAGS
+    starts = dict.fromkeys(tags, -1)
     end = 0
-    while tags:
-        # A position is looked for again once it is behind, and a tag without an end never again: the time this takes
-        # grows with the text, however it mixes them.
-        for opener, _ in tags:
-            if 0 <= positions[opener] < end:
-                positions[opener] = text.find(opener, end)
-        tags = [tag for tag in tags if positions[tag[0]] >= 0]
+    while True:
+        # A tag is looked for again when it is behind, and never once it or its closing tag isn't found: so the time
+        # this takes grows with the text, however it mixes them.
+        for tag in tags:
+            if starts[tag] < end:
+                starts[tag] = text.find(tag.opener, end)
+        tags = [tag for tag in tags if starts[tag] >= 0]
         if not tags:
             return
-        opener, closer = tag = min(tags, key=lambda tag: positions[tag[0]])
-        start = positions[opener]
-        closed = text.find(closer, start + len(opener))
+        tag = min(tags, key=starts.__getitem__)
+        start = starts[tag]
+        closed = text.find(tag.closer, start)
         if closed < 0:
             tags.remove(tag)
             continue
-        if text[max(end, start - len(_NEWLINES)) : start] == _NEWLINES:
+        if text.endswith(_NEWLINES, end, start):
             start -= len(_NEWLINES)
-        end = closed + len(closer)
+        end = closed + len(tag.closer)
         yield text[start:end]
 
 

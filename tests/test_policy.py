@@ -374,8 +374,10 @@ def test_one_larger_than_the_budget_is_not_protected() -> None:
 
 
 def test_two_files_of_one_protected_sha() -> None:
-    entries = [entry("new", 300, last_used=NOW - 1), entry("new", 300), entry("old", 300, hits=9)]
-    assert gone(entries, 500, "new") == [("old", "lowest score"), ("new", "protected, but nothing else is left")]
+    entries = [entry("new", 300), entry("new", 300, tokens=9000, last_used=NOW - 1), entry("old", 300, hits=9)]
+    victims = choose_victims(entries, 500, NOW, "new")
+    assert [victim.entry for victim in victims] == [entries[2], entries[1]]  # equals: not the score decides
+    assert victims[1].reason == "protected, but nothing else is left"
 
 
 def test_any_score() -> None:

@@ -83,7 +83,7 @@ def rewrite_trailer(
             # a step and lose the old map to a full disk.
             _reserve(fd, status.st_size, end)
             if flags & Ext.TOOL_MAP:
-                flags &= ~Ext.TOOL_MAP
+                flags &= ~int(Ext.TOOL_MAP)  # which, as a flag, has no unknown bits in its complement
                 _write(fd, bytes([flags]), _EXT_FLAGS_AT)
             _write(fd, trailer, start)
             os.ftruncate(fd, end)

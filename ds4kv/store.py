@@ -285,7 +285,7 @@ class Store:
             "ctx_size": ctx_size,
             "quant_bits": quant_bits,
             "reason_code": reason_code,
-            "ext_flags": ext_flags | Ext.TOOL_MAP if trailer else ext_flags & ~Ext.TOOL_MAP,
+            "ext_flags": ext_flags | Ext.TOOL_MAP if trailer else ext_flags & ~int(Ext.TOOL_MAP),
             "created_at": now,
             "last_used": now,
         }

@@ -38,12 +38,17 @@ _HEAD = struct.Struct("<3s5B4I3QI")  # the header and the text's length
 _FIRST_SIZE = 68  # what layout.examine() reads first
 
 
-class Entry(namedtuple("Entry", "sha path file_size text_bytes tokens ctx_size quant_bits head stamp")):
+_Fields = namedtuple(
+    "_Fields", "sha path file_size text_bytes tokens ctx_size quant_bits head device inode mtime_ns ctime_ns"
+)
+
+
+class Entry(_Fields):
     """A checkpoint as the directory shows it.
 
     ``sha`` is the key, 40 lower-case hex digits; ``path`` keeps the spelling of the file's name. ``file_size`` and
     ``text_bytes`` are in bytes. ``tokens``, ``ctx_size`` and ``quant_bits`` are the header's, ``head`` its 48 bytes.
-    ``stamp`` tells this state of the file from any other.
+    The rest is from the file's status, and tells this state of it from any other.
     """
 
     sha: str
@@ -54,10 +59,18 @@ class Entry(namedtuple("Entry", "sha path file_size text_bytes tokens ctx_size q
     ctx_size: int
     quant_bits: int
     head: bytes
-    stamp: Stamp
+    device: int
+    inode: int
+    mtime_ns: int
+    ctime_ns: int
 
     def __repr__(self) -> str:
         return f"Entry({self.path!r}, tokens={self.tokens}, file_size={self.file_size})"
+
+    @property
+    def stamp(self) -> Stamp:
+        """What changes with every change of the file, as :func:`stamp` has it."""
+        return self.device, self.inode, self.file_size, self.mtime_ns, self.ctime_ns
 
     @property
     def ext_flags(self) -> int:
@@ -125,7 +138,10 @@ def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
         os.close(fd)
     _, _, quant_bits, _, _, _, tokens, _, ctx_size, _, _, _, _, text_bytes = fields
     sha = path[-_NAME_SIZE : -len(".kv")].lower()
-    return Entry(sha, path, file_size, text_bytes, tokens, ctx_size, quant_bits, first[:HEADER_SIZE], file), file, None
+    device, inode, _, mtime_ns, ctime_ns = file
+    head = first[:HEADER_SIZE]
+    fields = (sha, path, file_size, text_bytes, tokens, ctx_size, quant_bits, head, device, inode, mtime_ns, ctime_ns)
+    return Entry._make(fields), file, None
 
 
 def _is_plain(fields: tuple[Any, ...], first: bytes, file_size: int) -> bool:
@@ -157,21 +173,16 @@ def _check_sizes(header: Header, text_bytes: int, file_size: int) -> None:
         )
 
 
-class _Seen(namedtuple("_Seen", "stamp settled entry")):
-    """What a name was found to be; ``entry`` is None for what is no checkpoint."""
-
-    __slots__ = ()
-    stamp: Stamp
-    settled: bool
-    entry: Entry | None
-
-
 class Index:
     """The checkpoints of one directory, for one thread at a time."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self._seen: dict[str, _Seen] = {}
+        # By name. Not one object a file that holds all this: ten thousand more make the garbage collector work longer
+        # than the whole scan.
+        self._entries: dict[str, Entry] = {}
+        self._refused: dict[str, Stamp] = {}
+        self._unsettled: set[str] = set()
 
     def scan(self) -> list[Entry]:
         """Every checkpoint that is there now, in the directory's order.
@@ -179,26 +190,38 @@ class Index:
         A file that can't be read or isn't a checkpoint of a layout that is read is left out. Two spellings of one key
         are two entries. Raises OSError if the directory can't be read.
         """
-        seen: dict[str, _Seen] = {}
+        entries: dict[str, Entry] = {}
+        refused: dict[str, Stamp] = {}
+        unsettled: set[str] = set()
         # What is older when the scan begins has a stamp that no later change gets; by the clock that makes stamps.
         settled_ns = time.time_ns() - _COARSEST_TICK_NS
         with os.scandir(self.directory) as names:
             for found in names:
                 name = found.name
-                known = self._seen.get(name)
+                known = self._entries.get(name)
                 if known is None and not is_entry_name(name):
                     continue
                 try:
-                    if known is None and not found.is_file():
+                    if name not in self._unsettled:
+                        if known is not None and known.stamp == stamp(found.stat()):
+                            entries[name] = known
+                            continue
+                        if name in self._refused and self._refused[name] == stamp(found.stat()):
+                            refused[name] = self._refused[name]
+                            continue
+                    if not found.is_file():
                         continue
-                    if known is None or not known.settled or known.stamp != stamp(found.stat()):
-                        entry, file, _ = _look(found.path)
-                        known = _Seen(file, file[3] < settled_ns and file[4] < settled_ns, entry)
+                    entry, file, _ = _look(found.path)
                 except OSError:
                     continue  # gone since, or not to be read now: no verdict, so it is tried again
-                seen[name] = known
-        self._seen = seen
-        return [known.entry for known in seen.values() if known.entry is not None]
+                if entry is None:
+                    refused[name] = file
+                else:
+                    entries[name] = entry
+                if max(file[3:]) >= settled_ns:
+                    unsettled.add(name)
+        self._entries, self._refused, self._unsettled = entries, refused, unsettled
+        return list(entries.values())
 
     def leave_out(self, path: str, is_same: Callable[[os.stat_result], bool]) -> None:
         """Doesn't list a file any more, until it changes: it was proven corrupt, and stands where it can't be moved."""
@@ -207,4 +230,7 @@ class Index:
         except OSError:
             return  # gone, or the next scan's to find out
         if is_same(status):
-            self._seen[os.path.basename(path)] = _Seen(stamp(status), True, None)
+            name = os.path.basename(path)
+            self._entries.pop(name, None)
+            self._unsettled.discard(name)
+            self._refused[name] = stamp(status)

@@ -24,16 +24,23 @@ def longest_prefix(entries: Iterable[Entry], prompt: ReadableBuffer, accept: Cal
     more tokens, then the one in lower case. None if there is none.
     """
     with memoryview(prompt).cast("B") as text:
-        by_size: dict[int, list[Entry]] = {}
+        by_sha: dict[str, Entry] = {}
+        again: list[Entry] = []  # those of a key that has another entry already
         for entry in entries:
-            if entry.text_bytes <= len(text) and accept(entry):
-                by_size.setdefault(entry.text_bytes, []).append(entry)
-        best: list[Entry] = []
+            if entry.text_bytes <= len(text) and accept(entry) and by_sha.setdefault(entry.sha, entry) is not entry:
+                again.append(entry)
+        matches = []
         running = hashlib.sha1(usedforsecurity=False)
         start = 0
-        for size in sorted(by_size):
+        for size in sorted({entry.text_bytes for entry in (*by_sha.values(), *again)}):
             running.update(text[start:size])
             start = size
             sha = running.hexdigest()
-            best = [entry for entry in by_size[size] if entry.sha == sha] or best
-        return max(best, key=lambda entry: (entry.tokens, entry.path), default=None)
+            if sha in by_sha:
+                matches.append((size, sha))
+        for size, sha in reversed(matches):
+            # A name is only a claim: this is also to have a text of that size.
+            found = [entry for entry in (by_sha[sha], *again) if entry.sha == sha and entry.text_bytes == size]
+            if found:
+                return max(found, key=lambda entry: (entry.tokens, entry.path))
+        return None

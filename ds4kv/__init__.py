@@ -1,6 +1,7 @@
 """ds4kv: compressed on-disk KV cache checkpoints for LLM inference engines.
 
-Reads and writes ds4's ``.kv`` files bit for bit, in parallel, without the GIL.
+Reads and writes ds4's ``.kv`` files bit for bit, in parallel, without the GIL: one by one, or as a store with prefix
+lookup and a budget.
 """
 
 from ds4kv.checkpoint import (
@@ -17,6 +18,13 @@ from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError, UnsupportedEr
 from ds4kv.header import Codec, Ext, Header, Layout, Reason
 from ds4kv.stream import PayloadReader, PayloadWriter, RawReader, RawWriter
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ds4kv.arguments import add_cli_arguments
+    from ds4kv.index import Entry
+    from ds4kv.sessions import Sessions
+    from ds4kv.store import Store
+
 __all__ = [
     "Checkpoint",
     "CheckpointReader",
@@ -24,6 +32,7 @@ __all__ = [
     "Codec",
     "CorruptError",
     "Ds4kvError",
+    "Entry",
     "Ext",
     "Header",
     "Layout",
@@ -32,8 +41,11 @@ __all__ = [
     "RawReader",
     "RawWriter",
     "Reason",
+    "Sessions",
+    "Store",
     "TruncatedError",
     "UnsupportedError",
+    "add_cli_arguments",
     "create",
     "dump",
     "load",
@@ -42,3 +54,16 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_MODULES = {"Entry": "index", "Sessions": "sessions", "Store": "store", "add_cli_arguments": "arguments"}
+
+
+def __getattr__(name: str) -> object:
+    """What a store needs is imported when it is first asked for: it takes as long as all the rest."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"ds4kv.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

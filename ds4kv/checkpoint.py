@@ -275,6 +275,21 @@ class CheckpointReader(Single):
         self.close()
 
 
+class OutputFile(io.FileIO):
+    """A file that is being written; where it is ``eager``, what is written goes on to the disk at once, so that an
+    fsync at the end has little left to wait for.
+    """
+
+    eager = False
+
+    def write(self, b: ReadableBuffer, /) -> int:
+        start = self.tell()
+        n = super().write(b)
+        if self.eager:
+            _core.write_out(self.fileno(), start, n)
+        return n
+
+
 class CheckpointWriter(Finishable):
     """A checkpoint that is being written: ``payload`` is its stream. Made by :func:`create`.
 
@@ -310,10 +325,11 @@ class CheckpointWriter(Finishable):
         self._owner = os.getpid()
         self._temporary = f"{self._path}.tmp.{self._owner}.{os.urandom(4).hex()}"
         try:
-            self._fp = (_EagerFile if fsync else io.FileIO)(self._temporary, "x", opener=_open_private)
+            self._fp = OutputFile(self._temporary, "x", opener=_open_private)
         except OSError as error:
             error.filename = self._path  # the name that the caller knows
             raise
+        self._fp.eager = fsync
         self._unfinished = True
         try:
             write_all(self._fp, memoryview(header.pack() + len(text).to_bytes(4, "little") + text))
@@ -383,16 +399,6 @@ class CheckpointWriter(Finishable):
             if os.getpid() == self._owner:
                 with contextlib.suppress(FileNotFoundError):  # an interrupt may come right after the rename
                     os.unlink(self._temporary)
-
-
-class _EagerFile(io.FileIO):
-    """What is written goes on to the disk at once, so that an fsync at the end has little left to wait for."""
-
-    def write(self, b: ReadableBuffer, /) -> int:
-        start = self.tell()
-        n = super().write(b)
-        _core.write_out(self.fileno(), start, n)
-        return n
 
 
 def _codec(layout: Layout, codec: str | Codec | None) -> Codec:

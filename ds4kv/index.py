@@ -1,0 +1,236 @@
+"""What a directory of checkpoints holds, told from 52 bytes of each file.
+
+An :class:`Index` remembers what it read and reads a file again only when its stamp changed: device, inode, size, and
+the times of its last change. Whatever wrote the file, this process, another one or ds4 itself, is noticed by that.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+import struct
+import time
+from collections import namedtuple
+
+from ds4kv import layout
+from ds4kv.errors import Ds4kvError, TruncatedError
+from ds4kv.header import HEADER_SIZE, MAGIC, MAX_CHUNK_SIZE, Codec, Header
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeAlias
+
+    Stamp: TypeAlias = tuple[int, int, int, int, int]
+
+__all__ = ["Entry", "Index", "is_entry_name", "read_entry", "read_text", "stamp"]
+
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+_SHA_DIGITS = 40
+_NAME_SIZE = _SHA_DIGITS + len(".kv")
+
+# A clock ticks every few milliseconds, on some file systems every two seconds. A file that was changed within that time
+# before it was read may have changed again since, with the same stamp.
+_COARSEST_TICK_NS = 2_000_000_000
+
+_HEAD = struct.Struct("<3s5B4I3QI")  # the header and the text's length
+_FIRST_SIZE = 68  # what layout.examine() reads first
+
+
+_Fields = namedtuple(
+    "_Fields", "sha path file_size text_bytes tokens ctx_size quant_bits head device inode mtime_ns ctime_ns"
+)
+
+
+class Entry(_Fields):
+    """A checkpoint as the directory shows it.
+
+    ``sha`` is the key, 40 lower-case hex digits; ``path`` keeps the spelling of the file's name. ``file_size`` and
+    ``text_bytes`` are in bytes. ``tokens``, ``ctx_size`` and ``quant_bits`` are the header's, ``head`` its 48 bytes.
+    The rest is from the file's status, and tells this state of it from any other.
+    """
+
+    sha: str
+    path: str
+    file_size: int
+    text_bytes: int
+    tokens: int
+    ctx_size: int
+    quant_bits: int
+    head: bytes
+    device: int
+    inode: int
+    mtime_ns: int
+    ctime_ns: int
+
+    def __repr__(self) -> str:
+        return f"Entry({self.path!r}, tokens={self.tokens}, file_size={self.file_size})"
+
+    @property
+    def stamp(self) -> Stamp:
+        """What changes with every change of the file, as :func:`stamp` has it."""
+        return self.device, self.inode, self.file_size, self.mtime_ns, self.ctime_ns
+
+    @property
+    def ext_flags(self) -> int:
+        """The header's, without making it."""
+        return self.head[6]
+
+    @functools.cached_property
+    def header(self) -> Header:
+        """All of the header. Made when it is asked for: that takes as long as reading the file did."""
+        return Header.unpack(self.head)
+
+
+def is_entry_name(name: str) -> bool:
+    """Whether a store takes a file of this name for a checkpoint: 40 hex digits of either case, and ``.kv``."""
+    return len(name) == _NAME_SIZE and name.endswith(".kv") and _HEX_DIGITS.issuperset(name[:_SHA_DIGITS])
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """Changes with every change of a file, and with the file."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def read_entry(path: str) -> Entry:
+    """The entry of one file.
+
+    Raises CorruptError or UnsupportedError for what no store takes for a checkpoint, and OSError.
+    """
+    entry, seen_stamp, error = _look(path)
+    if entry is not None:
+        return entry
+    assert error is not None, seen_stamp
+    error.path = path
+    raise error
+
+
+def read_text(entry: Entry) -> bytes | None:
+    """The stored text, or None if the file is gone. Raises OSError."""
+    try:
+        with open(entry.path, "rb", buffering=0) as fp:
+            text = b""
+            while piece := os.pread(fp.fileno(), entry.text_bytes - len(text), layout.PREFIX_SIZE + len(text)):
+                text += piece  # more than once only for texts of 2 GiB
+            return text
+    except FileNotFoundError:
+        return None
+
+
+def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
+    """The entry and the stamp, or the stamp and why there is no entry."""
+    # Without O_NONBLOCK, a FIFO that took the name since would be waited for.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        file, file_size = stamp(status), status.st_size
+        first = os.pread(fd, _FIRST_SIZE, 0) if stat.S_ISREG(status.st_mode) else b""
+        fields = _HEAD.unpack_from(first) if len(first) == _FIRST_SIZE else None
+        if fields is None or not _is_plain(fields, first, file_size):
+            try:
+                header, text_bytes = layout.examine(lambda offset, size: os.pread(fd, size, offset), file_size)
+                _check_sizes(header, text_bytes, file_size)
+            except Ds4kvError as error:
+                return None, file, error
+            fields = _HEAD.unpack_from(first)
+    finally:
+        os.close(fd)
+    _, _, quant_bits, _, _, _, tokens, _, ctx_size, _, _, _, _, text_bytes = fields
+    sha = path[-_NAME_SIZE : -len(".kv")].lower()
+    device, inode, _, mtime_ns, ctime_ns = file
+    head = first[:HEADER_SIZE]
+    fields = (sha, path, file_size, text_bytes, tokens, ctx_size, quant_bits, head, device, inode, mtime_ns, ctime_ns)
+    return Entry._make(fields), file, None
+
+
+def _is_plain(fields: tuple[Any, ...], first: bytes, file_size: int) -> bool:
+    """Whether layout.examine() is sure to take this file, told without what makes it several times as slow.
+
+    The rules are its own, for the files that everybody writes. About all others it is asked.
+    """
+    magic, version, quant_bits, _, _, codec, tokens, _, _, chunk_size, _, _, region_bytes, text_bytes = fields
+    if magic != MAGIC or quant_bits not in (2, 4) or tokens == 0 or first[21] in (1, 2):
+        return False
+    if layout.PREFIX_SIZE + text_bytes + region_bytes > file_size:
+        return False
+    if version == 1:
+        return True
+    if version != 2:
+        return False
+    if codec == Codec.NONE:
+        # Layout v2-crc looks the same, but for its text length at 64. Where that can't be one, no CRC need be computed.
+        other_text_bytes = int.from_bytes(first[64:], "little")
+        return bool(chunk_size == 0 and _FIRST_SIZE + other_text_bytes + region_bytes > file_size)
+    return bool(codec <= Codec.LZ4HC and 1 <= chunk_size <= MAX_CHUNK_SIZE)
+
+
+def _check_sizes(header: Header, text_bytes: int, file_size: int) -> None:
+    end = layout.PREFIX_SIZE + text_bytes + header.payload_bytes
+    if end > file_size:
+        raise TruncatedError(
+            f"text and region are said to end at {end}, the file ends at {file_size}", offset=40, field="payload_bytes"
+        )
+
+
+class Index:
+    """The checkpoints of one directory, for one thread at a time."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        # By name. Not one object a file that holds all this: ten thousand more make the garbage collector work longer
+        # than the whole scan.
+        self._entries: dict[str, Entry] = {}
+        self._refused: dict[str, Stamp] = {}
+        self._unsettled: set[str] = set()
+
+    def scan(self) -> list[Entry]:
+        """Every checkpoint that is there now, in the directory's order.
+
+        A file that can't be read or isn't a checkpoint of a layout that is read is left out. Two spellings of one key
+        are two entries. Raises OSError if the directory can't be read.
+        """
+        entries: dict[str, Entry] = {}
+        refused: dict[str, Stamp] = {}
+        unsettled: set[str] = set()
+        # What is older when the scan begins has a stamp that no later change gets; by the clock that makes stamps.
+        settled_ns = time.time_ns() - _COARSEST_TICK_NS
+        with os.scandir(self.directory) as names:
+            for found in names:
+                name = found.name
+                known = self._entries.get(name)
+                if known is None and not is_entry_name(name):
+                    continue
+                try:
+                    if name not in self._unsettled:
+                        if known is not None and known.stamp == stamp(found.stat()):
+                            entries[name] = known
+                            continue
+                        if name in self._refused and self._refused[name] == stamp(found.stat()):
+                            refused[name] = self._refused[name]
+                            continue
+                    if not found.is_file():
+                        continue
+                    entry, file, _ = _look(found.path)
+                except OSError:
+                    continue  # gone since, or not to be read now: no verdict, so it is tried again
+                if entry is None:
+                    refused[name] = file
+                else:
+                    entries[name] = entry
+                if max(file[3:]) >= settled_ns:
+                    unsettled.add(name)
+        self._entries, self._refused, self._unsettled = entries, refused, unsettled
+        return list(entries.values())
+
+    def leave_out(self, path: str, is_same: Callable[[os.stat_result], bool]) -> None:
+        """Doesn't list a file any more, until it changes: it was proven corrupt, and stands where it can't be moved."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return  # gone, or the next scan's to find out
+        if is_same(status):
+            name = os.path.basename(path)
+            self._entries.pop(name, None)
+            self._unsettled.discard(name)
+            self._refused[name] = stamp(status)

@@ -1,0 +1,413 @@
+"""A directory of checkpoints, as an engine uses it: find the longest one that a prompt begins with, load it, save new
+ones, and stay within a budget.
+
+The directory is the state. Every call looks at what is there now, so other processes, ds4 among them, may use it at the
+same time: files appear whole, by a rename, and what is open stays whole when it is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+import time
+
+from ds4kv import log, policy, temporary
+from ds4kv import workers as _workers
+from ds4kv.arguments import store_options
+from ds4kv.directory import Directory
+from ds4kv.errors import CorruptError
+from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header, Layout, Reason
+from ds4kv.index import read_text, stamp
+from ds4kv.layout import PREFIX_SIZE
+from ds4kv.loading import LoadingCheckpoint
+from ds4kv.lookup import longest_prefix
+from ds4kv.saving import NewSave, PresentSave, Save, StoreWriter, over_budget
+from ds4kv.trailer import pack_tool_map, read_tool_map, select_tool_map
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from concurrent.futures import Future
+    from typing import Any, Self
+
+    from _typeshed import ReadableBuffer
+
+    from ds4kv.background import Background
+    from ds4kv.directory import Score
+    from ds4kv.index import Entry
+
+    Payload = ReadableBuffer | Callable[[], ReadableBuffer]
+
+__all__ = ["Store"]
+
+_QUEUE_SIZE = 4
+"""Saves that may wait for the background thread, each with its buffer."""
+
+
+class Store:
+    """The checkpoints of one directory.
+
+    It and what it gives may be used from several threads, each load and each save by one at a time. ``with`` a store,
+    or after :meth:`close`, all saves in the background are done.
+
+    The budget is ``budget_bytes``, or ``budget_mb`` MiB; 0 is the default. Lengths are in tokens; ``min_tokens`` holds
+    for finding and saving, and the ``continued_`` and ``boundary_`` ones are kept for the engine, which decides what to
+    save with :mod:`ds4kv.policy`. With ``reject_different_quant`` only checkpoints of the same quantization are found.
+
+    ``layout`` and ``codec`` are those of new files, as in :func:`ds4kv.create`; ``workers`` as
+    :func:`ds4kv.workers.resolve` has it. With ``consume`` a file of more than ``cold_max_tokens`` tokens is removed
+    once it was loaded. ``on_full`` is ``raise`` or ``evict``, see :meth:`save`. ``score`` is a function of an entry and
+    the time that says what a checkpoint is worth; the least worth goes first. ``clock`` gives Unix seconds. ``nice`` is
+    that of :class:`ds4kv.PayloadWriter`, for all saves. With ``fsync`` a save is durable when it returns.
+
+    Opening makes the directory, with mode 0700, removes what killed processes left half written, and evicts: a smaller
+    budget takes effect at once. Raises ValueError for arguments out of their range, and OSError.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        budget_mb: int = policy.BUDGET_MB,
+        budget_bytes: int | None = None,
+        min_tokens: int = policy.MIN_TOKENS,
+        cold_max_tokens: int = policy.COLD_MAX_TOKENS,
+        continued_interval_tokens: int = policy.CONTINUED_INTERVAL_TOKENS,
+        boundary_trim_tokens: int = policy.BOUNDARY_TRIM_TOKENS,
+        boundary_align_tokens: int = policy.BOUNDARY_ALIGN_TOKENS,
+        reject_different_quant: bool = False,
+        workers: int | None = None,
+        layout: str = "v2",
+        codec: str | None = None,
+        consume: bool = False,
+        on_full: str = "raise",
+        score: Score | None = None,
+        clock: Callable[[], float] = time.time,
+        nice: int = 0,
+        fsync: bool = False,
+    ) -> None:
+        self.min_tokens = _not_negative("min_tokens", min_tokens)
+        self.cold_max_tokens = _not_negative("cold_max_tokens", cold_max_tokens)
+        self.continued_interval_tokens = _not_negative("continued_interval_tokens", continued_interval_tokens)
+        self.boundary_trim_tokens = _not_negative("boundary_trim_tokens", boundary_trim_tokens)
+        self.boundary_align_tokens = _not_negative("boundary_align_tokens", boundary_align_tokens)
+        if on_full not in ("raise", "evict"):
+            raise ValueError(f"on_full is {on_full!r}, not 'raise' or 'evict'")
+        budget = _not_negative("budget_mb", budget_mb) << 20
+        if budget_bytes is not None:
+            budget = _not_negative("budget_bytes", budget_bytes)
+        self._directory = Directory(
+            os.path.abspath(os.fsdecode(directory)),
+            budget_bytes=budget or policy.BUDGET_MB << 20,
+            score=score,
+            clock=clock,
+        )
+        self._reject_different_quant = reject_different_quant
+        self._workers = _workers.resolve(workers)
+        self._template = _template(Layout(layout), codec)
+        self._consume_above = cold_max_tokens if consume and cold_max_tokens else None
+        self._make_room = self._directory.make_room if on_full == "evict" else None
+        self._fsync = fsync
+        if not 0 <= nice <= 19:
+            raise ValueError(f"nice is {nice}, outside 0..19")
+        self._nice = nice
+        self._background: Background | None = None
+        self._closed = False
+        self._mutex = threading.Lock()  # of these two
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        except OSError as error:
+            log.mkdir_failed(self.directory, error)
+            raise
+        temporary.remove_stale(self.directory)
+        self._directory.evict()
+        log.opened(
+            self.directory,
+            budget_bytes=self.budget_bytes,
+            min_tokens=self.min_tokens,
+            cold_max_tokens=self.cold_max_tokens,
+            continued_interval_tokens=self.continued_interval_tokens,
+            boundary_trim_tokens=self.boundary_trim_tokens,
+            boundary_align_tokens=self.boundary_align_tokens,
+            reject_different_quant=self._reject_different_quant,
+            codec=None if self._template.layout is Layout.V1 else self._template.codec,
+            workers=self._workers,
+            chunk_size=CHUNK_SIZE,
+        )
+
+    @classmethod
+    def from_args(cls, namespace: argparse.Namespace) -> Self | None:
+        """The store that a command line asks for, see :func:`ds4kv.add_cli_arguments`; None if it asks for none."""
+        options = store_options(namespace)
+        return None if options["directory"] is None else cls(**options)
+
+    @property
+    def directory(self) -> str:
+        """Its absolute path."""
+        return self._directory.path
+
+    @property
+    def budget_bytes(self) -> int:
+        """What all files together may take."""
+        return self._directory.budget_bytes
+
+    # Reading
+
+    def entries(self) -> list[Entry]:
+        """Every checkpoint that is there now, in the directory's order. Raises OSError."""
+        return self._directory.entries()
+
+    def find(
+        self, prompt: ReadableBuffer, *, ctx_size: int, quant_bits: int, exclude: Collection[Entry] = ()
+    ) -> Entry | None:
+        """The checkpoint with the longest text that ``prompt`` begins with, or None.
+
+        It has at least ``min_tokens``, was saved by a context of at most ``ctx_size`` tokens, is of the same
+        quantization if others are rejected, and none of ``exclude``: those that the engine could not use. A
+        ``quant_bits`` other than 2 and 4 finds nothing. Raises OSError if the directory can't be read.
+        """
+        if quant_bits not in (2, 4):
+            return None
+        excluded = {entry.path for entry in exclude}
+        return longest_prefix(
+            self.entries(),
+            prompt,
+            lambda entry: (
+                entry.tokens >= self.min_tokens
+                and entry.ctx_size <= ctx_size
+                and (entry.quant_bits == quant_bits or not self._reject_different_quant)
+                and entry.path not in excluded
+            ),
+        )
+
+    def load(self, entry: Entry) -> LoadingCheckpoint:
+        """Opens a checkpoint that was found, as a context manager.
+
+        Header, text and hash are checked again. Leaving the block well notes the hit in the file, or removes the file
+        if the store consumes and it is long; leaving it by an exception does neither. A file whose bytes are proven
+        wrong, here or while its payload is read, goes to ``quarantine/`` and the CorruptError comes through: find()
+        then gives the next best. After any other failure the file is where and as it was.
+
+        Raises FileNotFoundError if the checkpoint was removed or replaced since it was found, which other processes may
+        do at any time: a miss. Else as :func:`ds4kv.open`.
+        """
+        started = time.monotonic()
+        try:
+            checkpoint = LoadingCheckpoint(
+                entry, self._directory, workers=self._workers, consume_above=self._consume_above
+            )
+        except Exception as error:
+            log.load_failed(entry.path, error, time.monotonic() - started)
+            if isinstance(error, CorruptError):
+                # The file of this entry, if it still has the name and the stamp: then so it had while it was read.
+                self._directory.set_aside(entry.path, lambda status: stamp(status)[:4] == entry.stamp[:4])
+            raise
+        header = checkpoint.header
+        if (header.tokens, header.ctx_size, header.quant_bits) != (entry.tokens, entry.ctx_size, entry.quant_bits):
+            checkpoint.close()
+            raise FileNotFoundError(errno.ENOENT, "another checkpoint took its place since it was found", entry.path)
+        return checkpoint
+
+    def import_tool_maps(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
+        """What the model wrote for these tool calls, by their ids, as far as the checkpoints here know it.
+
+        No payload is read. Raises OSError.
+        """
+        missing = set(ids)
+        found: dict[bytes, bytes] = {}
+        for entry in self.entries():
+            if missing and entry.ext_flags & Ext.TOOL_MAP:
+                found |= _read_tool_map(entry, missing)
+                missing -= found.keys()
+        return found
+
+    # Writing
+
+    def save(
+        self,
+        text: ReadableBuffer,
+        *,
+        tokens: int,
+        ctx_size: int,
+        quant_bits: int = 2,
+        reason: str | int = "cold",
+        ext_flags: int = 0,
+        tool_map: Mapping[bytes, bytes] | None = None,
+        raw_total: int | None = None,
+        trimmed: int = 0,
+    ) -> Save:
+        """Begins to save a checkpoint, as a context manager; its ``payload`` is the stream to write to.
+
+        ``text`` is the key. ``tool_map`` is all that the engine remembers, oldest first; the part that occurs in
+        ``text`` is stored, and sets or clears bit 0 of ``ext_flags``. ``raw_total`` is the payload's size in bytes,
+        where it is known beforehand; ``trimmed``, the tokens of the prompt that are left out, is for the log alone.
+
+        A text that has a checkpoint which this engine can load isn't saved again; its tool map is, and replaces the one
+        there. A file that doesn't fit the budget by its real size, with 1 % of slack, isn't let in. That, too few
+        tokens and a ``quant_bits`` other than 2 and 4 are refusals, no errors: see :class:`ds4kv.saving.Save`.
+
+        At the block's end the file gets its name, and then the directory is brought within the budget, by removing the
+        checkpoints of the lowest score, and this one last. A block left by an exception leaves nothing behind.
+
+        A full disk is an OSError, from the payload's write() or the end of the block, and nothing is removed for it.
+        With ``on_full="evict"`` room is made by score, as much as the write lacks (of a raw payload with ``raw_total``,
+        as all of the rest needs), and the write is tried once more; where all checkpoints together wouldn't do, none is
+        removed.
+
+        Raises ValueError for what no file may hold, TimeoutError if the directory's lock can't be had, and OSError.
+        """
+        started = time.monotonic()
+        key_text = bytes(memoryview(text))
+        reason_code = Reason.from_word(reason) if isinstance(reason, str) else reason
+        if tokens < max(self.min_tokens, 1):
+            return Save(refusal=f"{tokens} tokens; a checkpoint has at least {max(self.min_tokens, 1)}")
+        if quant_bits not in (2, 4):
+            return Save(refusal=f"quant_bits is {quant_bits}, not 2 or 4")
+        if len(key_text) >= 1 << 32:
+            log.skipped_for_text(tokens)
+            return Save(refusal=f"the text is {len(key_text)} bytes; its length has 32 bits")
+        trailer = pack_tool_map(select_tool_map(key_text, tool_map or {}))
+        sha = hashlib.sha1(key_text, usedforsecurity=False).hexdigest()
+        same_key = [entry for entry in self.entries() if entry.sha == sha]
+        for entry in same_key:
+            if self._is_compatible(entry, key_text, ctx_size, quant_bits):
+                return PresentSave(self._directory, entry, trailer, fsync=self._fsync)
+        now = self._directory.now()
+        fields = self._template._asdict() | {
+            "tokens": tokens,
+            "ctx_size": ctx_size,
+            "quant_bits": quant_bits,
+            "reason_code": reason_code,
+            "ext_flags": ext_flags | Ext.TOOL_MAP if trailer else ext_flags & ~int(Ext.TOOL_MAP),
+            "created_at": now,
+            "last_used": now,
+        }
+        header = Header(**fields)
+        least = PREFIX_SIZE + len(key_text) + len(trailer)
+        if self._template.codec is Codec.NONE:
+            least += raw_total or 0
+        if policy.with_slack(least) > self.budget_bytes:
+            log.skipped_for_estimate(tokens, header.reason.word, file_size=least, budget_bytes=self.budget_bytes)
+            return Save(refusal=over_budget(least, self.budget_bytes))
+        path = os.path.join(self.directory, f"{sha}.kv")
+        try:
+            writer = StoreWriter(
+                path,
+                header,
+                key_text,
+                trailer,
+                budget_bytes=self.budget_bytes,
+                make_room=self._make_room,
+                workers=self._workers,
+                nice=self._nice,
+                raw_total=raw_total,
+                fsync=self._fsync,
+            )
+        except OSError as error:
+            log.create_failed(path, error, time.monotonic() - started)
+            raise
+        return NewSave(self._directory, path, writer, same_key, started=started, trimmed=trimmed)
+
+    def _is_compatible(self, entry: Entry, text: bytes, ctx_size: int, quant_bits: int) -> bool:
+        """Whether this engine could load it; of its payload nothing is known before that is tried."""
+        return (
+            (entry.quant_bits == quant_bits or not self._reject_different_quant)
+            and entry.ctx_size <= ctx_size
+            and entry.text_bytes == len(text)
+            and read_text(entry) == text
+        )
+
+    def save_buffer(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Entry | None:
+        """Saves a whole payload, and returns the checkpoint of ``text``, or None if it was refused.
+
+        ``payload`` is any C-contiguous buffer, compressed where it lies, or a function without arguments that makes one
+        and isn't called if it isn't needed. ``options`` and what is raised are those of :meth:`save`.
+        """
+        if not callable(payload):
+            options.setdefault("raw_total", memoryview(payload).nbytes)
+        with self.save(text, **options) as saving:
+            if saving.needed:
+                saving.payload.write(payload() if callable(payload) else payload)
+        return saving.entry
+
+    def save_async(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Future[Entry | None]:
+        """:meth:`save_buffer` on a background thread, which does one save after the other, in order.
+
+        A buffer must not change before the future is done; a function is called there, when it is its turn. Waits while
+        4 saves are waiting already. What goes wrong is logged, and raised by the future's result().
+
+        Raises RuntimeError after :meth:`close`.
+        """
+        key_text = bytes(memoryview(text))
+        with self._mutex:
+            if self._closed:
+                raise RuntimeError(f"the store of {self.directory} is closed")
+            if self._background is None or self._background.is_inherited:
+                from ds4kv.background import Background  # here: it costs as much to import as the rest
+
+                self._background = Background(queue_size=_QUEUE_SIZE)
+            background = self._background
+        return background.submit(lambda: self.save_buffer(key_text, payload, **options))
+
+    def evict(self) -> list[Entry]:
+        """Brings the directory within its budget, as every save does; what was removed.
+
+        A file that can't be removed is passed over. Raises TimeoutError if the directory's lock can't be had, and
+        OSError.
+        """
+        return self._directory.evict()
+
+    def plan_eviction(self, budget_mb: int, now: float | None = None) -> list[policy.Victim]:
+        """What would go, in this order and why, for a budget of ``budget_mb`` MiB at ``now``. Touches nothing."""
+        return self._directory.plan(budget_mb << 20, now)
+
+    def remove(self, entry: Entry) -> bool:
+        """Removes a checkpoint; False if it is gone already, or was replaced. Raises TimeoutError and OSError."""
+        return self._directory.remove(entry.path, entry.stamp[:2])
+
+    def close(self) -> None:
+        """Waits for the saves in the background; no more are taken."""
+        with self._mutex:
+            self._closed = True
+            background = self._background
+        if background is not None and not background.is_inherited:
+            background.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _not_negative(name: str, value: int) -> int:
+    if value < 0:
+        raise ValueError(f"{name} is {value}, which is negative")
+    return value
+
+
+def _template(layout: Layout, codec: str | None) -> Header:
+    """A header with what all new files of a store have in common."""
+    if codec is None:
+        kept = Codec.NONE if layout is Layout.V1 or _workers.compression_is_off() else Codec.LZ4
+    elif codec.upper() in Codec.__members__:
+        kept = Codec[codec.upper()]
+    else:
+        raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}")
+    return Header(tokens=1, ctx_size=0, layout=layout, codec=kept, chunk_size=0 if kept is Codec.NONE else CHUNK_SIZE)
+
+
+def _read_tool_map(entry: Entry, wanted: set[bytes]) -> dict[bytes, bytes]:
+    start = PREFIX_SIZE + entry.text_bytes + entry.header.payload_bytes
+    try:
+        with open(entry.path, "rb", buffering=0) as fp:
+            size = os.fstat(fp.fileno()).st_size - start
+            return read_tool_map(lambda at, n: os.pread(fp.fileno(), n, start + at), size, wanted=wanted)
+    except FileNotFoundError:
+        return {}  # evicted since it was listed

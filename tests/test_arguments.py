@@ -40,6 +40,7 @@ ALL_NUMBERS = [(flag, least) for flag, _, least in NUMBERS] + [("--tool-memory-m
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, "3")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(100)))  # no default is cut down to fewer CPUs
 
 
 def parse(*argv: str) -> argparse.Namespace:

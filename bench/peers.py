@@ -143,7 +143,7 @@ def lz4_command() -> Peer:
 
     def save(path: str, payload: bytearray) -> None:
         run = [command, "-1", "-B7", "--no-frame-crc", *threads, "-f", "-qq", "-", path]
-        subprocess.run(run, input=payload, check=True)
+        subprocess.run(run, input=payload, check=True, stderr=subprocess.DEVNULL)  # it chatters in spite of -qq
 
     def load(path: str, into: bytearray) -> None:
         with subprocess.Popen([command, "-d", "-c", "-qq", path], stdout=subprocess.PIPE, bufsize=0) as process:
@@ -202,7 +202,7 @@ def main() -> None:
             peer.load(path, into)
             if into != payload:
                 raise SystemExit(f"{name} did not give back what it was given")
-        t = common.in_turns(cases, args.rounds) | common.in_turns(slow, 1)
+        t = common.in_turns(cases, args.rounds, backed=2 * len(payload)) | common.in_turns(slow, 1)
         rows = [
             {
                 "peer": name,

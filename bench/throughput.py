@@ -17,7 +17,6 @@ import csv
 import io
 import os
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -32,6 +31,7 @@ import ds4kv
 CHUNK_SIZE = 16 * MIB
 PIECE = 8 * MIB
 REAL_SAMPLE_BYTES = 256 * MIB
+WORKERS = sorted({0, 1, 2, len(os.sched_getaffinity(0))})  # more than CPUs are as many as CPUs
 
 
 class Null(io.RawIOBase):
@@ -239,7 +239,7 @@ def sweep(directory: str, payloads: dict[str, bytearray], rounds: int) -> list[d
         into = bytearray(len(payload))
         cases: dict[str, Callable[[], object]] = {}
         hows = [("v1", 0, 1), ("v2", 0, 1)]
-        hows += [("v2", size * MIB, workers) for size in (1, 4, 16, 64) for workers in (0, 1, 2, 4, 8)]
+        hows += [("v2", size * MIB, workers) for size in (1, 4, 16, 64) for workers in WORKERS]
         for layout, chunk_size, workers in hows:
             how = {"layout": layout, "codec": "lz4" if chunk_size else "none", "workers": workers}
             if chunk_size:
@@ -251,7 +251,7 @@ def sweep(directory: str, payloads: dict[str, bytearray], rounds: int) -> list[d
             cases[f"load {file}"] = lambda file=file, workers=workers, into=into: ds4kv.load(
                 file, workers=workers, into=into
             )
-        t = common.in_turns(cases, rounds)
+        t = common.in_turns(cases, rounds, backed=2 * len(payload))
         for layout, chunk_size, workers in hows:
             file = f"{path}.{layout}.{chunk_size}.{workers}"
             rows.append(
@@ -281,7 +281,7 @@ def plot(rows: list[dict[str, object]], path: str) -> None:
     figure, axes = pyplot.subplots(2, len(names), figsize=(4.2 * len(names), 6), squeeze=False, sharey="row")
     for column, name in enumerate(names):
         for axis, what in zip(axes[:, column], ("save", "load"), strict=True):
-            for workers in (1, 2, 4, 8):
+            for workers in WORKERS:
                 line = [r for r in rows if r["payload"] == name and r["codec"] == "lz4" and r["workers"] == workers]
                 rates = [r["raw_bytes"] / r[f"{what}_ms"] / 1e6 for r in line]
                 axis.plot([r["chunk_mib"] for r in line], rates, marker="o", label=f"lz4, {workers} workers")
@@ -317,10 +317,12 @@ def main() -> None:
             if args.real:
                 payloads["real sample"] = common.file_payload(args.real, REAL_SAMPLE_BYTES)
             rows = sweep(directory, payloads, args.rounds)
-            with args.csv.open("w", newline="") if args.csv else open(sys.stdout.fileno(), "w", closefd=False) as out:
-                writer = csv.DictWriter(out, rows[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            print(table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
+            if args.csv:
+                with args.csv.open("w", newline="") as out:
+                    writer = csv.DictWriter(out, rows[0], lineterminator="\n")
+                    writer.writeheader()
+                    writer.writerows(rows)
             if args.plot:
                 plot(rows, args.plot)
         else:

@@ -30,8 +30,8 @@ LOCK, QUARANTINE = ".ds4kv.lock", "quarantine"
 
 BLOCKS = [
     b"<tool_calls>one</tool_calls>",
-    "\n\n<｜DSML｜tool_calls>two</｜DSML｜tool_calls>".encode(),
-    "<DSML｜tool_calls></tool_calls></DSML｜tool_calls>".encode(),
+    "\n\n<\uff5cDSML\uff5ctool_calls>two</\uff5cDSML\uff5ctool_calls>".encode(),
+    "<DSML\uff5ctool_calls></tool_calls></DSML\uff5ctool_calls>".encode(),
 ]
 TEXTS = [
     b"",
@@ -102,14 +102,14 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def start(self, budget: int, min_tokens: int, reject: bool, written: tuple[str, str | None], consume: bool) -> None:
         self.layout, self.codec = written
-        self.options = dict(
-            min_tokens=min_tokens,
-            reject_different_quant=reject,
-            layout=self.layout,
-            codec=self.codec,
-            consume=consume,
-            cold_max_tokens=600,
-        )
+        self.options = {
+            "min_tokens": min_tokens,
+            "reject_different_quant": reject,
+            "layout": self.layout,
+            "codec": self.codec,
+            "consume": consume,
+            "cold_max_tokens": 600,
+        }
         self.model.min_tokens = min_tokens
         self.model.reject_different_quant = reject
         self.model.consume_above = 600 if consume else 0
@@ -204,7 +204,7 @@ class StoreMachine(RuleBasedStateMachine):
         data = self.scratch.read_bytes()
         file = reference.parse(data)
         assert file.payload == payload
-        return data[reference.TEXT_AT :], dict(version=file.version, codec=file.codec, chunk_size=file.chunk_size)
+        return data[reference.TEXT_AT :], {"version": file.version, "codec": file.codec, "chunk_size": file.chunk_size}
 
     @rule(prompt=texts, more=texts, ctx_size=ctx_sizes, quant_bits=quants)
     def find(self, prompt: bytes, more: bytes, ctx_size: int, quant_bits: int) -> None:

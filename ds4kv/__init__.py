@@ -17,6 +17,12 @@ from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError, UnsupportedEr
 from ds4kv.header import Codec, Ext, Header, Layout, Reason
 from ds4kv.stream import PayloadReader, PayloadWriter, RawReader, RawWriter
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ds4kv.arguments import add_cli_arguments
+    from ds4kv.sessions import Sessions
+    from ds4kv.store import Store
+
 __all__ = [
     "Checkpoint",
     "CheckpointReader",
@@ -32,8 +38,11 @@ __all__ = [
     "RawReader",
     "RawWriter",
     "Reason",
+    "Sessions",
+    "Store",
     "TruncatedError",
     "UnsupportedError",
+    "add_cli_arguments",
     "create",
     "dump",
     "load",
@@ -42,3 +51,20 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_LATER = {"Sessions": "sessions", "Store": "store", "add_cli_arguments": "arguments"}
+"""Names and their modules, which take longer to import than all else here, and not every program has a store."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value: object = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -65,7 +65,7 @@ FLOORS = {
     },
     "sessions": {"directory", "checkpoint", "index", "lock", "header", "errors"},
     "synthetic": set(),
-    "__init__": {"checkpoint", "stream", "header", "errors"},
+    "__init__": {"store", "sessions", "arguments", "checkpoint", "stream", "header", "errors"},
 }
 INCLUDES = {
     "frame.c": {"internal.h"},

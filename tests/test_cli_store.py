@@ -375,7 +375,39 @@ def test_find_of_a_prompt_that_is_shorter_than_what_is_stored(
     put(kv, b"the prompt and more \xff\x1b")
     assert find(kv, prompt, b"the prompt") == 1
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "  its text begins with the whole prompt of 10 bytes and goes on: ' and more \\\\xff\\x1b'"
+    assert last == "  its text begins with the whole prompt of 10 bytes and goes on: ' and more \ufffd\\x1b'"
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "differs"),
+    [
+        (
+            "caf\u00e9 au lait",
+            "caf\u00e8 noir",
+            {"at": 4, "after": "caf", "stored": "\u00e9 au lait", "prompt": "\u00e8 noir"},
+        ),
+        ("a\U0001f600b", "a\U0001f601b", {"at": 4, "after": "a", "stored": "\U0001f600b", "prompt": "\U0001f601b"}),
+        (
+            "\u4f60" * 40 + "x" + "\u597d" * 40,
+            "\u4f60" * 40 + "y" + "\u597d" * 40,
+            {"at": 120, "after": "\u4f60" * 10, "stored": "x" + "\u597d" * 10, "prompt": "y" + "\u597d" * 10},
+        ),
+        ("\u4f60\u597d", "\u4f60", {"at": 3, "after": "\u4f60", "stored": "\u597d", "prompt": ""}),
+        (b"\x80" * 50 + b"a", b"\x80" * 50 + b"\x81", {"at": 50, "after": "", "stored": "a", "prompt": "\ufffd"}),
+    ],
+)
+def test_find_cuts_no_character(
+    stored: str | bytes,
+    asked: str | bytes,
+    differs: dict[str, Any],
+    kv: Path,
+    prompt: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text, question = (it if isinstance(it, bytes) else it.encode() for it in (stored, asked))
+    put(kv, text)
+    assert find(kv, prompt, question, "--json") == 1
+    assert answer(capsys)["nearest"]["differs"] == differs
 
 
 def test_find_in_an_empty_directory(kv: Path, prompt: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -496,6 +528,16 @@ def test_rm_by_prefix(kv: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rm", str(kv), "AB", "d", "ab0"]) == 0
     assert capsys.readouterr() == (f"removed {ab}, 0.0 MiB\nremoved {damaged}, 0.0 MiB\n", "")
     assert sorted(kv.iterdir()) == sorted([kv / LOCK_NAME, ac])
+
+
+def test_rm_removes_a_link_and_not_what_it_leads_to(kv: Path, tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere"
+    target.touch()
+    for to, name in ((target, "1"), (tmp_path / "nowhere", "2")):
+        (kv / f"{name * 40}.kv").symlink_to(to)
+    assert main(["rm", str(kv), "1", "2"]) == 0
+    assert list(kv.iterdir()) == [kv / LOCK_NAME]
+    assert target.exists()
 
 
 def test_rm_takes_all_spellings_of_one_key(kv: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ date, or a tool list in another order. Files are only read.
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import os
 from pathlib import Path
@@ -25,6 +26,8 @@ __all__ = ["configure", "run"]
 _MAX_U32 = (1 << 32) - 1
 _PIECE_SIZE = 1 << 16
 _CONTEXT_BYTES = 32
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
+"""Of UTF-8: those that don't begin a character."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -111,20 +114,28 @@ def _nearest(entries: list[Entry], prompt: bytes, args: argparse.Namespace) -> d
     if best is None:
         return None
     common, whole, entry = best
-    start = max(common - _CONTEXT_BYTES, 0)
-    stored = _read(entry.path, start, min(common + _CONTEXT_BYTES, entry.text_bytes) - start)
     return {
         **facts(entry),
         "common_bytes": common,
         "refused": _refusals(entry, args),
-        "differs": None
-        if whole
-        else {
-            "at": common,
-            "after": _words(prompt[start:common]),
-            "stored": _words(stored[common - start :]),
-            "prompt": _words(prompt[common : common + _CONTEXT_BYTES]),
-        },
+        "differs": None if whole else _difference(entry, prompt, common),
+    }
+
+
+def _difference(entry: Entry, prompt: bytes, at: int) -> dict[str, Any]:
+    """How text and prompt go on where they part, both in whole characters: that may be a little before ``at``."""
+    stored = _read(entry.path, at, min(_CONTEXT_BYTES, entry.text_bytes - at))
+    ours = prompt[at : at + _CONTEXT_BYTES]
+    shared = prompt[max(at - _CONTEXT_BYTES, 0) : at]
+    is_inside = any(piece[0] in _CONTINUATION_BYTES for piece in (stored, ours) if piece)
+    if is_inside and (begun := len(shared.rstrip(_CONTINUATION_BYTES))):
+        shared, head = shared[: begun - 1], shared[begun - 1 :]
+        stored, ours = head + stored, head + ours
+    return {
+        "at": at,
+        "after": _words(shared.lstrip(_CONTINUATION_BYTES)),
+        "stored": _words(stored),
+        "prompt": _words(ours),
     }
 
 
@@ -146,7 +157,8 @@ def _read(path: str, start: int, size: int) -> bytes:
 
 
 def _words(text: bytes) -> str:
-    return text.decode(errors="backslashreplace")
+    """The text, without a character that is cut at the end."""
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(text)
 
 
 def _explain(nearest: dict[str, Any], prompt_bytes: int) -> None:

@@ -13,7 +13,6 @@ import ds4kv
 from ds4kv.cli.arguments import UsageError
 from ds4kv.cli.listing import MIB
 from ds4kv.cli.messages import printable
-from ds4kv.directory import unlink
 from ds4kv.index import is_entry_name
 from ds4kv.lock import locked
 
@@ -35,14 +34,9 @@ def run(args: argparse.Namespace) -> int:
     paths = _look_up(args.directory, args.shas)
     with locked(args.directory):
         for path in paths:
-            try:
-                status = os.lstat(path)
-                is_removed = unlink(path, (status.st_dev, status.st_ino))
-            except FileNotFoundError:
-                is_removed = False
-            if not is_removed:
-                raise ds4kv.Ds4kvError(f"{printable(path)} is gone: another process removed or replaced it")
-            print(f"removed {printable(path)}, {status.st_size / MIB:,.1f} MiB", flush=True)
+            size = os.lstat(path).st_size
+            os.unlink(path)
+            print(f"removed {printable(path)}, {size / MIB:,.1f} MiB", flush=True)
     return 0
 
 

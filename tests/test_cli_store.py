@@ -369,6 +369,19 @@ def test_find_shows_where_the_nearest_differs(
     ]
 
 
+@pytest.mark.parametrize("most", [b"the prompt 1", b"the prompt 2", b"the prompt 3"])
+def test_find_takes_the_one_with_most_tokens_of_those_that_are_as_near(
+    most: bytes, kv: Path, prompt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in (b"the prompt 1", b"the prompt 2", b"the prompt 3"):
+        put(kv, text, tokens=900 if text == most else 800)
+    assert find(kv, prompt, b"the prompt!", "--json") == 1
+    assert answer(capsys)["nearest"]["sha"] == sha1(most)
+    put(kv, b"the prompt", tokens=511)  # all of it, so nothing but its few tokens is in the way
+    assert find(kv, prompt, b"the prompt!", "--json") == 1
+    assert answer(capsys)["nearest"]["sha"] == sha1(b"the prompt")
+
+
 def test_find_of_a_prompt_that_is_shorter_than_what_is_stored(
     kv: Path, prompt: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,19 +101,22 @@ def _refusals(entry: Entry, args: argparse.Namespace) -> list[str]:
 
 
 def _nearest(entries: list[Entry], prompt: bytes, args: argparse.Namespace) -> dict[str, Any] | None:
-    """The checkpoint whose text has the longest beginning in common with the prompt, and what is in its way."""
-    best: tuple[int, bool, Entry] | None = None
+    """The checkpoint whose text has the longest beginning in common with the prompt, and what is in its way.
+
+    Of several the one that is no longer than that beginning, and then the one with the most tokens.
+    """
+    best: tuple[int, bool, int, Entry] | None = None
     for entry in entries:
         try:
             common = _common_bytes(entry, prompt)
         except FileNotFoundError:
             continue  # evicted since it was listed
-        whole = common == entry.text_bytes
-        if best is None or (common, whole) > best[:2]:
-            best = common, whole, entry
+        rank = common, common == entry.text_bytes, entry.tokens
+        if best is None or rank > best[:3]:
+            best = *rank, entry
     if best is None:
         return None
-    common, whole, entry = best
+    common, whole, _, entry = best
     return {
         **facts(entry),
         "common_bytes": common,

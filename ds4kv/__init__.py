@@ -55,15 +55,19 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_MODULES = {"Entry": "index", "Sessions": "sessions", "Store": "store", "add_cli_arguments": "arguments"}
+_LATER = {"Entry": "index", "Sessions": "sessions", "Store": "store", "add_cli_arguments": "arguments"}
+"""Names and their modules, which take longer to import than all else here, and not every program has a store."""
 
 
 def __getattr__(name: str) -> object:
-    """What a store needs is imported when it is first asked for: it takes as long as all the rest."""
-    if name not in _MODULES:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(f"ds4kv.{_MODULES[name]}"), name)
+    value: object = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

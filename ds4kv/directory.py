@@ -6,6 +6,8 @@ load; its owner asked. One that is proven corrupt is moved. Nothing else ever co
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import threading
@@ -18,7 +20,7 @@ from ds4kv.rewrite import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ds4kv.index import Entry
 
@@ -108,6 +110,20 @@ class Directory:
             entries = [entry for entry in entries if entry.path not in gone]
             budget_bytes -= sum(entry.file_size for entry in stuck)
         return removed
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Nobody who takes the lock rewrites a trailer meanwhile; where it isn't ours to take, nobody is kept away.
+
+        Raises TimeoutError if another one holds it, and OSError.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path))
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+            yield
 
     def remove(self, path: str, file: tuple[int, int]) -> bool:
         """Removes a checkpoint, if it is this file still. Raises OSError."""

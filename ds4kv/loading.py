@@ -14,11 +14,11 @@ import time
 from ds4kv import log
 from ds4kv.checkpoint import CheckpointReader
 from ds4kv.errors import CorruptError, Ds4kvError
-from ds4kv.header import Codec, Ext
+from ds4kv.header import Codec
 from ds4kv.lock import locked
-from ds4kv.rewrite import identity, touch
+from ds4kv.rewrite import identity, tool_map_bytes, touch
 from ds4kv.stream import PayloadReader, RawReader
-from ds4kv.trailer import unpack_tool_map
+from ds4kv.trailer import read_tool_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,8 +79,14 @@ class LoadingCheckpoint(CheckpointReader):
 
     @property
     def tool_map(self) -> dict[bytes, bytes]:
-        """What the model wrote for each tool call, by the call's id; empty if the file has no such map."""
-        return unpack_tool_map(self.trailer) if self.header.ext_flags & Ext.TOOL_MAP else {}
+        """What the model wrote for each tool call, by the call's id; empty if the file has no such map.
+
+        It is the one that is there now: a save of the same text may have replaced it since the checkpoint was opened.
+        Raises TimeoutError if the directory's lock can't be had, and OSError.
+        """
+        with self._directory.at_rest():
+            size = tool_map_bytes(self._fp.fileno(), self._region_end)
+            return read_tool_map(lambda at, n: self._fp.read_at(self._region_end + at, n), size)
 
     def __exit__(self, *exc: object) -> None:
         try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ds4kv.header import Header
 
-__all__ = ["identity", "rewrite_trailer", "touch"]
+__all__ = ["identity", "rewrite_trailer", "tool_map_bytes", "touch"]
 
 _MAX_HITS = (1 << 32) - 1
 
@@ -95,6 +95,15 @@ def rewrite_trailer(
         if fsync:
             os.fsync(fd)
         return True
+
+
+def tool_map_bytes(fd: int, start: int) -> int:
+    """Size of the tool map behind the region, which ends at ``start``; 0 if there is none.
+
+    Flag and size are only of one trailer while the lock is held, and so are the bytes that are read after.
+    """
+    flags = os.pread(fd, 1, _EXT_FLAGS_AT)
+    return max(os.fstat(fd).st_size - start, 0) if flags and flags[0] & Ext.TOOL_MAP else 0
 
 
 @contextlib.contextmanager

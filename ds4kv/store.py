@@ -18,11 +18,13 @@ from ds4kv import workers as _workers
 from ds4kv.arguments import store_options
 from ds4kv.directory import Directory
 from ds4kv.errors import CorruptError
+from ds4kv.files import RegularFile
 from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header, Layout, Reason
 from ds4kv.index import read_text, stamp
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.loading import LoadingCheckpoint
 from ds4kv.lookup import longest_prefix
+from ds4kv.rewrite import identity, tool_map_bytes
 from ds4kv.saving import NewSave, PresentSave, Save, StoreWriter, over_budget
 from ds4kv.trailer import pack_tool_map, read_tool_map, select_tool_map
 
@@ -217,15 +219,26 @@ class Store:
     def import_tool_maps(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """What the model wrote for these tool calls, by their ids, as far as the checkpoints here know it.
 
-        No payload is read. Raises OSError.
+        No payload is read. Raises TimeoutError if the directory's lock can't be had, and OSError.
         """
         missing = set(ids)
         found: dict[bytes, bytes] = {}
         for entry in self.entries():
             if missing and entry.ext_flags & Ext.TOOL_MAP:
-                found |= _read_tool_map(entry, missing)
+                found |= self._read_tool_map(entry, missing)
                 missing -= found.keys()
         return found
+
+    def _read_tool_map(self, entry: Entry, wanted: set[bytes]) -> dict[bytes, bytes]:
+        start = PREFIX_SIZE + entry.text_bytes + entry.header.payload_bytes
+        try:
+            with self._directory.at_rest(), RegularFile(entry.path) as fp:
+                if identity(os.fstat(fp.fileno())) != entry.stamp[:2]:
+                    return {}  # replaced since it was listed
+                size = tool_map_bytes(fp.fileno(), start)
+                return read_tool_map(lambda at, n: fp.read_at(start + at, n), size, wanted=wanted)
+        except FileNotFoundError:
+            return {}  # evicted since it was listed
 
     # Writing
 
@@ -401,13 +414,3 @@ def _template(layout: Layout, codec: str | None) -> Header:
     else:
         raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}")
     return Header(tokens=1, ctx_size=0, layout=layout, codec=kept, chunk_size=0 if kept is Codec.NONE else CHUNK_SIZE)
-
-
-def _read_tool_map(entry: Entry, wanted: set[bytes]) -> dict[bytes, bytes]:
-    start = PREFIX_SIZE + entry.text_bytes + entry.header.payload_bytes
-    try:
-        with open(entry.path, "rb", buffering=0) as fp:
-            size = os.fstat(fp.fileno()).st_size - start
-            return read_tool_map(lambda at, n: os.pread(fp.fileno(), n, start + at), size, wanted=wanted)
-    except FileNotFoundError:
-        return {}  # evicted since it was listed

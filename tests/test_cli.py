@@ -120,7 +120,7 @@ def test_damaged_file_is_one_line_and_exit_code_1(
 def test_version_and_help() -> None:
     assert ds4kv_command("--version").stdout == f"ds4kv {ds4kv.__version__}\n".encode()
     overview = ds4kv_command("--help").stdout
-    for name in (b"ab", b"info", b"verify", b"convert", b"cat"):
+    for name in (b"ab", b"info", b"verify", b"convert", b"cat", b"ls", b"find", b"evict", b"rm", b"sessions"):
         assert name in overview
         ran = ds4kv_command(name.decode(), "--help")
         assert ran.returncode == 0

@@ -49,6 +49,8 @@ FLOORS = {
     },
     "store": {
         "arguments",
+        "files",
+        "rewrite",
         "loading",
         "saving",
         "lookup",

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
+import ds4kv
+
 VENDORED = Path(__file__).resolve().parent.parent / "vendor" / "lz4"
 SOURCES = ["lz4.c", "lz4.h", "lz4hc.c", "lz4hc.h"]
 
@@ -145,4 +147,12 @@ def test_importing_ds4kv_needs_nothing_but_cffi():
     assert "ds4kv" in packages
     assert packages - sys.stdlib_module_names <= {"ds4kv", "cffi", "_cffi_backend"}
     # Each of these would take as long to import as all of ds4kv, which is to cost 20 ms at most.
-    assert packages.isdisjoint({"dataclasses", "hashlib", "inspect", "re", "secrets", "typing"})
+    assert packages.isdisjoint({"argparse", "dataclasses", "hashlib", "inspect", "logging", "re", "secrets", "typing"})
+
+
+def test_every_public_name_is_there():
+    for name in ds4kv.__all__:
+        assert getattr(ds4kv, name).__doc__
+        assert name in dir(ds4kv)
+    with pytest.raises(AttributeError, match="no attribute 'store_everything'"):
+        ds4kv.store_everything  # noqa: B018

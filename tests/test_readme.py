@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import ds4kv
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -18,12 +20,24 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
 
 
+def run_python(code: str, directory: Path) -> list[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
 def test_the_python_example_runs(tmp_path: Path) -> None:
-    [code] = blocks("python")
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
-    first, second = ran.stdout.splitlines()
+    first, second = run_python(blocks("python")[0], tmp_path)
     assert first.startswith("22016000 bytes became ")
     assert second == "1000 b'' 22016000"
+
+
+def test_the_example_for_engines_runs(tmp_path: Path) -> None:
+    code = blocks("python")[1]
+    assert run_python(code, tmp_path) == ["1000 tokens, 19 bytes of the prompt, need no prefill"]
+    [path] = (tmp_path / "cache").glob("*.kv")
+    assert ds4kv.read_header(path).hits == 1
+    path.write_bytes(path.read_bytes()[:-1])  # damaged, it is no entry, and saved anew
+    assert run_python(code, tmp_path) == ["1000 tokens, 19 bytes of the prompt, need no prefill"]
 
 
 def test_the_commands_are_two_to_set_up_one_for_the_job_one_for_the_tests() -> None:
@@ -41,7 +55,7 @@ def test_links_lead_somewhere(link: str) -> None:
 def test_every_subcommand_it_names_exists() -> None:
     command = [sys.executable, "-m", "ds4kv", "--help"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    named = set(re.findall(r"`(?:ds4kv )?(ab|info|verify|convert|cat)\b", README))
-    assert named == {"ab", "info", "verify", "convert", "cat"}
+    named = set(re.findall(r"`(?:ds4kv )?(ab|info|verify|convert|cat|ls|find|evict|rm|sessions)\b", README))
+    assert named == {"ab", "info", "verify", "convert", "cat", "ls", "find", "evict", "rm", "sessions"}
     for name in named:
         assert re.search(rf"\b{name}\b", shown)

@@ -30,6 +30,11 @@ _COMMANDS = {
     "verify": "decode checkpoints and say which are damaged",
     "convert": "write a checkpoint again in another layout or codec",
     "cat": "write a checkpoint's payload or text to stdout",
+    "ls": "list the checkpoints of a directory",
+    "find": "say which checkpoint a prompt would load, or why none",
+    "evict": "bring a directory within a budget",
+    "rm": "remove checkpoints by the beginning of their SHA-1",
+    "sessions": "list the conversations that ds4-agent saved",
 }
 _EXTRA = ("numpy", "rich")
 

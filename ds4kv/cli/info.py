@@ -7,7 +7,6 @@ a damaged file this shows what could be read before the damage.
 from __future__ import annotations
 
 import argparse
-import codecs
 import datetime
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 import ds4kv
 from ds4kv import layout
+from ds4kv.cli.listing import text_start
 from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.header import Codec, Ext, Header, Layout
 
@@ -67,10 +67,7 @@ def _gather_prefix(path: str, facts: dict[str, Any]) -> None:
             lambda offset, size: os.pread(fp.fileno(), size, offset), facts["file_bytes"]
         )
         facts.update(_header_facts(header), text_bytes=text_bytes)
-        # No character takes more than four bytes in UTF-8; one that is cut at the end is left out.
-        shown = os.pread(fp.fileno(), min(text_bytes, 4 * _TEXT_START_CHARACTERS), layout.PREFIX_SIZE)
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        facts["text_start"] = decoder.decode(shown)[:_TEXT_START_CHARACTERS]
+        facts["text_start"] = text_start(fp.fileno(), text_bytes, _TEXT_START_CHARACTERS)
 
 
 def _header_facts(header: Header) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""What the subcommands on a directory share: what is in it, and how that is shown.
+
+Nothing here makes, changes or removes a file, so a directory may be looked at while engines use it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ds4kv.cli.messages import printable, reason, verdict
+from ds4kv.errors import Ds4kvError
+from ds4kv.header import Codec
+from ds4kv.index import Entry, is_entry_name, read_entry
+from ds4kv.layout import PREFIX_SIZE
+from ds4kv.lock import LOCK_NAME
+
+__all__ = ["MIB", "age", "facts", "scan", "show_table", "tell", "text_start"]
+
+MIB = 1 << 20
+
+_FRAME = struct.Struct("<QI")
+_TEXT_START_CHARACTERS = 40
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+
+def scan(directory: str) -> tuple[list[Entry], list[dict[str, str]]]:
+    """The checkpoints, and the files that are none: ``path``, ``verdict`` and ``why`` of each; both in order of name.
+
+    What is none by its name has the verdict ``foreign``. Raises OSError if the directory can't be read.
+    """
+    entries, others = [], []
+    with os.scandir(directory) as names:
+        files = sorted((found.name, found.path) for found in names if is_entry_name(found.name) or found.is_file())
+    for name, path in files:
+        if not is_entry_name(name):
+            if name != LOCK_NAME:
+                others.append(_other(path, "foreign", "a store's files are named 40 hex digits and .kv"))
+            continue
+        try:
+            entries.append(read_entry(path))
+        except FileNotFoundError:
+            if os.path.islink(path):
+                others.append(_other(path, "unreadable", "a link that leads nowhere"))
+            # Else it was evicted since the directory was read.
+        except (Ds4kvError, OSError) as error:
+            others.append(_other(path, verdict(error), reason(error)))
+    return entries, others
+
+
+def _other(path: str, word: str, why: str) -> dict[str, str]:
+    return {"path": path, "verdict": word, "why": why}
+
+
+def tell(others: Sequence[dict[str, str]]) -> None:
+    """Says on stderr what is no checkpoint, and why."""
+    for other in others:
+        print(f"{printable(other['path'])}: {other['verdict']}: {other['why']}", file=sys.stderr)
+
+
+def facts(entry: Entry) -> dict[str, Any]:
+    """What the table and JSON say of a checkpoint; None is what isn't known. Raises OSError."""
+    header = entry.header
+    with open(entry.path, "rb", buffering=0) as fp:
+        start = text_start(fp.fileno(), entry.text_bytes, _TEXT_START_CHARACTERS)
+        raw_total = _raw_total(entry, fp.fileno())
+    return {
+        "sha": entry.sha,
+        "path": entry.path,
+        "tokens": entry.tokens,
+        "ctx_size": entry.ctx_size,
+        "quant_bits": entry.quant_bits,
+        "layout": header.layout,
+        "codec": header.codec.name.lower(),
+        "file_bytes": entry.file_size,
+        "ratio": None if raw_total is None else raw_total / header.payload_bytes,
+        "hits": header.hits,
+        "created_at": header.created_at,
+        "last_used": header.last_used,
+        "reason": header.reason.word,
+        "text_bytes": entry.text_bytes,
+        "text_start": start,
+    }
+
+
+def text_start(fd: int, text_bytes: int, characters: int) -> str:
+    """How the text of an open checkpoint begins."""
+    # No character takes more than four bytes in UTF-8; one that is cut at the end is left out.
+    shown = os.pread(fd, min(text_bytes, 4 * characters), PREFIX_SIZE)
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(shown)[:characters]
+
+
+def _raw_total(entry: Entry, fd: int) -> int | None:
+    """The payload's size before compression, by a frame that can be true; None if there is none."""
+    header = entry.header
+    if header.codec is Codec.NONE or header.payload_bytes < _FRAME.size:
+        return None
+    frame = os.pread(fd, _FRAME.size, PREFIX_SIZE + entry.text_bytes)
+    if len(frame) < _FRAME.size:
+        return None  # cut short since it was listed
+    raw_total, chunk_count = _FRAME.unpack(frame)
+    return raw_total if chunk_count == -(-raw_total // header.chunk_size) else None
+
+
+def age(seconds: int) -> str:
+    """How long ago a time in Unix seconds was, in its largest unit; negative for one to come, ``-`` for none, 0."""
+    if seconds == 0:
+        return "-"
+    passed = int(time.time()) - seconds
+    size, unit = next((size, unit) for size, unit in _UNITS if abs(passed) >= size or size == 1)
+    return f"{'-' * (passed < 0)}{abs(passed) // size}{unit}"
+
+
+def show_table(columns: Sequence[tuple[str, Callable[[dict[str, Any]], str]]], rows: Sequence[dict[str, Any]]) -> None:
+    """Prints the rows under their heading; all columns but the first and the last are numbers or words to the right."""
+    cells = [[heading for heading, _ in columns], *([in_words(row) for _, in_words in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        *middle, last = line
+        shown = [
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(middle, widths[:-1], strict=True))
+        ]
+        print("  ".join([*shown, last]))

@@ -1,0 +1,72 @@
+"""``ds4kv ls``: the checkpoints of a directory, a line each, from their headers; the directory stays as it is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ds4kv.cli.listing import MIB, age, facts, scan, show_table, tell
+
+__all__ = ["configure", "run"]
+
+_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("sha", lambda row: row["sha"][:8]),
+    ("tokens", lambda row: f"{row['tokens']:,}"),
+    ("layout", lambda row: str(row["layout"])),
+    ("codec", lambda row: str(row["codec"])),
+    ("MiB", lambda row: f"{row['file_bytes'] / MIB:,.1f}"),
+    ("ratio", lambda row: "-" if row["ratio"] is None else f"{row['ratio']:.2f}x"),
+    ("hits", lambda row: f"{row['hits']:,}"),
+    ("age", lambda row: age(row["last_used"] or row["created_at"])),
+    ("reason", lambda row: str(row["reason"])),
+    ("text begins", lambda row: repr(row["text_start"])),
+)
+
+_ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "age": lambda row: -(row["last_used"] or row["created_at"]),
+    "sha": lambda row: row["sha"],
+    "tokens": lambda row: -row["tokens"],
+    "text": lambda row: row["text_start"],
+    "layout": lambda row: row["layout"],
+    "codec": lambda row: row["codec"],
+    "size": lambda row: -row["file_bytes"],
+    "ratio": lambda row: -(row["ratio"] or 0.0),
+    "hits": lambda row: -row["hits"],
+    "reason": lambda row: row["reason"],
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Files that are no checkpoints are told on stderr; the exit code is 1 if one has a checkpoint's name."
+    )
+    parser.add_argument("directory", metavar="DIR", help="a directory of checkpoints")
+    parser.add_argument(
+        "--sort",
+        choices=_ORDERS,
+        default="age",
+        help="numbers come largest first, the age youngest first; %(default)s is the default",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object; null is what isn't known")
+
+
+def run(args: argparse.Namespace) -> int:
+    entries, others = scan(args.directory)
+    rows = []
+    for entry in entries:
+        try:
+            rows.append(facts(entry))
+        except FileNotFoundError:
+            continue  # evicted since it was listed
+    rows.sort(key=_ORDERS[args.sort])
+    if args.json:
+        print(json.dumps({"checkpoints": rows, "others": others}, indent=2))
+    else:
+        if rows:
+            show_table(_COLUMNS, rows)
+        total = sum(row["file_bytes"] for row in rows)
+        print(f"{len(rows)} checkpoint{'s' * (len(rows) != 1)}, {total / MIB:,.1f} MiB")
+    tell(others)
+    return 1 if any(other["verdict"] != "foreign" for other in others) else 0

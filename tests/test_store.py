@@ -671,6 +671,31 @@ def test_on_full_evict_removes_nothing_where_that_would_not_do(tmp_path: Path, d
     assert names(store) == before
 
 
+def test_on_full_evict_makes_room_for_the_text_too(
+    tmp_path: Path, disk: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path, "evict", "none")
+    real = saving.StoreWriter.__init__
+    failures = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+
+    def init(self: saving.StoreWriter, *arguments: Any, **options: Any) -> None:
+        if failures:
+            raise failures.pop()
+        real(self, *arguments, **options)
+
+    monkeypatch.setattr(saving.StoreWriter, "__init__", init)
+    assert store.save_buffer(b"new", b"payload", **SAVE) is not None
+    assert {entry.sha for entry in store.entries()} == {sha1(text) for text in (b"1", b"2", b"3", b"new")}
+    failures += [OSError(errno.ENOSPC, "once"), OSError(errno.ENOSPC, "and again")]
+    with pytest.raises(OSError, match="once"):
+        store.save_buffer(b"newer", b"payload", **SAVE)
+    failures.append(OSError(errno.EIO, os.strerror(errno.EIO)))
+    before = names(store)
+    with pytest.raises(OSError, match="Input/output"):
+        store.save_buffer(b"newest", b"payload", **SAVE)
+    assert names(store) == before
+
+
 # ------------------------------------------------------------------------------ in the background
 
 

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     MakeRoom = Callable[[int], bool]
     """Frees that many bytes of a full disk, or says that it can't and frees none."""
 
-__all__ = ["NewSave", "PresentSave", "Save", "StoreWriter", "over_budget"]
+__all__ = ["NO_SPACE", "NewSave", "PresentSave", "Save", "StoreWriter", "over_budget"]
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Target(OutputFile):
@@ -52,7 +52,7 @@ class _Target(OutputFile):
         super().__init__(fd, "r+")
         self._limit = limit
         self._final_size = final_size
-        self._make_room = make_room
+        self.make_room = make_room
 
     def write(self, b: ReadableBuffer, /) -> int:
         size = memoryview(b).nbytes
@@ -66,10 +66,10 @@ class _Target(OutputFile):
         try:
             return super().write(b)
         except OSError as error:
-            if error.errno not in _NO_SPACE or self._make_room is None:
+            if error.errno not in NO_SPACE or self.make_room is None:
                 raise
             # Of a compressed payload nobody knows how much is to come, so room is made as it is needed.
-            if not self._make_room(size if self._final_size is None else self._final_size - end + size):
+            if not self.make_room(size if self._final_size is None else self._final_size - end + size):
                 raise
             return super().write(b)
 
@@ -133,6 +133,7 @@ class StoreWriter(CheckpointWriter):
             return False
         write_all(self._fp, memoryview(self.trailer))
         self.trailer = b""
+        self._target.make_room = None  # the header is in its place, and room is not made by who holds the lock
         if self._fsync:
             os.fsync(self._fp.fileno())
         return True

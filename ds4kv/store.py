@@ -25,7 +25,7 @@ from ds4kv.layout import PREFIX_SIZE
 from ds4kv.loading import LoadingCheckpoint
 from ds4kv.lookup import longest_prefix
 from ds4kv.rewrite import identity, tool_map_bytes
-from ds4kv.saving import NewSave, PresentSave, Save, StoreWriter, over_budget
+from ds4kv.saving import NO_SPACE, NewSave, PresentSave, Save, StoreWriter, over_budget
 from ds4kv.trailer import pack_tool_map, read_tool_map, select_tool_map
 
 TYPE_CHECKING = False
@@ -310,22 +310,30 @@ class Store:
             return Save(refusal=over_budget(least, self.budget_bytes))
         path = os.path.join(self.directory, f"{sha}.kv")
         try:
-            writer = StoreWriter(
-                path,
-                header,
-                key_text,
-                trailer,
-                budget_bytes=self.budget_bytes,
-                make_room=self._make_room,
-                workers=self._workers,
-                nice=self._nice,
-                raw_total=raw_total,
-                fsync=self._fsync,
-            )
+            try:
+                writer = self._create(path, header, key_text, trailer, raw_total)
+            except OSError as error:
+                if error.errno not in NO_SPACE or self._make_room is None or not self._make_room(least):
+                    raise
+                writer = self._create(path, header, key_text, trailer, raw_total)
         except OSError as error:
             log.create_failed(path, error, time.monotonic() - started)
             raise
         return NewSave(self._directory, path, writer, same_key, started=started, trimmed=trimmed)
+
+    def _create(self, path: str, header: Header, text: bytes, trailer: bytes, raw_total: int | None) -> StoreWriter:
+        return StoreWriter(
+            path,
+            header,
+            text,
+            trailer,
+            budget_bytes=self.budget_bytes,
+            make_room=self._make_room,
+            workers=self._workers,
+            nice=self._nice,
+            raw_total=raw_total,
+            fsync=self._fsync,
+        )
 
     def _is_compatible(self, entry: Entry, text: bytes, ctx_size: int, quant_bits: int) -> bool:
         """Whether this engine could load it; of its payload nothing is known before that is tried."""

@@ -256,3 +256,14 @@ def test_longest_prefix(
     found = longest_prefix(Index(str(directory)).scan(), prompt, lambda entry: entry.sha not in shas)
     expected = max((text for text in texts - refused if prompt.startswith(text)), key=len, default=None)
     assert (found.sha if found else None) == (None if expected is None else sha1(expected))
+
+
+def test_a_name_is_only_a_claim(tmp_path: Path) -> None:
+    """A file under the SHA-1 of the prompt, with a text of another size, is not what the prompt begins with."""
+    wrong = put(tmp_path, b"te").rename(tmp_path / f"{sha1(b'text')}.kv")
+    put(tmp_path, b"tezt")
+    scan = Index(str(tmp_path)).scan
+    assert longest_prefix(scan(), b"text", lambda entry: True) is None
+    right = put(tmp_path, b"text", upper=True)
+    assert longest_prefix(scan(), b"text", lambda entry: True).path == str(right)
+    assert wrong.exists()

@@ -24,6 +24,7 @@ import reference
 
 import ds4kv
 from ds4kv import arguments, lock, saving, temporary
+from ds4kv import store as store_module
 from ds4kv.index import Entry
 from ds4kv.lock import LOCK_NAME, locked
 from ds4kv.store import Store
@@ -307,6 +308,14 @@ def test_a_file_of_the_name_that_is_no_checkpoint_is_replaced(store: Store) -> N
     assert load(store, b"text") == PAYLOAD
 
 
+def test_a_checkpoint_of_the_size_and_name_and_another_text_is_replaced(store: Store) -> None:
+    entry = store.save_buffer(b"text", PAYLOAD, **SAVE)
+    path = Path(entry.path)
+    path.write_bytes(corrupt_text(path.read_bytes()))
+    store.save_buffer(b"text", PAYLOAD, **SAVE)
+    assert load(store, b"text") == PAYLOAD
+
+
 def test_the_tool_map_of_a_present_text_is_rewritten(store: Store, clock: Clock) -> None:
     entry = store.save_buffer(CHAT, PAYLOAD, **SAVE)
     clock.now += 9
@@ -335,6 +344,18 @@ def test_import_tool_maps(store: Store) -> None:
     store.save_buffer(b"none", PAYLOAD, **SAVE)
     assert store.import_tool_maps([b"call_1", b"call_3", b"call_9"]) == {b"call_1": BLOCK, b"call_3": other}
     assert store.import_tool_maps([]) == {}
+
+
+def test_import_tool_maps_ends_when_all_are_known(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in (b"1" + BLOCK, b"2" + BLOCK, b"3" + BLOCK):
+        store.save_buffer(text, PAYLOAD, tool_map={b"call_1": BLOCK}, **SAVE)
+    read = []
+    real = store_module.read_tool_map
+    monkeypatch.setattr(store_module, "read_tool_map", lambda *a, **o: read.append(a) or real(*a, **o))
+    assert store.import_tool_maps([b"call_1"]) == {b"call_1": BLOCK}
+    assert len(read) == 1
+    assert store.import_tool_maps([b"call_1", b"call_2"]) == {b"call_1": BLOCK}
+    assert len(read) == 4
 
 
 def test_an_engine_that_fails_saves_nothing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -651,6 +672,31 @@ def test_on_full_evict_removes_nothing_where_that_would_not_do(tmp_path: Path, d
     assert names(store) == before
 
 
+def test_on_full_evict_makes_room_for_the_text_too(
+    tmp_path: Path, disk: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path, "evict", "none")
+    real = saving.StoreWriter.__init__
+    failures = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+
+    def init(self: saving.StoreWriter, *arguments: Any, **options: Any) -> None:
+        if failures:
+            raise failures.pop()
+        real(self, *arguments, **options)
+
+    monkeypatch.setattr(saving.StoreWriter, "__init__", init)
+    assert store.save_buffer(b"new", b"payload", **SAVE) is not None
+    assert {entry.sha for entry in store.entries()} == {sha1(text) for text in (b"1", b"2", b"3", b"new")}
+    failures += [OSError(errno.ENOSPC, "once"), OSError(errno.ENOSPC, "and again")]
+    with pytest.raises(OSError, match="once"):
+        store.save_buffer(b"newer", b"payload", **SAVE)
+    failures.append(OSError(errno.EIO, os.strerror(errno.EIO)))
+    before = names(store)
+    with pytest.raises(OSError, match="Input/output"):
+        store.save_buffer(b"newest", b"payload", **SAVE)
+    assert names(store) == before
+
+
 # ------------------------------------------------------------------------------ in the background
 
 
@@ -714,6 +760,7 @@ def test_what_goes_wrong_in_the_background_surfaces(store: Store, caplog: pytest
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a niceness of one thread")
+@pytest.mark.skipif(os.getpriority(os.PRIO_PROCESS, 0) > 18, reason="nothing is nicer than this process")
 def test_niceness_is_that_of_the_workers(tmp_path: Path) -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
     wanted = min(own + 7, 19)
@@ -750,18 +797,17 @@ def test_the_lock_of_another_process_is_waited_for_and_named(store: Store, monke
 
 
 def test_a_fork_does_not_keep_the_lock(store: Store) -> None:
-    read, write = os.pipe()
     with locked(store.directory):
         child = os.fork()
         if child == 0:
-            os.read(read, 1)
+            signal.pause()
             os._exit(0)
-    with locked(store.directory, timeout=1):
-        pass
-    os.write(write, b"x")
-    os.waitpid(child, 0)
-    os.close(read)
-    os.close(write)
+    try:
+        with locked(store.directory, timeout=1):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_threads_share_a_store(tmp_path: Path) -> None:

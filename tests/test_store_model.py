@@ -27,7 +27,7 @@ from ds4kv import index
 from ds4kv.store import Store
 
 SESSION = 50
-STEPS = int(os.environ.get("DS4KV_STEPS", "5000"))
+STEPS = int(os.environ.get("DS4KV_STEPS", "2500"))
 LOCK, QUARANTINE = ".ds4kv.lock", "quarantine"
 
 BLOCKS = [
@@ -58,7 +58,8 @@ PAYLOADS = [
 IDS = [b"call_1", b"call_2", b"toolu_3"]
 
 texts = st.integers(0, len(TEXTS) - 1).map(lambda number: TEXTS[number])
-payloads = st.integers(0, len(PAYLOADS) - 1).map(lambda number: PAYLOADS[number])
+# One of them often: files of one size, of which the use decides.
+payloads = st.sampled_from([3, 3, 3, 3, *range(len(PAYLOADS))]).map(lambda number: PAYLOADS[number])
 tokens = st.sampled_from([600, 601, 3000, 11, 10, 9, 0])
 ctx_sizes = st.sampled_from([1000, 2000, 0])
 quants = st.sampled_from([2, 2, 2, 4, 4, 4, 3])
@@ -69,8 +70,9 @@ just_enough = st.builds(  # or just not, for one file
     payloads,
     st.integers(0, 1),
 )
-budgets = st.integers(500, 6000) | just_enough
+budgets = st.integers(1500, 6000) | just_enough
 times = st.sampled_from([0, 1, 1_780_000_000, 1_780_000_001, 1_780_021_600, 2**40])
+jumps = st.sampled_from([0, 1, 0.5, 3600, 21600, 5 * 21600, 10**6, 10**9, -1, -3600, -(10**10)])
 
 
 class EngineError(Exception):
@@ -113,8 +115,17 @@ class StoreMachine(RuleBasedStateMachine):
         reject=st.booleans(),
         written=st.sampled_from([("v1", None), ("v2", "none"), ("v2", None), ("v2", "lz4")]),
         consume=st.booleans(),
+        first=st.lists(st.tuples(texts, payloads, remembered), min_size=3, max_size=6),
     )
-    def start(self, budget: int, min_tokens: int, reject: bool, written: tuple[str, str | None], consume: bool) -> None:
+    def start(
+        self,
+        budget: int,
+        min_tokens: int,
+        reject: bool,
+        written: tuple[str, str | None],
+        consume: bool,
+        first: list[tuple[bytes, bytes, dict[bytes, bytes]]],
+    ) -> None:
         self.layout, self.codec = written
         self.options = {
             "min_tokens": min_tokens,
@@ -128,6 +139,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.reject_different_quant = reject
         self.model.consume_above = 600 if consume else 0
         self.open(budget)
+        for text, payload, tool_map in first:
+            self.take_a_turn(text, payload, tool_map, tokens=600, seconds=1)
 
     def open(self, budget: int) -> None:
         order = self.order()
@@ -136,8 +149,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.evict(now=self.now, order=order)
         assert self.model.total() <= budget
 
-    @rule(budget=budgets)
-    def reopen(self, budget: int) -> None:
+    @rule(budget=budgets, seconds=jumps)
+    def reopen(self, budget: int, seconds: float) -> None:
+        self.clock += seconds
         self.store.close()
         self.open(budget)
 
@@ -151,9 +165,10 @@ class StoreMachine(RuleBasedStateMachine):
         ext_flags=st.sampled_from([0, 1, 2, 255]),
         tool_map=remembered,
         how=st.sampled_from(["with", "in pieces", "buffer", "call", "background", "engine fails"]),
+        seconds=jumps,
     )
-    def save(self, text: bytes, payload: bytes, how: str, **fields: object) -> None:
-        self.clock += 1
+    def save(self, text: bytes, payload: bytes, how: str, seconds: float, **fields: Any) -> None:
+        self.clock += seconds
         region, head = self.region(payload)
         order = self.order()
         tool_map = fields["tool_map"]
@@ -197,14 +212,17 @@ class StoreMachine(RuleBasedStateMachine):
         if is_new:
             assert self.model.total() <= self.model.budget
 
-    @rule(text=texts, payload=payloads, tool_map=remembered, tokens=st.sampled_from([600, 601, 3000]))
-    def take_a_turn(self, text: bytes, payload: bytes, tool_map: dict[bytes, bytes], tokens: int) -> None:
+    @rule(text=texts, payload=payloads, tool_map=remembered, tokens=st.sampled_from([600, 601, 3000]), seconds=jumps)
+    def take_a_turn(
+        self, text: bytes, payload: bytes, tool_map: dict[bytes, bytes], tokens: int, seconds: float
+    ) -> None:
         """As engines do: load what there is, save what became of it."""
         self.load_the_best_that_loads(text, ctx_size=2000, engine_fails=False)
         self.save(
             text,
             payload,
             how="buffer",
+            seconds=seconds,
             tokens=tokens,
             ctx_size=2000,
             quant_bits=2,
@@ -275,31 +293,18 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.model.total() <= self.model.budget
         event(f"evict removed {'some' if removed else 'none'}")
 
-    @precondition(lambda self: self.model.listed())
-    @rule(data=st.data())
-    def remove(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(file.name for file in self.model.listed())), label="name")
-        entry = next(entry for entry in self.store.entries() if os.path.basename(entry.path) == name)
-        assert self.store.remove(entry)
-        assert not self.store.remove(entry)
-        del self.model.files[name]
-
     # What others do
-
-    @rule(seconds=st.sampled_from([0.5, 1, 3600, 21600, 5 * 21600, 10**6, 10**9, -1, -3600, -(10**10)]))
-    def clock_jumps(self, seconds: float) -> None:
-        self.clock += seconds
 
     @rule(
         text=texts,
         payload=payloads,
-        tokens=st.sampled_from([1, 10, 600, 3000, 2**32 - 1]),
+        tokens=st.sampled_from([600, 601, 3000, 10, 1, 2**32 - 1]),
         ctx_size=ctx_sizes,
         quant_bits=st.sampled_from([2, 4]),
         written=st.sampled_from([("v1", None), ("v2", "none"), ("v2", "lz4"), ("v2", "lz4hc")]),
         chunk_size=st.sampled_from([64, 1 << 24]),
         trailer=st.sampled_from([b"", b"junk", struct.pack("<3sBIII", b"KTM", 1, 1, 6, 1) + b"call_1B"]),
-        hits=st.sampled_from([0, 1, 100, 2**32 - 1]),
+        hits=st.sampled_from([0, 0, 1, 100, 2**32 - 1]),
         created_at=times,
         last_used=times,
         upper=st.booleans(),
@@ -333,19 +338,6 @@ class StoreMachine(RuleBasedStateMachine):
     def foreign_file(self, name: str, data: bytes) -> None:
         (self.directory / name).write_bytes(data)
         self.model.files[name] = data
-
-    @precondition(lambda self: self.model.files)
-    @rule(data=st.data(), how=st.sampled_from(["replace", "unlink"]))
-    def foreign_removal(self, data: st.DataObject, how: str) -> None:
-        """A file goes, or takes the name of another, whose text it doesn't hold."""
-        source = self.pick(data)
-        if how == "unlink":
-            os.unlink(self.directory / source)
-            del self.model.files[source]
-        else:
-            target = self.pick(data)
-            os.replace(self.directory / source, self.directory / target)
-            self.model.files[target] = self.model.files.pop(source)
 
     @precondition(lambda self: self.model.listed())
     @rule(
@@ -393,13 +385,27 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.files[name] = new
 
     @precondition(lambda self: self.model.files)
-    @rule(data=st.data(), by=st.integers(-200, 50))
-    def foreign_resize(self, data: st.DataObject, by: int) -> None:
+    @rule(data=st.data(), how=st.sampled_from(["replace", "unlink", "remove", "resize"]), by=st.integers(-200, 50))
+    def a_file_goes(self, data: st.DataObject, how: str, by: int) -> None:
         name = self.pick(data)
-        old = self.model.files[name]
-        size = max(len(old) + by, 0)
-        os.truncate(self.directory / name, size)
-        self.model.files[name] = old[:size].ljust(size, b"\0")
+        path = self.directory / name
+        if how == "replace":  # it takes the name of another, whose text it doesn't hold
+            target = self.pick(data)
+            os.replace(path, self.directory / target)
+            self.model.files[target] = self.model.files.pop(name)
+        elif how == "resize":
+            old = self.model.files[name]
+            size = max(len(old) + by, 0)
+            os.truncate(path, size)
+            self.model.files[name] = old[:size].ljust(size, b"\0")
+        else:
+            entry = next((entry for entry in self.store.entries() if entry.path == str(path)), None)
+            if how == "remove" and entry is not None:
+                assert self.store.remove(entry)
+                assert not self.store.remove(entry)
+            else:
+                path.unlink()
+            del self.model.files[name]
 
     # What always holds
 

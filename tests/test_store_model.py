@@ -58,8 +58,7 @@ PAYLOADS = [
 IDS = [b"call_1", b"call_2", b"toolu_3"]
 
 texts = st.integers(0, len(TEXTS) - 1).map(lambda number: TEXTS[number])
-# One of them often: files of one size, of which the use decides.
-payloads = st.sampled_from([3, 3, 3, 3, *range(len(PAYLOADS))]).map(lambda number: PAYLOADS[number])
+payloads = st.integers(0, len(PAYLOADS) - 1).map(lambda number: PAYLOADS[number])
 tokens = st.sampled_from([600, 601, 3000, 11, 10, 9, 0])
 ctx_sizes = st.sampled_from([1000, 2000, 0])
 quants = st.sampled_from([2, 2, 2, 4, 4, 4, 3])
@@ -330,6 +329,22 @@ class StoreMachine(RuleBasedStateMachine):
             **fields,
         )
         self.model.files[name] = path.read_bytes()
+
+    @rule(
+        texts=st.sampled_from([(b"a", b"b"), (b"ab", b"ba")]),
+        used=st.lists(
+            st.tuples(st.sampled_from([0, 0, 1, 2]), st.sampled_from([0, 1, 21600, 5 * 21600, 7 * 21600])),
+            min_size=2,
+            max_size=2,
+        ),
+    )
+    def foreign_twins(self, texts: tuple[bytes, bytes], used: list[tuple[int, int]]) -> None:
+        """Files that differ in their use alone."""
+        for text, (hits, age) in zip(texts, used, strict=True):
+            name = f"{hashlib.sha1(text).hexdigest()}.kv"
+            fields = {"hits": hits, "created_at": 0, "last_used": max(self.now - age, 0)}
+            ds4kv.dump(self.directory / name, b"twin", text=text, tokens=600, ctx_size=1000, codec="none", **fields)
+            self.model.files[name] = (self.directory / name).read_bytes()
 
     @rule(
         name=st.sampled_from(["sysprompt.kv", "0" * 40 + ".kv", "0" * 39 + ".kv", "g" * 40 + ".kv", "0" * 40 + ".KV"]),

@@ -170,6 +170,17 @@ def test_what_dead_processes_left_is_removed(tmp_path: Path, dead_pid: int) -> N
     assert set(os.listdir(tmp_path)) == set(kept)
 
 
+def test_only_regular_files_are_temporary_ones(tmp_path: Path, dead_pid: int) -> None:
+    names = [f"{sha1(text)}.kv.tmp.{dead_pid}" for text in (b"directory", b"fifo", b"link", b"file")]
+    (tmp_path / names[0]).mkdir()
+    os.mkfifo(tmp_path / names[1])
+    (tmp_path / names[2]).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b"somebody's")
+    (tmp_path / names[3]).write_bytes(b"half")
+    Store(tmp_path)
+    assert set(os.listdir(tmp_path)) == {*names[:3], "elsewhere"}
+
+
 def test_a_temporary_file_that_is_held_stays(tmp_path: Path, dead_pid: int) -> None:
     """Its writer may be in another container, where the number means another process."""
     path = tmp_path / f"{sha1(b'text')}.kv.tmp.{dead_pid}.0123abcd"

@@ -1,5 +1,6 @@
 """What pyproject.toml cannot say: verified vendored sources, the C extension, one wheel for all CPythons."""
 
+import os
 import runpy
 import shutil
 import sys
@@ -10,11 +11,13 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
 
+CSRC = Path("csrc")
+LZ4 = Path("vendor/lz4")
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 class BuildExtension(build_ext):
-    """Says what to install where the compiler would only say what it did not find."""
+    """Says what to install where the compiler would only say what it did not find, and makes libds4kv.a as well."""
 
     def build_extensions(self) -> None:
         compiler = self.compiler.compiler_so[0]
@@ -30,6 +33,35 @@ class BuildExtension(build_ext):
                 " package (Debian: apt-get install python3-dev)"
             )
         super().build_extensions()
+        package = Path("ds4kv") if self.inplace else Path(self.build_lib, "ds4kv")
+        self.copy_headers(package / "include")
+        self.make_library(package / "lib" / "libds4kv.a")
+
+    def copy_headers(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for header in sorted(CSRC.glob("ds4kv*.h")):
+            self.copy_file(str(header), str(folder / header.name))
+
+    def make_library(self, library: Path) -> None:
+        """What csrc/Makefile does, without make: one object, in which lz4 and all else that is hidden is local."""
+        objcopy = os.environ.get("OBJCOPY", "objcopy")
+        if shutil.which(objcopy) is None:
+            self.warn(f"no {objcopy}: libds4kv.a, for C programs, is left out")
+            return
+        objects = self.compiler.compile(
+            [str(path) for path in [*sorted(CSRC.glob("*.c")), LZ4 / "lz4.c", LZ4 / "lz4hc.c"]],
+            output_dir=str(Path(self.build_temp, "library")),
+            macros=[("LZ4LIB_VISIBILITY", "")],
+            include_dirs=[str(CSRC), str(LZ4)],
+            # -fno-lto: CPython's own flags may ask for it, and objcopy could not see what such objects hold.
+            extra_postargs=["-O3", "-std=c11", "-pthread", "-fPIC", "-fvisibility=hidden", "-g0", "-fno-lto"],
+        )
+        whole = str(Path(self.build_temp, "library", "ds4kv.o"))
+        self.spawn([os.environ.get("LD", "ld"), "-r", "-o", whole, *objects])
+        self.spawn([objcopy, "--localize-hidden", whole])
+        library.parent.mkdir(parents=True, exist_ok=True)
+        library.unlink(missing_ok=True)
+        self.spawn([os.environ.get("AR", "ar"), "rcs", str(library), whole])
 
 
 # Before setup(), because every command needs them: sdist ships the sources, build_ext compiles them.

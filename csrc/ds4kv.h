@@ -39,13 +39,14 @@ extern "C" {
 
 /* Status codes; their numbers are frozen. Only CORRUPT and TRUNCATED say something about a file. */
 #define DS4KV_OK 0
-#define DS4KV_CORRUPT -1   /* the bytes are proven wrong */
-#define DS4KV_TRUNCATED -2 /* the input ended before the region did */
-#define DS4KV_PARAM -3     /* an argument is out of its range */
-#define DS4KV_STATE -4     /* the wrong moment for this call, or a forked child */
-#define DS4KV_NOMEM -5     /* no memory */
-#define DS4KV_CODEC -7     /* the compressor failed on good arguments */
-#define DS4KV_IO -8        /* the system could not read the file; the fault has its errno */
+#define DS4KV_CORRUPT -1     /* the bytes are proven wrong */
+#define DS4KV_TRUNCATED -2   /* the input ended before the region did */
+#define DS4KV_PARAM -3       /* an argument is out of its range */
+#define DS4KV_STATE -4       /* the wrong moment for this call, or a forked child */
+#define DS4KV_NOMEM -5       /* no memory */
+#define DS4KV_CODEC -7       /* the compressor failed on good arguments */
+#define DS4KV_IO -8          /* the system could not read the file; the fault has its errno */
+#define DS4KV_UNSUPPORTED -9 /* a layout, version or codec that is not read here; the file may be perfect */
 
 #define DS4KV_FRAME_SIZE 12
 #define DS4KV_RECORD_HEAD_SIZE 8

@@ -16,17 +16,6 @@
 /* A block of one payload byte: token and literal. */
 #define MIN_BLOCK_SIZE 2
 
-static uint32_t get_u32(const uint8_t *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static void put_u32(uint8_t *p, uint32_t v)
-{
-    for (int i = 0; i < 4; i++)
-        p[i] = (uint8_t)(v >> 8 * i);
-}
-
 static uint64_t chunks_in(uint64_t raw_total, uint32_t chunk_size)
 {
     return raw_total / chunk_size + (raw_total % chunk_size != 0);
@@ -56,8 +45,7 @@ int ds4kv_frame_init(ds4kv_frame *frame, uint64_t raw_total, uint32_t chunk_size
 
 void ds4kv_frame_encode(const ds4kv_frame *frame, uint8_t *head)
 {
-    put_u32(head, (uint32_t)frame->raw_total);
-    put_u32(head + 4, (uint32_t)(frame->raw_total >> 32));
+    put_u64(head, frame->raw_total);
     put_u32(head + 8, frame->chunk_count);
 }
 
@@ -70,7 +58,7 @@ int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64_t region_
         return fault_set(fault, DS4KV_CORRUPT, 0, "frame", "the region is %" PRIu64 " bytes, its frame alone is 12",
                          region_bytes);
 
-    uint64_t raw_total = (uint64_t)get_u32(head + 4) << 32 | get_u32(head);
+    uint64_t raw_total = get_u64(head);
     uint32_t chunk_count = get_u32(head + 8);
     uint64_t records = region_bytes - DS4KV_FRAME_SIZE;
 

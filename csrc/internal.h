@@ -2,7 +2,8 @@
  * internal.h - what the files of the core share and nobody else sees.
  *
  * Floors: oneshot.c stands on reader.c; writer.c and reader.c on ring.c, codec.c and frame.c; those three do not know
- * each other, but that a ring runs a codec on its slots. file.c is below all.
+ * each other, but that a ring runs a codec on its slots. file.c is below all. Of whole files, checkpoint.c stands on
+ * stdio.c, layout.c and sha1.c; layout.c on header.c and file.c.
  */
 #ifndef DS4KV_INTERNAL_H
 #define DS4KV_INTERNAL_H
@@ -12,6 +13,7 @@
 #include <sys/types.h>
 
 #include "ds4kv.h"
+#include "ds4kv_file.h"
 
 /* ---- slot: one chunk on its way through a ring ---- */
 
@@ -73,6 +75,19 @@ uint32_t frame_raw_size(const ds4kv_frame *frame, uint32_t index);
 __attribute__((format(printf, 5, 6))) int fault_set(ds4kv_fault *fault, int status, uint64_t offset, const char *field,
                                                     const char *why, ...);
 
+/* ---- layout.c ---- */
+
+#define PREFIX_SIZE (DS4KV_HEADER_SIZE + 4) /* header and text length */
+
+/* Reads the header of an open file and the size of its text, and refuses what is not v1 or v2. Sizes that point past the
+ * file's end are the caller's to judge. */
+int layout_examine(ds4kv_header *header, uint32_t *text_bytes, int fd, uint64_t file_size, ds4kv_fault *fault);
+
+/* ---- sha1.c ---- */
+
+/* The SHA-1 of n bytes as 40 hex digits, lower case, and a NUL. */
+void sha1_hex(const void *bytes, size_t n, char hex[41]);
+
 /* ---- ring.c ---- */
 
 /*
@@ -125,6 +140,30 @@ uint8_t *chunk_alloc(size_t size);
 uint8_t *chunk_buffer(uint8_t **table, uint64_t i, size_t size);
 
 void chunk_table_free(uint8_t **table, uint32_t n);
+
+/* ---- numbers as files have them: little-endian ---- */
+
+static inline uint32_t get_u32(const uint8_t *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static inline uint64_t get_u64(const uint8_t *p)
+{
+    return (uint64_t)get_u32(p + 4) << 32 | get_u32(p);
+}
+
+static inline void put_u32(uint8_t *p, uint32_t v)
+{
+    for (int i = 0; i < 4; i++)
+        p[i] = (uint8_t)(v >> 8 * i);
+}
+
+static inline void put_u64(uint8_t *p, uint64_t v)
+{
+    put_u32(p, (uint32_t)v);
+    put_u32(p + 4, (uint32_t)(v >> 32));
+}
 
 static inline uint32_t min_u32(uint32_t a, uint64_t b)
 {

@@ -16,6 +16,7 @@ from ds4kv.checkpoint import (
 )
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError, UnsupportedError
 from ds4kv.header import Codec, Ext, Header, Layout, Reason
+from ds4kv.native_files import get_include, get_library
 from ds4kv.stream import PayloadReader, PayloadWriter, RawReader, RawWriter
 
 TYPE_CHECKING = False
@@ -48,6 +49,8 @@ __all__ = [
     "add_cli_arguments",
     "create",
     "dump",
+    "get_include",
+    "get_library",
     "load",
     "open",
     "read_header",

@@ -25,6 +25,7 @@ FLOORS = {
     "_core": {"errors", "_native"},
     "stream": {"_core", "files", "workers", "errors", "header"},
     "checkpoint": {"stream", "_core", "files", "layout", "header", "workers", "errors"},
+    "native_files": set(),
     "lock": set(),
     "temporary": set(),
     "quarantine": set(),
@@ -68,7 +69,17 @@ FLOORS = {
     },
     "sessions": {"directory", "checkpoint", "index", "lock", "header", "errors"},
     "synthetic": set(),
-    "__init__": {"arguments", "checkpoint", "index", "sessions", "store", "stream", "header", "errors"},
+    "__init__": {
+        "arguments",
+        "checkpoint",
+        "index",
+        "native_files",
+        "sessions",
+        "store",
+        "stream",
+        "header",
+        "errors",
+    },
 }
 INCLUDES = {
     "frame.c": {"internal.h"},
@@ -78,7 +89,14 @@ INCLUDES = {
     "writer.c": {"internal.h"},
     "reader.c": {"internal.h"},
     "oneshot.c": {"internal.h"},
-    "internal.h": {"ds4kv.h"},
+    "stdio.c": {"ds4kv_stdio.h"},
+    "ds4kv_stdio.h": {"ds4kv.h"},
+    "header.c": {"internal.h"},
+    "layout.c": {"internal.h"},
+    "sha1.c": {"internal.h"},
+    "checkpoint.c": {"internal.h", "ds4kv_stdio.h"},
+    "internal.h": {"ds4kv.h", "ds4kv_file.h"},
+    "ds4kv_file.h": {"ds4kv.h"},
     "ds4kv.h": set(),
 }
 

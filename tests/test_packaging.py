@@ -122,6 +122,16 @@ def test_the_core_is_compiled_with_the_locked_lz4():
 
 
 @pytest.mark.skipif(shutil.which("nm") is None or sys.platform != "linux", reason="needs binutils' nm")
+def test_the_library_shows_the_host_program_nothing_but_its_own_names():
+    import ds4kv
+
+    nm = subprocess.run(["nm", "-g", "--defined-only", ds4kv.get_library()], capture_output=True, text=True, check=True)
+    names = {line.split()[-1] for line in nm.stdout.splitlines() if len(line.split()) == 3}
+    assert {"ds4kv_writer_new", "ds4kv_fopen_reader", "ds4kv_checkpoint_open"} <= names
+    assert [name for name in names if not name.startswith("ds4kv_")] == []
+
+
+@pytest.mark.skipif(shutil.which("nm") is None or sys.platform != "linux", reason="needs binutils' nm")
 def test_the_extension_exports_its_init_function_alone():
     from ds4kv import _native
 
@@ -134,7 +144,8 @@ def test_what_is_installed():
     installed = [str(path) for path in distribution.files]
     assert "ds4kv/py.typed" in installed
     assert "ds4kv/_native.pyi" in installed
-    assert not [path for path in installed if path.endswith((".c", ".h"))]
+    headers = {f"ds4kv/include/{name}" for name in ("ds4kv.h", "ds4kv_stdio.h", "ds4kv_file.h")}
+    assert {path for path in installed if path.endswith((".c", ".h", ".o", ".a"))} == headers | {"ds4kv/lib/libds4kv.a"}
     assert {path.split("/")[0] for path in installed if path.endswith(".py")} == {"ds4kv"}
     licences = [path for path in installed if path.endswith("LICENSE")]
     assert len(licences) == 2, "ds4kv's own, and that of lz4, whose code the wheel carries"

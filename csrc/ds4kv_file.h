@@ -1,0 +1,126 @@
+/*
+ * ds4kv_file.h - whole .kv checkpoints for C engines that save and load by FILE *.
+ *
+ *     file:  header (48 bytes), u32 text length, text, region, trailer       (FORMAT.md has every byte)
+ *
+ * A checkpoint is opened or created, its payload goes through a FILE * that knows nothing of compression, then perhaps
+ * its trailer through another, and it is closed. Reading refuses what is proven wrong before anything is allocated for
+ * it. Writing goes to a temporary file beside the target, which takes its name in close, when it is whole.
+ *
+ *     ds4kv_checkpoint *checkpoint;
+ *     ds4kv_fault fault;
+ *     if (ds4kv_checkpoint_create(&checkpoint, path, &header, text, text_bytes, 8, &fault) != DS4KV_OK)
+ *         return complain(&fault);
+ *     if (save_payload(session, checkpoint->payload) != 0) {
+ *         ds4kv_checkpoint_abandon(checkpoint);
+ *         return -1;
+ *     }
+ *     if (ds4kv_checkpoint_close(checkpoint, &fault) != DS4KV_OK)
+ *         return complain(&fault);
+ *
+ * Laws:
+ *   - Each function that takes a fault fills it in when it returns anything but DS4KV_OK: offset and field where bytes
+ *     are wrong, errno in os_error for IO, always a sentence.
+ *   - CORRUPT and TRUNCATED alone are a reason to remove a file. UNSUPPORTED files may be perfect, and so may those that
+ *     the system could not read.
+ *   - Streams that a checkpoint gives are closed by it, and by nobody else.
+ *   - A checkpoint stays with the process that opened it. A forked child abandons its copy before it calls exit, which
+ *     would write what stdio has gathered of a payload without codec; close does the same there, and answers STATE.
+ */
+#ifndef DS4KV_FILE_H
+#define DS4KV_FILE_H
+
+#include <stdio.h>
+
+#include "ds4kv.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DS4KV_HEADER_SIZE 48
+#define DS4KV_CHUNK_SIZE 16777216 /* what other writers of the format use */
+
+/* ---- header ---- */
+
+enum { DS4KV_CODEC_NONE, DS4KV_CODEC_LZ4, DS4KV_CODEC_LZ4HC };
+
+enum {
+    DS4KV_REASON_UNKNOWN,
+    DS4KV_REASON_COLD,
+    DS4KV_REASON_CONTINUED,
+    DS4KV_REASON_EVICT,
+    DS4KV_REASON_SHUTDOWN,
+    DS4KV_REASON_AGENT_SYSTEM,
+    DS4KV_REASON_AGENT_SESSION
+};
+
+enum { DS4KV_EXT_TOOL_MAP = 1, DS4KV_EXT_RESPONSES_VISIBLE = 2, DS4KV_EXT_THINKING_VISIBLE = 4 };
+
+/* Everything that the 48 bytes hold: a header that was unpacked packs to the same bytes. */
+typedef struct {
+    uint8_t version;      /* 1: layout v1, 2: v2 */
+    uint8_t quant_bits;   /* 2 or 4 */
+    uint8_t reason;       /* above 6 reads as unknown */
+    uint8_t ext_flags;    /* unknown bits pass through */
+    uint8_t codec;        /* v2: how the region is stored; 0 in v1 */
+    uint8_t model_id;     /* v1: byte 7; 0 in v2 */
+    uint32_t tokens;      /* at least 1 */
+    uint32_t hits;
+    uint32_t ctx_size;
+    uint32_t chunk_size;  /* v2: payload bytes per chunk, 1 to 64 MiB; 0 in v1, and without a codec */
+    uint32_t payload_abi; /* v1: bytes 20 to 23; 0 in v2 */
+    uint64_t created_at;  /* Unix seconds */
+    uint64_t last_used;
+    uint64_t payload_bytes; /* of the region, so after compression */
+} ds4kv_header;
+
+/* PARAM, with the field's name, for what no file may hold. */
+DS4KV_API int ds4kv_header_pack(const ds4kv_header *header, uint8_t *head, ds4kv_fault *fault);
+
+/* Reads 48 bytes: CORRUPT, or UNSUPPORTED for a version or codec that is not read. Other layouts that say version 2 look
+ * like v2 from here: ds4kv_checkpoint_open tells them apart. */
+DS4KV_API int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, ds4kv_fault *fault);
+
+/* ---- checkpoint ---- */
+
+typedef struct {
+    ds4kv_header header; /* being written: all but version, codec and chunk_size may be changed until close */
+    const char *text;    /* being read: its text_bytes, any bytes, and a NUL behind them; else NULL */
+    uint32_t text_bytes;
+    FILE *payload;          /* fread or fwrite it in pieces of any size; NULL once the trailer was asked for */
+    uint64_t raw_total;     /* being read: bytes of payload, the engine's budget */
+    uint64_t trailer_bytes; /* being read */
+} ds4kv_checkpoint;
+
+/* The name that a store gives a checkpoint with this text: its SHA-1 in hex and ".kv", and a NUL. */
+DS4KV_API void ds4kv_checkpoint_name(const void *text, size_t text_bytes, char name[44]);
+
+/* Opens one for reading: header, text and frame are read and held against each other, the file's size and, if it is
+ * named by a SHA-1, its name. CORRUPT, TRUNCATED, UNSUPPORTED, IO, NOMEM; PARAM: workers outside 0..64.
+ * With codec none the payload is the file itself: after raw_total bytes it goes on with the trailer. */
+DS4KV_API int ds4kv_checkpoint_open(ds4kv_checkpoint **checkpoint, const char *path, int workers, ds4kv_fault *fault);
+
+/* Creates a temporary file beside `path`, of mode 0600, with this header and text, which may go when the call returns.
+ * A link at `path` stays, and what it leads to is replaced. PARAM: a header that no file may hold, codec LZ4HC, which
+ * needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */
+DS4KV_API int ds4kv_checkpoint_create(ds4kv_checkpoint **checkpoint, const char *path, const ds4kv_header *header,
+                                      const void *text, size_t text_bytes, int workers, ds4kv_fault *fault);
+
+/* Ends the payload and gives the stream for the trailer: trailer_bytes to fread, or what is to be fwritten. NULL, with
+ * errno: the payload could not be written or the place not be found, and close will say so. */
+DS4KV_API FILE *ds4kv_checkpoint_trailer(ds4kv_checkpoint *checkpoint);
+
+/* Frees the checkpoint, whatever it returns. One that was created is first finished and takes its name; if that can't be
+ * done its temporary file is removed, what was at `path` stays, and IO, NOMEM or PARAM say why. Of one that was opened it
+ * returns what an fread that failed has met: CORRUPT, TRUNCATED, IO or NOMEM. */
+DS4KV_API int ds4kv_checkpoint_close(ds4kv_checkpoint *checkpoint, ds4kv_fault *fault);
+
+/* Frees the checkpoint; one that was created leaves nothing behind. NULL is let pass. */
+DS4KV_API void ds4kv_checkpoint_abandon(ds4kv_checkpoint *checkpoint);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

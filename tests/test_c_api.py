@@ -1,0 +1,247 @@
+"""C programs against what is installed: they write the files that Python writes, read those that it reads, and refuse
+what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_strict
+
+import ds4kv
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
+STATUS = {
+    ds4kv.CorruptError: -1,
+    ds4kv.TruncatedError: -2,
+    ds4kv.UnsupportedError: -9,
+}
+TEXT = b"What is the time?"
+NOW = 1780000000
+QUICK = ("CFLAGS=-O1",)  # -O3 takes twice as long to compile
+
+
+def run(*command: object, **env: str) -> subprocess.CompletedProcess[bytes]:
+    done = subprocess.run([str(word) for word in command], capture_output=True, env=os.environ | env)
+    assert done.returncode >= 0, done.stderr
+    return done
+
+
+def built(*command: object, **env: str) -> None:
+    done = run(*command, **env)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.fixture(scope="module", params=["gcc", "clang", "musl-gcc"])
+def toolchain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
+    """A compiler, a folder of headers, a library: that of the package is glibc's, musl's is made from the sources."""
+    compiler: str = request.param
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler}")
+    if compiler != "musl-gcc":
+        return compiler, ds4kv.get_include(), ds4kv.get_library()
+    prefix = tmp_path_factory.mktemp("musl")
+    built(
+        "make",
+        "-C",
+        ROOT / "csrc",
+        "install",
+        f"CC={compiler}",
+        f"PREFIX={prefix}",
+        f"BUILD={prefix / 'build'}",
+        *QUICK,
+    )
+    return compiler, str(prefix / "include"), str(prefix / "lib" / "libds4kv.a")
+
+
+@pytest.fixture(scope="module")
+def engine(toolchain: tuple[str, str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, built by its own Makefile."""
+    compiler, include, library = toolchain
+    folder = Path(shutil.copytree(ROOT / "examples" / "c_engine", tmp_path_factory.mktemp("example") / "c_engine"))
+    built("make", "-C", folder, "-B", f"CC={compiler}", f"CFLAGS=-Werror -I {include}", f"LDLIBS={library} -pthread")
+    return folder / "engine"
+
+
+@pytest.fixture(scope="module")
+def program(toolchain: tuple[str, str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler, include, library = toolchain
+    path = tmp_path_factory.mktemp("program") / "c_checkpoint"
+    source = Path(__file__).parent / "c_checkpoint.c"
+    flags = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-I", include)
+    built(compiler, *flags, "-o", path, source, library, "-pthread")
+    return path
+
+
+def payload_of(tokens: int) -> bytes:
+    """What the example's session of so many tokens saves."""
+    rows = (i * i % 997 / 8 for i in range(tokens * 64))
+    return b"FAKE" + struct.pack(f"<I{tokens}I{tokens * 64}f", tokens, *range(tokens), *rows)
+
+
+def dump(path: Path, payload: bytes, text: bytes = TEXT) -> None:
+    ds4kv.dump(path, payload, tokens=2000, ctx_size=32768, text=text, created_at=NOW)
+
+
+def test_engine_and_python_write_the_same_file_and_read_each_others(engine: Path, tmp_path: Path) -> None:
+    ours, its = tmp_path / "python.kv", tmp_path / "engine.kv"
+    payload = payload_of(2000)
+    dump(ours, payload)
+    saved = run(engine, "save", its, 2000, SOURCE_DATE_EPOCH=str(NOW))
+    assert saved.returncode == 0, saved.stderr
+    assert its.read_bytes() == ours.read_bytes()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["engine.kv", "python.kv"]
+
+    loaded = ds4kv.load(its)
+    assert (bytes(loaded.payload), loaded.text) == (payload, TEXT)
+    read = run(engine, "load", ours)
+    assert (read.returncode, read.stdout) == (0, b'2000 tokens after "What is the time?"\n')
+
+
+def test_engine_refuses_what_is_not_its_own_or_wrong(engine: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.kv"
+    dump(path, b"another engine's")
+    assert run(engine, "load", path).returncode == 65
+    dump(path, payload_of(2000))
+    data = path.read_bytes()
+    assert run(engine, "load", path).returncode == 0
+    path.write_bytes(data[:-1])
+    cut = run(engine, "load", path)
+    assert cut.returncode == 2
+    assert str(path).encode() in cut.stderr and b"payload_bytes" in cut.stderr
+    assert run(engine, "load", tmp_path / "absent.kv").returncode == 8
+    assert run(engine, "save", tmp_path / "absent" / "a.kv", 1).returncode == 8
+
+
+def test_engine_that_has_no_room_leaves_what_was_there(engine: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.kv"
+    dump(path, b"what was there")
+    before = path.read_bytes()
+    command = f"trap '' XFSZ; ulimit -f 100; exec '{engine}' save '{path}' 100000"
+    refused = run("bash", "-c", command)
+    assert refused.returncode == 8
+    assert b"File too large" in refused.stderr
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.kv"]
+
+
+@pytest.mark.parametrize("case", MANIFEST["good"], ids=[case["file"] for case in MANIFEST["good"]])
+def test_golden_file_in_c(case: dict[str, Any], engine: Path, program: Path, tmp_path: Path) -> None:
+    read = run(engine, "cat", GOLDEN / case["file"])
+    assert (read.returncode, read.stdout) == (0, (GOLDEN / case["payload"]).read_bytes())
+    again = tmp_path / case["kv_name"]
+    copied = run(program, "copy", GOLDEN / case["file"], again)
+    assert (copied.returncode, copied.stderr) == (0, b"")
+    assert again.read_bytes() == (GOLDEN / case["file"]).read_bytes()
+
+
+def examined(program: Path, paths: list[Path]) -> list[tuple[int, int, str]]:
+    lines = run(program, "examine", *paths).stdout.decode().splitlines()
+    assert len(lines) == len(paths)
+    return [(int(status), int(offset), why) for status, offset, why in (line.split(" ", 2) for line in lines)]
+
+
+def python_verdict(path: Path) -> tuple[int, int | None]:
+    try:
+        ds4kv.load(path)
+    except ds4kv.Ds4kvError as error:
+        return STATUS[type(error)], error.offset
+    return 0, 0
+
+
+def test_bad_golden_files_in_c(program: Path) -> None:
+    cases = [*MANIFEST["bad"]["cases"], MANIFEST["bad"]["control"]]
+    found = examined(program, [GOLDEN / case["file"] for case in cases])
+    verdicts = {"corrupt": -1, "truncated": -2, "unsupported": -9, "good": 0}
+    assert [status for status, *_ in found] == [verdicts[case.get("verdict", "good")] for case in cases]
+
+
+def test_the_rules_for_files_in_c(program: Path, tmp_path: Path) -> None:
+    bad, good = [], []
+    for number, rule in enumerate(test_strict.FILES):
+        for folder, data in ((bad, rule.bad), (good, rule.good)):
+            path = tmp_path / f"{len(bad)}.{number}.kv"
+            path.write_bytes(data)
+            folder.append(path)
+    verdicts = {"corrupt": -1, "truncated": -2, "unsupported": -9}
+    found = examined(program, bad)
+    for rule, (status, offset, why) in zip(test_strict.FILES, found, strict=True):
+        assert (status, offset) == (verdicts[rule.verdict], rule.at), rule.id
+        assert why, rule.id
+        if rule.id in ("v2-mid", "v2-checked", "v2-crc"):
+            assert rule.id in why
+    for rule, (status, *_) in zip(test_strict.FILES, examined(program, good), strict=True):
+        assert status == 0, rule.id
+
+
+def test_the_rules_for_regions_in_c(program: Path, tmp_path: Path) -> None:
+    bad, good = [], []
+    for number, rule in enumerate(test_strict.REGIONS):
+        for folder, region in ((bad, rule.bad), (good, rule.good)):
+            path = tmp_path / f"{len(bad)}.{number}.kv"
+            path.write_bytes(test_strict.as_file(rule, region))
+            folder.append(path)
+    for path, rule, (status, offset, _) in zip(bad, test_strict.REGIONS, examined(program, bad), strict=True):
+        assert (status, offset) == python_verdict(path), rule.id
+        assert status == -1
+    for rule, (status, *_) in zip(test_strict.REGIONS, examined(program, good), strict=True):
+        assert status == 0, rule.id
+
+
+def test_c_and_python_judge_damaged_headers_alike(program: Path, tmp_path: Path) -> None:
+    """Every byte of header and text length, and each length of the front, of one file of each kind."""
+    paths = []
+    for kind, data in enumerate((test_strict.GOOD_LZ4, test_strict.GOOD_RAW, test_strict.GOOD_V1)):
+        damaged = [data[:n] for n in range(60)]
+        for at in range(52):
+            for value in {0, 1, 2, 3, 12, 24, 26, 27, 255, data[at] ^ 1, data[at] ^ 0x80} - {data[at]}:
+                damaged.append(data[:at] + bytes([value]) + data[at + 1 :])
+        for number, content in enumerate(damaged):
+            paths.append(tmp_path / f"{kind}.{number}.kv")
+            paths[-1].write_bytes(content)
+    for path, (status, offset, why) in zip(paths, examined(program, paths), strict=True):
+        assert (status, offset) == python_verdict(path), (path.name, why)
+
+
+def test_names_are_sha1_of_texts_of_any_length(program: Path, tmp_path: Path) -> None:
+    for length in (0, 1, 54, 55, 56, 57, 63, 64, 65, 119, 120, 121, 1000):
+        text = (bytes(range(256)) * 4)[:length]
+        path = tmp_path / f"{hashlib.sha1(text).hexdigest()}.kv"
+        dump(path, b"payload", text)
+        wrong = path.rename(tmp_path / f"{'0' * 40}.kv")
+        assert examined(program, [wrong])[0][:2] == (-1, 52)
+        right = wrong.rename(path)
+        assert examined(program, [right])[0][:2] == (0, 0)
+
+
+@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="needs pkg-config")
+def test_make_install_and_pkg_config(tmp_path: Path) -> None:
+    prefix, root = tmp_path / "prefix", tmp_path / "root"
+    make = ("make", "-C", ROOT / "csrc", "install", f"BUILD={tmp_path / 'build'}", *QUICK)
+    built(*make, f"PREFIX={prefix}")
+    folder = shutil.copytree(ROOT / "examples" / "c_engine", tmp_path / "c_engine")
+    built("make", "-C", folder, "-B", PKG_CONFIG_PATH=str(prefix / "lib" / "pkgconfig"))
+    assert run(folder / "engine", "save", tmp_path / "a.kv", 10).returncode == 0
+    assert bytes(ds4kv.load(tmp_path / "a.kv").payload) == payload_of(10)
+    version = run("pkg-config", "--modversion", "ds4kv", PKG_CONFIG_PATH=str(prefix / "lib" / "pkgconfig"))
+    assert version.stdout.decode().strip() == ds4kv.__version__
+
+    built(*make, "PREFIX=/usr", f"DESTDIR={root}")
+    assert {path.name for path in (root / "usr/include").iterdir()} == {
+        path.name for path in (prefix / "include").iterdir()
+    }
+    assert "prefix=/usr\n" in (root / "usr/lib/pkgconfig/ds4kv.pc").read_text()
+
+
+def test_the_package_carries_the_headers_of_this_release() -> None:
+    shipped = {path.name: path.read_bytes() for path in Path(ds4kv.get_include()).iterdir()}
+    assert shipped == {path.name: path.read_bytes() for path in (ROOT / "csrc").glob("ds4kv*.h")}

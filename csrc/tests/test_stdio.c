@@ -413,9 +413,9 @@ static void test_early_close(void)
     bytes region = region_of(payload, CHUNK), some = bytes_new(CHUNK / 2 + 1);
     for (size_t i = 0; i < COUNT(workers); i++)
         for (int reads = 0; reads < 12; reads++)
-            for (int piped = 0; piped < 2; piped++) {
-                CASE("closed after %d reads, workers %d%s", reads, workers[i], piped ? ", in memory" : "");
-                FILE *in = piped ? fmemopen(region.at, region.n, "r") : file_with(region);
+            for (int memory = 0; memory < 2; memory++) {
+                CASE("closed after %d reads, workers %d%s", reads, workers[i], memory ? ", in memory" : "");
+                FILE *in = memory ? fmemopen(region.at, region.n, "r") : file_with(region);
                 FILE *stream = ds4kv_fopen_reader(in, region.n, CHUNK, workers[i], NULL);
                 CHECK(stream);
                 for (int k = 0; k < reads && k < 11; k++)

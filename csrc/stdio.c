@@ -332,15 +332,12 @@ FILE *ds4kv_fopen_reader(FILE *in, uint64_t region_bytes, uint32_t chunk_size, i
         return NULL;
     source->in = in;
     source->in_file = fstat(fileno(in), &facts) == 0 && S_ISREG(facts.st_mode);
-    /* What was written to in and not flushed would be missed in the file: a seek to where it stands writes it. */
-    if (source->in_file && fseeko(in, 0, SEEK_CUR) != 0)
-        source->error = errno;
+    /* Nothing of the region waits in a buffer to be written: whoever wrote it went back to where it starts. */
     source->start = source->in_file ? ftello(in) : 0;
     source->region_bytes = region_bytes;
 
     ds4kv_frame frame;
-    if (source->error == 0)
-        source->error = read_frame(&frame, in, region_bytes, chunk_size);
+    source->error = source->start < 0 ? errno : read_frame(&frame, in, region_bytes, chunk_size);
     if (source->error == 0)
         source->error = errno_of(
             ds4kv_reader_new(&source->reader, &frame, region_bytes, 0, DS4KV_FRAME_SIZE, cut_to_cpus(workers)));

@@ -107,9 +107,11 @@ typedef struct {
     uint64_t taken;        /* chunks begun; whoever runs them writes */
     uint64_t drained;      /* chunks popped; the owner writes */
     int idle;              /* workers waiting for work */
+    int begun;             /* workers that took a number, for their scratch */
     bool stopping;
 
     void *own_scratch; /* for chunks that the owner runs itself */
+    void **scratches;  /* of the workers: here, so that a forked child can free them */
     slot *slots;
     uint32_t n_slots;
     uint32_t n_out;

@@ -90,9 +90,9 @@ static void be_nicer(int by)
 static void *worker(void *arg)
 {
     ring *ring = arg;
-    void *scratch = NULL;
     be_nicer(ring->nice);
     pthread_mutex_lock(&ring->mutex);
+    void **scratch = &ring->scratches[ring->begun++];
     for (;;) {
         while (!ring->stopping && !has_work(ring)) {
             ring->idle++;
@@ -101,10 +101,9 @@ static void *worker(void *arg)
         }
         if (ring->stopping)
             break;
-        run_next(ring, &scratch);
+        run_next(ring, scratch);
     }
     pthread_mutex_unlock(&ring->mutex);
-    free(scratch);
     return NULL;
 }
 
@@ -129,7 +128,8 @@ int ring_init(ring *ring, codec codec, int n_workers, uint32_t n_slots, uint32_t
         goto no_done;
     ring->slots = calloc(n_slots, sizeof *ring->slots);
     ring->threads = calloc((size_t)n_workers + 1, sizeof *ring->threads);
-    if (!ring->slots || !ring->threads)
+    ring->scratches = calloc((size_t)n_workers + 1, sizeof *ring->scratches);
+    if (!ring->slots || !ring->threads || !ring->scratches)
         goto no_memory;
     ring->n_slots = n_slots;
     ring->n_out = n_out;
@@ -141,6 +141,7 @@ int ring_init(ring *ring, codec codec, int n_workers, uint32_t n_slots, uint32_t
 no_memory:
     free(ring->slots);
     free(ring->threads);
+    free(ring->scratches);
     ring->slots = NULL;
     pthread_cond_destroy(&ring->done);
 no_done:
@@ -223,6 +224,9 @@ void ring_free(ring *ring)
         pthread_cond_destroy(&ring->work);
         pthread_mutex_destroy(&ring->mutex);
     }
+    for (int i = 0; i < ring->begun; i++)
+        free(ring->scratches[i]);
+    free(ring->scratches);
     free(ring->own_scratch);
     free(ring->threads);
     free(ring->slots);

@@ -46,7 +46,8 @@ DS4KV_API FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers);
 
 /* A stream to fread the payload from, buffered. The region is region_bytes bytes at in's position; chunk_size is the
  * one in the file's header. *raw_total becomes the payload's size; raw_total may be NULL. Once the last byte is read,
- * in is at the region's end; before, it is anywhere. The stream may be closed at any time. NULL and errno on failure. */
+ * in is at the region's end; before, it is anywhere. The stream may be closed at any time. NULL and errno on
+ * failure. */
 DS4KV_API FILE *ds4kv_fopen_reader(FILE *in, uint64_t region_bytes, uint32_t chunk_size, int workers,
                                    uint64_t *raw_total);
 

@@ -2,8 +2,8 @@
  * ds4kv_stdio.h - the payload of a .kv checkpoint as a FILE *.
  *
  * For engines that save by fwrite and load by fread. What is written to a writer's stream arrives in `out` as a
- * compressed region, what is read from a reader's stream is the payload of one in `in`. The bytes are those that ds4kv.h
- * makes, the same for any number of workers.
+ * compressed region, what is read from a reader's stream is the payload of one in `in`. The bytes are those that
+ * ds4kv.h makes, the same for any number of workers.
  *
  *     FILE *payload = ds4kv_fopen_writer(out, chunk_size, workers);
  *     bool saved = payload && save_payload(payload);
@@ -44,9 +44,10 @@ extern "C" {
  * errno on failure. */
 DS4KV_API FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers);
 
-/* A stream to fread the payload from, buffered. The region is region_bytes bytes at in's position; chunk_size is the one
- * in the file's header. *raw_total becomes the payload's size; raw_total may be NULL. Once the last byte is read, in is
- * at the region's end; before, it is anywhere. The stream may be closed at any time. NULL and errno on failure. */
+/* A stream to fread the payload from, buffered. The region is region_bytes bytes at in's position; chunk_size is the
+ * one in the file's header. *raw_total becomes the payload's size; raw_total may be NULL. Once the last byte is read,
+ * in is at the region's end; before, it is anywhere. The stream may be closed at any time. NULL and errno on
+ * failure. */
 DS4KV_API FILE *ds4kv_fopen_reader(FILE *in, uint64_t region_bytes, uint32_t chunk_size, int workers,
                                    uint64_t *raw_total);
 

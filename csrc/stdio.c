@@ -1,9 +1,9 @@
 /*
  * stdio.c - a payload as a FILE *: put and take behind fwrite and fread.
  *
- * Streams have a buffer that gathers what an engine writes or reads by 4 bytes. A large fwrite passes it by, and so does
- * a large fread in C libraries that hand the caller's memory on (musl): there, the core decodes to where it goes. glibc
- * fills the buffer for every fread from such a stream, and copies; unbuffered, it would ask byte by byte.
+ * Streams have a buffer that gathers what an engine writes or reads by 4 bytes. A large fwrite passes it by, and so
+ * does a large fread in C libraries that hand the caller's memory on (musl): there, the core decodes to where it goes.
+ * glibc fills the buffer for every fread from such a stream, and copies; unbuffered, it would ask byte by byte.
  */
 #define _GNU_SOURCE /* fopencookie, sched_getaffinity */
 #include <errno.h>

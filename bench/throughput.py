@@ -251,7 +251,7 @@ def sweep(directory: str, payloads: dict[str, bytearray], rounds: int) -> list[d
             cases[f"load {file}"] = lambda file=file, workers=workers, into=into: ds4kv.load(
                 file, workers=workers, into=into
             )
-        t = common.in_turns(cases, rounds, backed=2 * len(payload))
+        t = common.in_turns(cases, rounds, backed=4 * len(payload))
         for layout, chunk_size, workers in hows:
             file = f"{path}.{layout}.{chunk_size}.{workers}"
             rows.append(

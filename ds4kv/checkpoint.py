@@ -122,7 +122,7 @@ def create(
     named by, and OSError.
     """
     kept_layout = Layout(layout)
-    kept_codec = _codec(kept_layout, codec)
+    kept_codec = codec_for(kept_layout, codec)
     if kept_codec is Codec.NONE and level is not None:
         raise ValueError(f"level is {level}, but codec none has no levels")
     now = int(time.time()) if created_at is None else created_at
@@ -401,7 +401,8 @@ class CheckpointWriter(Finishable):
                     os.unlink(self._temporary)
 
 
-def _codec(layout: Layout, codec: str | Codec | None) -> Codec:
+def codec_for(layout: Layout, codec: str | Codec | None) -> Codec:
+    """The codec of a new file, by its name; None is the default that :func:`create` describes."""
     if codec is None:
         return Codec.NONE if layout is Layout.V1 or _workers.compression_is_off() else Codec.LZ4
     if isinstance(codec, int):

@@ -16,6 +16,7 @@ import time
 from ds4kv import log, policy, temporary
 from ds4kv import workers as _workers
 from ds4kv.arguments import store_options
+from ds4kv.checkpoint import codec_for
 from ds4kv.directory import Directory
 from ds4kv.errors import CorruptError
 from ds4kv.files import RegularFile
@@ -415,10 +416,5 @@ def _not_negative(name: str, value: int) -> int:
 
 def _template(layout: Layout, codec: str | None) -> Header:
     """A header with what all new files of a store have in common."""
-    if codec is None:
-        kept = Codec.NONE if layout is Layout.V1 or _workers.compression_is_off() else Codec.LZ4
-    elif codec.upper() in Codec.__members__:
-        kept = Codec[codec.upper()]
-    else:
-        raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}")
+    kept = codec_for(layout, codec)
     return Header(tokens=1, ctx_size=0, layout=layout, codec=kept, chunk_size=0 if kept is Codec.NONE else CHUNK_SIZE)

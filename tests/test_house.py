@@ -50,6 +50,7 @@ FLOORS = {
     },
     "store": {
         "arguments",
+        "checkpoint",
         "files",
         "rewrite",
         "loading",

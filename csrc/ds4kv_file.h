@@ -43,6 +43,9 @@ extern "C" {
 
 /* ---- header ---- */
 
+/* All are read, and all but v2-mid written. */
+enum { DS4KV_LAYOUT_V1 = 1, DS4KV_LAYOUT_V2, DS4KV_LAYOUT_V2_MID, DS4KV_LAYOUT_V2_CHECKED };
+
 enum { DS4KV_CODEC_NONE, DS4KV_CODEC_LZ4, DS4KV_CODEC_LZ4HC };
 
 enum {
@@ -59,17 +62,17 @@ enum { DS4KV_EXT_TOOL_MAP = 1, DS4KV_EXT_RESPONSES_VISIBLE = 2, DS4KV_EXT_THINKI
 
 /* Everything that the 48 bytes hold: a header that was unpacked packs to the same bytes. */
 typedef struct {
-    uint8_t version;      /* 1: layout v1, 2: v2 */
+    uint8_t layout;       /* a DS4KV_LAYOUT: byte 3 is 1 for v1, 2 for all others */
     uint8_t quant_bits;   /* 2 or 4 */
     uint8_t reason;       /* above 6 reads as unknown */
     uint8_t ext_flags;    /* unknown bits pass through */
-    uint8_t codec;        /* v2: how the region is stored; 0 in v1 */
-    uint8_t model_id;     /* v1: byte 7; 0 in v2 */
+    uint8_t codec;        /* how the region is stored: any in v2, none in v1, LZ4 in the others */
+    uint8_t model_id;     /* byte 7; 0 in v2, which has its codec there */
     uint32_t tokens;      /* at least 1 */
     uint32_t hits;
     uint32_t ctx_size;
-    uint32_t chunk_size;  /* v2: payload bytes per chunk, 1 to 64 MiB; 0 in v1, and without a codec */
-    uint32_t payload_abi; /* v1: bytes 20 to 23; 0 in v2 */
+    uint32_t chunk_size;  /* payload bytes per chunk, 1 to 64 MiB, and a power of two but in v2; 0 without a codec */
+    uint32_t payload_abi; /* v1: bytes 20 to 23; v2: 0; others: byte 20 */
     uint64_t created_at;  /* Unix seconds */
     uint64_t last_used;
     uint64_t payload_bytes; /* of the region, so after compression */
@@ -78,14 +81,14 @@ typedef struct {
 /* PARAM, with the field's name, for what no file may hold. */
 DS4KV_API int ds4kv_header_pack(const ds4kv_header *header, uint8_t *head, ds4kv_fault *fault);
 
-/* Reads 48 bytes: CORRUPT, or UNSUPPORTED for a version or codec that is not read. Other layouts that say version 2 look
- * like v2 from here: ds4kv_checkpoint_open tells them apart. */
-DS4KV_API int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, ds4kv_fault *fault);
+/* Reads 48 bytes, if they are of version 2 as those of this layout: CORRUPT, or UNSUPPORTED for a version or codec that
+ * is not read. Which of the layouts it is takes more of the file: ds4kv_checkpoint_open tells. PARAM: none of them. */
+DS4KV_API int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, int layout, ds4kv_fault *fault);
 
 /* ---- checkpoint ---- */
 
 typedef struct {
-    ds4kv_header header; /* being written: all but version, codec and chunk_size may be changed until close */
+    ds4kv_header header; /* being written: all but layout, codec and chunk_size may be changed until close */
     const char *text;    /* being read: its text_bytes, any bytes, and a NUL behind them; else NULL */
     uint32_t text_bytes;
     FILE *payload;          /* fread or fwrite it in pieces of any size; NULL once the trailer was asked for */

@@ -148,10 +148,12 @@ def _misfit(read_at: ReadAt, head: bytes, candidate: _Candidate) -> int | None:
         if len(record) < _RECORD.size or end - offset < head_size:
             return offset
         raw_size, block_size = _RECORD.unpack(record)
-        if raw_size != min(chunk_size, raw_total - index * chunk_size) or block_size < _MIN_BLOCK_SIZE:
+        if raw_size != min(chunk_size, raw_total - index * chunk_size):
+            return offset
+        if not _MIN_BLOCK_SIZE <= block_size <= end - offset - head_size:
             return offset
         offset += head_size + block_size
-    return None if offset == end else min(offset, end)
+    return None if offset == end else offset
 
 
 def _has_header_crc(head: bytes) -> bool:

@@ -22,7 +22,7 @@ static const char PROMPT[] = "What is\0the time?"; /* with a NUL inside */
 
 static ds4kv_header header_of(int version, int codec)
 {
-    return (ds4kv_header){.version = (uint8_t)version,
+    return (ds4kv_header){.layout = (uint8_t)version,
                           .quant_bits = 4,
                           .reason = DS4KV_REASON_EVICT,
                           .ext_flags = 0x82,
@@ -152,7 +152,7 @@ static void test_header(void)
         head[8] |= 1;
         if (i % 2)
             set_u32(head + 20, 1 + (uint32_t)draw_below(&seed, DS4KV_MAX_CHUNK_SIZE));
-        CHECK_EQ(ds4kv_header_unpack(&header, head, &fault), DS4KV_OK);
+        CHECK_EQ(ds4kv_header_unpack(&header, head, DS4KV_LAYOUT_V2, &fault), DS4KV_OK);
         CHECK_EQ(ds4kv_header_pack(&header, again, &fault), DS4KV_OK);
         CHECK(memcmp(head, again, sizeof head) == 0);
     }
@@ -173,9 +173,9 @@ static void test_header(void)
     for (size_t i = 0; i < COUNT(wrong); i++) {
         CASE("%s %u", wrong[i].field, wrong[i].value);
         CHECK_EQ(ds4kv_header_pack(&good, head, &fault), DS4KV_OK);
-        CHECK_EQ(ds4kv_header_unpack(&header, head, &fault), DS4KV_OK); /* control */
+        CHECK_EQ(ds4kv_header_unpack(&header, head, DS4KV_LAYOUT_V2, &fault), DS4KV_OK); /* control */
         head[wrong[i].at] = (uint8_t)wrong[i].value;
-        CHECK_EQ(ds4kv_header_unpack(&header, head, &fault), wrong[i].unpack);
+        CHECK_EQ(ds4kv_header_unpack(&header, head, DS4KV_LAYOUT_V2, &fault), wrong[i].unpack);
         CHECK_EQ(fault.offset, wrong[i].at);
         CHECK(strcmp(fault.field, wrong[i].field) == 0 && fault.why[0]);
     }
@@ -184,10 +184,10 @@ static void test_header(void)
         CASE("chunk_size %u", chunk_sizes[i]);
         CHECK_EQ(ds4kv_header_pack(&good, head, &fault), DS4KV_OK);
         set_u32(head + 20, chunk_sizes[i]);
-        CHECK_EQ(ds4kv_header_unpack(&header, head, &fault), DS4KV_CORRUPT);
+        CHECK_EQ(ds4kv_header_unpack(&header, head, DS4KV_LAYOUT_V2, &fault), DS4KV_CORRUPT);
         CHECK_EQ(fault.offset, 20);
         head[7] = DS4KV_CODEC_NONE; /* control */
-        CHECK_EQ(ds4kv_header_unpack(&header, head, &fault), DS4KV_OK);
+        CHECK_EQ(ds4kv_header_unpack(&header, head, DS4KV_LAYOUT_V2, &fault), DS4KV_OK);
     }
 
 #define REFUSED(change, name)                                                                                          \
@@ -199,12 +199,12 @@ static void test_header(void)
         CHECK(strcmp(fault.field, name) == 0 && fault.why[0]);                                                         \
     } while (0)
     CHECK_EQ(ds4kv_header_pack(&good, head, &fault), DS4KV_OK);
-    REFUSED(bad.version = 3, "version");
+    REFUSED(bad.layout = 5, "layout");
     REFUSED(bad.quant_bits = 1, "quant_bits");
     REFUSED(bad.tokens = 0, "tokens");
     REFUSED(bad.codec = 3, "codec");
     REFUSED(bad.chunk_size = 0, "chunk_size");
-    REFUSED(bad.version = 1, "codec");
+    REFUSED(bad.layout = DS4KV_LAYOUT_V1, "codec");
     REFUSED(bad.model_id = 1, "model_id");
     REFUSED(bad.payload_abi = 1, "model_id");
 }

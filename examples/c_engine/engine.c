@@ -71,7 +71,7 @@ static int save(const char *path, const session *session, const char *text)
 {
     const char *fixed_time = getenv("SOURCE_DATE_EPOCH");
     uint64_t now = fixed_time ? strtoull(fixed_time, NULL, 10) : (uint64_t)time(NULL);
-    ds4kv_header header = {.version = 2,
+    ds4kv_header header = {.layout = DS4KV_LAYOUT_V2,
                            .quant_bits = 2,
                            .reason = DS4KV_REASON_COLD,
                            .codec = DS4KV_CODEC_LZ4,

@@ -56,6 +56,15 @@ static int judge_layout(const ds4kv_header *header, ds4kv_fault *fault)
     return DS4KV_OK;
 }
 
+int header_form(const ds4kv_header *header)
+{
+    if (header->codec == DS4KV_CODEC_NONE)
+        return DS4KV_FORM_RAW;
+    return header->layout == DS4KV_LAYOUT_V2        ? DS4KV_FORM_PLAIN
+           : header->layout == DS4KV_LAYOUT_V2_MID ? -1
+                                                   : DS4KV_FORM_CHECKED;
+}
+
 static uint32_t exponent_of(uint32_t power)
 {
     uint32_t exponent = 0;

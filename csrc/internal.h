@@ -94,6 +94,11 @@ uint32_t frame_raw_size(const ds4kv_frame *frame, uint32_t index);
 __attribute__((format(printf, 5, 6))) int fault_set(ds4kv_fault *fault, int status, uint64_t offset, const char *field,
                                                     const char *why, ...);
 
+/* ---- header.c ---- */
+
+/* The form of the region, a DS4KV_FORM; -1 for v2-mid, where only blocks tell PLAIN from TRANSPOSED. */
+int header_form(const ds4kv_header *header);
+
 /* ---- layout.c ---- */
 
 #define PREFIX_SIZE (DS4KV_HEADER_SIZE + 4) /* header and text length */

@@ -116,7 +116,7 @@ static int find_candidates(const file *file, candidate found[2])
     if ((codec == DS4KV_CODEC_LZ4 || codec == DS4KV_CODEC_LZ4HC) && chunk_size > 0 &&
         chunk_size <= DS4KV_MAX_CHUNK_SIZE)
         found[n++] = (candidate){DS4KV_LAYOUT_V2, chunk_size, 8};
-    if ((other_codec == 1 || other_codec == 2) && log2 <= MAX_LOG2)
+    if ((other_codec == 1 || other_codec == 2) && log2 <= MAX_LOG2 && file->head[23] == 0)
         found[n++] = other_codec == 1 ? (candidate){DS4KV_LAYOUT_V2_MID, (uint32_t)1 << log2, 8}
                                       : (candidate){DS4KV_LAYOUT_V2_CHECKED, (uint32_t)1 << log2, 12};
     return n;
@@ -136,8 +136,8 @@ static int is_of_records(const file *file, uint32_t record_head_size, bool *is, 
     return status;
 }
 
-/* Not OK if byte 21 is a codec after all, without being a candidate's, and not one of bytes that mean nothing. An
- * exponent that no writer would choose may be either: then it is one if the region consists of records. */
+/* Not OK if byte 21 is a codec after all, without being a candidate's, and not one of bytes that mean nothing. With an
+ * exponent behind it that no writer would choose it may be either: the region tells, if it is of records. */
 static int refuse_unknown_codec(const file *file, ds4kv_fault *fault)
 {
     uint8_t codec = file->head[21], log2 = file->head[22];
@@ -145,8 +145,11 @@ static int refuse_unknown_codec(const file *file, ds4kv_fault *fault)
     int status = DS4KV_OK;
     if (codec == 1 || codec == 2) {
         status = is_of_records(file, codec == 1 ? 8 : 12, &is, fault);
-        if (status == DS4KV_OK && is)
-            status = fault_set(fault, DS4KV_CORRUPT, 22, "chunk_size", "chunks of 2**%d bytes; 2**26 is the most", log2);
+        if (status == DS4KV_OK && is) { /* says which of the two bytes is wrong */
+            ds4kv_header header;
+            int layout = codec == 1 ? DS4KV_LAYOUT_V2_MID : DS4KV_LAYOUT_V2_CHECKED;
+            status = ds4kv_header_unpack(&header, file->head, layout, fault);
+        }
         return status;
     }
     if (file->head[23] != 0 || log2 > MAX_LOG2)
@@ -173,7 +176,7 @@ static int find_layout(const file *file, ds4kv_fault *fault)
         return fault_set(fault, DS4KV_UNSUPPORTED, 48, "layout", "layout v2-crc is not read");
     int n = find_candidates(file, candidates);
     if (n < 2 || !is_whole) {
-        int status = n == 0 && is_whole && file->head[7] == 0 && file->head[21] != 0
+        int status = n == 0 && file->head[7] == 0 && file->head[21] != 0
                          ? refuse_unknown_codec(file, fault)
                          : DS4KV_OK;
         return status != DS4KV_OK ? status : n > 0 ? candidates[0].layout : DS4KV_LAYOUT_V2;

@@ -39,8 +39,8 @@ GOLDEN = [path.read_bytes() for path in sorted((Path(__file__).parent / "golden"
 EDGES = [0, 1, 2, 3, 4, 6, 7, 8, 11, 12, 13, 15, 16, 20, 23, 24, 26, 27, 63, 64, 65, 127, 128, 255,
          256, 4095, 4096, 4097, 2**16 - 1, 2**24, 2**26, 2**26 + 1, 2**31, 2**32 - 1, 2**63,
          2**64 - 1]  # fmt: skip
-FACTS = ["quant_bits", "reason_code", "ext_flags", "codec", "tokens", "hits", "ctx_size", "chunk_size", "created_at",
-         "last_used", "payload_bytes"]  # fmt: skip
+FACTS = ["quant_bits", "reason_code", "ext_flags", "codec", "model_id", "payload_abi", "tokens", "hits", "ctx_size",
+         "chunk_size", "created_at", "last_used", "payload_bytes"]  # fmt: skip
 FIELDS = {3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 4, 12: 4, 16: 4, 20: 4, 21: 1, 22: 1, 23: 1, 24: 8,
           32: 8, 40: 8, 48: 4}  # fmt: skip
 
@@ -214,7 +214,7 @@ def check(data: bytes, path: Path, workers: int) -> None:
         header = loaded.header
         assert header.pack() == data[:48]
         assert ds4kv.read_header(path) == header
-        assert header.layout == f"v{expected.version}"
+        assert header.layout == expected.layout
         assert {field: getattr(header, field) for field in FACTS} == {
             field: getattr(expected, field) for field in FACTS
         }

@@ -31,6 +31,8 @@ GOOD_RAW = build(PAYLOAD, text=TEXT, codec=0, chunk_size=0)
 GOOD_CHECKED = build_checked(PAYLOAD, text=TEXT)
 GOOD_MID = build_mid(b"DSV4" + PAYLOAD[4:], text=TEXT)
 GOOD_V1 = build(PAYLOAD, text=TEXT, version=1, codec=0, chunk_size=0)
+GOOD_MODEL = build_checked(PAYLOAD, text=TEXT, model_id=1, payload_abi=2)
+GOOD = (GOOD_LZ4, GOOD_RAW, GOOD_V1, GOOD_CHECKED, GOOD_MID, GOOD_MODEL)
 
 KINDS = {
     reference.CORRUPT: ds4kv.CorruptError,
@@ -336,7 +338,7 @@ def loads(path: Path, data: bytes, workers: int | None) -> None:
 
 
 def test_the_good_files_are_good(tmp_path: Path) -> None:
-    for data in (GOOD_LZ4, GOOD_RAW, GOOD_V1, GOOD_CHECKED, GOOD_MID):
+    for data in GOOD:
         assert reference.parse(data).payload[4:] == PAYLOAD[4:]
         loads(tmp_path / "good.kv", data, None)
 
@@ -462,7 +464,7 @@ def test_match_offset_zero_is_zeros_and_never_what_lay_in_memory(at: int, tmp_pa
 def test_name_of_another_text(name_of: bytes, tmp_path: Path) -> None:
     wrong = tmp_path / f"{hashlib.sha1(name_of).hexdigest()}.kv"
     right = tmp_path / f"{hashlib.sha1(TEXT).hexdigest()}.kv"
-    for data in (GOOD_LZ4, GOOD_RAW, GOOD_V1):
+    for data in GOOD:
         wrong.write_bytes(data)
         with pytest.raises(reference.Bad):
             reference.parse(data, wrong.name)

@@ -157,6 +157,31 @@ static void test_header(void)
         CHECK(memcmp(head, again, sizeof head) == 0);
     }
 
+    for (int i = 0; i < 1000; i++) {
+        CASE("header %d, with its codec in byte 21", i);
+        int layout = i % 2 ? DS4KV_LAYOUT_V2_CHECKED : DS4KV_LAYOUT_V2_MID;
+        for (size_t k = 4; k < sizeof head; k++)
+            head[k] = (uint8_t)draw(&seed);
+        head[3] = head[4] = 2;
+        head[8] |= 1;
+        head[21] = i % 2 ? 2 : 1;
+        head[22] = (uint8_t)(i % 27);
+        head[23] = 0;
+        CHECK_EQ(ds4kv_header_unpack(&header, head, layout, &fault), DS4KV_OK);
+        CHECK(header.layout == layout && header.codec == DS4KV_CODEC_LZ4);
+        CHECK_EQ(header.chunk_size, (uint32_t)1 << i % 27);
+        CHECK(header.model_id == head[7] && header.payload_abi == head[20]);
+        CHECK_EQ(ds4kv_header_pack(&header, again, &fault), DS4KV_OK);
+        CHECK(memcmp(head, again, sizeof head) == 0);
+        static const uint8_t wrong[][2] = {{21, 0}, {21, 3}, {22, 27}, {22, 255}, {23, 1}};
+        const uint8_t *damage = wrong[i % 5];
+        head[damage[0]] = damage[1];
+        CHECK_EQ(ds4kv_header_unpack(&header, head, layout, &fault), DS4KV_CORRUPT);
+        CHECK_EQ(fault.offset, damage[0]);
+    }
+    CASE("a layout that there is not");
+    CHECK_EQ(ds4kv_header_unpack(&header, head, 5, &fault), DS4KV_PARAM);
+
     static const struct {
         ptrdiff_t at;
         uint32_t value;
@@ -205,6 +230,15 @@ static void test_header(void)
     REFUSED(bad.codec = 3, "codec");
     REFUSED(bad.chunk_size = 0, "chunk_size");
     REFUSED(bad.layout = DS4KV_LAYOUT_V1, "codec");
+    REFUSED(bad.layout = DS4KV_LAYOUT_V2_CHECKED, "chunk_size"); /* no power of two */
+    good.chunk_size = 1024;
+    good.layout = DS4KV_LAYOUT_V2_CHECKED;
+    good.model_id = good.payload_abi = 255;
+    CHECK_EQ(ds4kv_header_pack(&good, head, &fault), DS4KV_OK);
+    REFUSED(bad.payload_abi = 256, "payload_abi");
+    REFUSED(bad.codec = DS4KV_CODEC_LZ4HC, "codec");
+    REFUSED(bad.codec = DS4KV_CODEC_NONE, "codec");
+    good = header_of(2, DS4KV_CODEC_LZ4);
     REFUSED(bad.model_id = 1, "model_id");
     REFUSED(bad.payload_abi = 1, "model_id");
 }

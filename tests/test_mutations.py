@@ -80,9 +80,20 @@ def blocks(draw: st.DrawFn) -> tuple[int, bytes]:
 
 
 @st.composite
-def small_files(draw: st.DrawFn, codecs: tuple[int, ...] = (0, 0, 1, 1, 2)) -> bytes:
-    """A good file of up to a few hundred bytes, of either version and any of these codecs."""
+def small_files(draw: st.DrawFn, codecs: tuple[int | str, ...] = (0, 0, 1, 1, 2, "checked", "checked", "mid")) -> bytes:
+    """A good file of up to a few hundred bytes, of either version and any of these codecs, or of another layout."""
     codec = draw(st.sampled_from(codecs))
+    if isinstance(codec, str):
+        build = reference.build_checked if codec == "checked" else reference.build_mid
+        return build(
+            b"DSV4" + draw(st.binary(max_size=150)),
+            log2=draw(st.integers(2, 8)),
+            model_id=draw(st.sampled_from([0, 1, 2, 3, 255])),
+            payload_abi=draw(st.sampled_from([0, 2, 255])),
+            block=draw(st.sampled_from([reference.store, reference.fast, reference.high])),
+            text=draw(st.binary(max_size=20)),
+            trailer=draw(st.binary(max_size=12)),
+        )
     version = 2 if codec else draw(st.sampled_from([1, 2]))
     if codec == 0:
         region, chunk_size = draw(st.binary(max_size=80)), 0
@@ -124,9 +135,10 @@ def positions(data: bytes) -> list[int]:
         at = 52 + struct.unpack_from("<I", data, 48)[0]
         found += [at, at + 4, at + 8]
         at += 12
+        head_bytes = 12 if data[21] == 2 else 8
         while at + 8 <= len(data) and len(found) < 100:
-            found += [at, at + 4, at + 8, at + 9, at + 10]
-            at += 8 + struct.unpack_from("<I", data, at + 4)[0]
+            found += [at, at + 4, at + 8, at + head_bytes, at + head_bytes + 1, at + head_bytes + 2]
+            at += head_bytes + struct.unpack_from("<I", data, at + 4)[0]
     return [at for at in found if at < len(data)] or [0]
 
 

@@ -412,13 +412,14 @@ static void test_abandon(int codec)
     CASE("abandon, codec %d", codec);
     char path[64];
     snprintf(path, sizeof path, "%s/a.kv", folder);
-    bytes old = payload_new(RANDOM, 100), payload = payload_new(MIXED, 100001);
+    bytes old = payload_new(RANDOM, 100), payload = payload_new(MIXED, 100000);
     write_file(path, old);
     ds4kv_header header = header_of(2, codec);
     ds4kv_checkpoint *checkpoint;
     ds4kv_fault fault;
     CHECK_EQ(ds4kv_checkpoint_create(&checkpoint, path, &header, PROMPT, PROMPT_BYTES, 2, &fault), DS4KV_OK);
-    CHECK(fwrite(payload.at, 1, payload.n, checkpoint->payload) == payload.n);
+    CHECK(fwrite(payload.at, 1, payload.n - 1, checkpoint->payload) == payload.n - 1);
+    CHECK(putc(payload.at[payload.n - 1], checkpoint->payload) != EOF); /* stays in a buffer */
 
     char temporary[64 + 256], other[64];
     find_temporary(temporary);

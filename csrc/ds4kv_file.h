@@ -104,8 +104,8 @@ DS4KV_API void ds4kv_checkpoint_name(const void *text, size_t text_bytes, char n
 DS4KV_API int ds4kv_checkpoint_open(ds4kv_checkpoint **checkpoint, const char *path, int workers, ds4kv_fault *fault);
 
 /* Creates a temporary file beside `path`, of mode 0600, with this header and text, which may go when the call returns.
- * A link at `path` stays, and what it leads to is replaced or made. PARAM: a header that no file may hold, codec LZ4HC, which
- * needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */
+ * A link at `path` stays, and what it leads to is replaced or made. PARAM: a header that no file may hold, codec LZ4HC,
+ * which needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */
 DS4KV_API int ds4kv_checkpoint_create(ds4kv_checkpoint **checkpoint, const char *path, const ds4kv_header *header,
                                       const void *text, size_t text_bytes, int workers, ds4kv_fault *fault);
 
@@ -114,12 +114,12 @@ DS4KV_API int ds4kv_checkpoint_create(ds4kv_checkpoint **checkpoint, const char 
 DS4KV_API FILE *ds4kv_checkpoint_trailer(ds4kv_checkpoint *checkpoint);
 
 /* Frees the checkpoint, whatever it returns. One that was created is first finished and takes its name; if that can't be
- * done its temporary file is removed, what was at `path` stays, and IO, NOMEM or PARAM say why. Only an error of the last
- * step of fsync, which is the directory's, comes after the file has its name. Of one that was opened it
- * returns what an fread that failed has met: CORRUPT, TRUNCATED, IO or NOMEM. */
+ * done its temporary file is removed, what was at `path` stays, and IO, NOMEM or PARAM say why. Only an error of fsync's
+ * last step, which is the directory's, comes after the file has its name. Of one that was opened it returns what an fread
+ * that failed has met: CORRUPT, TRUNCATED, IO or NOMEM. */
 DS4KV_API int ds4kv_checkpoint_close(ds4kv_checkpoint *checkpoint, ds4kv_fault *fault);
 
-/* Frees the checkpoint; one that was created leaves nothing behind, and what the ring still holds is dropped. NULL is let
+/* Frees the checkpoint; one that was created leaves nothing behind, and what is not yet written is dropped. NULL is let
  * pass. */
 DS4KV_API void ds4kv_checkpoint_abandon(ds4kv_checkpoint *checkpoint);
 

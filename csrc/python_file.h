@@ -1,6 +1,7 @@
 /*
- * python_file.h - a FILE * whose bytes come from Python and go there. For the extension alone: cffi has included Python's
- * own header by then.
+ * python_file.h - a FILE * whose bytes come from Python and go there.
+ *
+ * For the extension alone, in which cffi has included Python's own header by then.
  */
 #include <errno.h>
 #include <stdint.h>

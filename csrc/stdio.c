@@ -55,7 +55,7 @@ static int cut_to_cpus(int workers)
     return workers <= DS4KV_MAX_WORKERS && cpus > 0 && workers > cpus ? (int)cpus : workers;
 }
 
-/* The C library doesn't lead from a stream to what is behind it, but fclose comes by here on the thread that calls it. */
+/* The C library doesn't lead from a stream to what is behind it; but fclose comes there on the thread that calls it. */
 static _Thread_local bool is_abandoning;
 
 void ds4kv_fabandon(FILE *stream)

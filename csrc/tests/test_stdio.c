@@ -379,7 +379,8 @@ static void check_bad_everywhere(bytes region, uint64_t region_bytes, int error,
         FILE *file = file_of(region), *memory = fmemopen(region.at, region.n, "r");
         CHECK(memory && fseek(file, FILE_START, SEEK_SET) == 0);
         check_bad(file, region_bytes, CHUNK, workers[i], error, payload, good);
-        check_bad(memory, region_bytes, CHUNK, workers[i], error, payload, 0); /* a wrong head is told as soon as it is read */
+        /* There, a wrong head is told as soon as it is read. */
+        check_bad(memory, region_bytes, CHUNK, workers[i], error, payload, 0);
         fclose(file);
         fclose(memory);
     }

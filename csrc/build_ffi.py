@@ -41,6 +41,8 @@ extern "Python" int64_t python_write(void *stream, const char *raw, size_t n);
 extern "Python" int64_t python_read(void *stream, char *raw, size_t n);
 static FILE *python_file_open(void *stream, int writes, char *buffer, size_t size);
 int fflush(FILE *file);
+int ferror(FILE *file);
+void clearerr(FILE *file);
 int fclose(FILE *file);
 """
 

@@ -65,13 +65,18 @@ class CStream(io.RawIOBase):
         if error is not None:
             raise error
 
-    def _settle_file(self) -> None:
-        if self._c_file is not None and not self._c_file.is_calling:
-            self._c_file.sync()
+    def _settle_file(self) -> bool:
+        """Passes on what C has written and raises what it met; False if C has no part in this, or makes this call."""
+        if self._c_file is None or self._c_file.is_calling:
+            return False
+        error = self._c_file.settle()
+        if error is not None:
+            self._failed = True  # of what stdio had gathered, some is gone
+            raise error
+        return True
 
     def _refuse_if_c_reads(self) -> None:
-        if self._c_file is not None and not self._c_file.is_calling:
-            self._c_file.sync()
+        if self._settle_file():
             raise io.UnsupportedOperation("C reads this stream, by as_file(), and has read ahead")
 
     def _drop_file(self) -> BaseException | None:
@@ -99,15 +104,18 @@ class _CFile:
     def address(self) -> int:
         return int(ffi.cast("uintptr_t", self._file))
 
-    def sync(self) -> None:
-        """Passes on what is written, and raises what went wrong."""
-        if self._writes:
-            lib.fflush(self._file)
+    def settle(self) -> BaseException | None:
+        """Passes on what is written, and returns what went wrong since this was asked before."""
+        is_broken = self._writes and (lib.fflush(self._file) != 0 or lib.ferror(self._file) != 0)
         error, self._error = self._error, None
+        if error is None and is_broken:  # without a word from Python, which may be at its end
+            error = OSError(errno.EIO, "what C has written could not be passed on")
         if error is not None:
-            raise error
+            lib.clearerr(self._file)
+        return error
 
     def close(self) -> BaseException | None:
+        """Drops what is not passed on, and returns what went wrong."""
         self._is_closing = True
         lib.fclose(self._file)
         self._handle = None
@@ -126,7 +134,6 @@ class _CFile:
             return move(stream)
         except BaseException as error:  # noqa: BLE001, no exception crosses C
             self._error = error
-            stream._failed = True  # what stdio had gathered is gone
             return -_errno_of(error)
         finally:
             self.is_calling = False

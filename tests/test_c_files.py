@@ -293,6 +293,31 @@ def test_more_than_was_announced_breaks_the_stream(c: Ctypes | Cffi) -> None:
             writer.close()
 
 
+def test_a_write_of_which_python_says_nothing_is_an_error_too(
+    c: Ctypes | Cffi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when there is no memory to make the call from C."""
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    fp = io.BytesIO()
+    writer = RawWriter(fp)
+    file = c.file(writer)
+    c.write(file, b"control")
+    writer.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr("ds4kv.c_files._CFile.write", no_memory)
+        patch.setattr("sys.unraisablehook", lambda _: None)
+        assert c.write(file, PAYLOAD) < len(PAYLOAD)
+        assert c.errno() == errno.EIO
+    with pytest.raises(OSError, match="what C has written could not be passed on"):
+        writer.flush()
+    with pytest.raises(ds4kv.Ds4kvError, match="an earlier write failed"):
+        writer.close()
+    assert fp.getvalue() == b"control"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk(c: Ctypes | Cffi) -> None:
     with open("/dev/full", "wb", buffering=0) as full:

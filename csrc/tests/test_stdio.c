@@ -538,6 +538,29 @@ static void test_fork(int n_workers, bool closes)
     free(payload.at);
 }
 
+static void test_fork_raw(void)
+{
+    CASE("fork, raw");
+    bytes payload = payload_new(MIXED, 300000), read = bytes_new(payload.n);
+    FILE *in = file_with(payload), *load = ds4kv_fopen_reader(in, payload.n, 0, 0, NULL);
+    CHECK(load && fread(read.at, 1, 100, load) == 100);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(fread(read.at, 1, read.n, load) < read.n - 100 && ferror(load)); /* what is in its buffer */
+        CHECK_EQ(errno, EBADF);
+        CHECK_FAILS(fclose(load) == EOF, EBADF);
+        _exit(0);
+    }
+    wait_for_child(child);
+    CHECK(fread(read.at + 100, 1, read.n - 100, load) == read.n - 100 && bytes_equal(read, payload));
+    CHECK_EQ(fclose(load), 0);
+    check_trailer(in);
+    fclose(in);
+    free(read.at);
+    free(payload.at);
+}
+
 int main(void)
 {
     watchdog();
@@ -554,5 +577,6 @@ int main(void)
     for (size_t i = 0; i < COUNT(workers); i++)
         for (int closes = 0; closes < 2; closes++)
             test_fork(workers[i], closes);
+    test_fork_raw();
     return 0;
 }

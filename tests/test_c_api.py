@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import struct
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reference
 import test_strict
 
 import ds4kv
@@ -146,6 +148,36 @@ def test_golden_file_in_c(case: dict[str, Any], program: Path, tmp_path: Path) -
     copied = run(program, "copy", GOLDEN / case["file"], again)
     assert (copied.returncode, copied.stderr) == (0, b"")
     assert again.read_bytes() == (GOLDEN / case["file"]).read_bytes()
+
+
+@pytest.mark.parametrize("payload", [b"", b"one", bytes(20000), payload_of(300), random.Random(1).randbytes(9000)])
+def test_checked_files_in_c(payload: bytes, program: Path, tmp_path: Path) -> None:
+    raw, ours, its = tmp_path / "raw.kv", tmp_path / "python.kv", tmp_path / "c.kv"
+    how: dict[str, Any] = {"tokens": 7, "ctx_size": 9, "text": TEXT, "trailer": b"KTM", "created_at": NOW}
+    how |= {"model_id": 1, "payload_abi": 2}
+    ds4kv.dump(raw, payload, layout="v1", **how)
+    header = ds4kv.dump(ours, payload, layout="v2-checked", chunk_size=4096, **how)
+    assert header.layout == ("v2-checked" if len(payload) in (20000, 76808) else "v1")
+    made = run(program, "checked", raw, its)
+    assert (made.returncode, made.stderr) == (0, b"")
+    assert its.read_bytes() == ours.read_bytes()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["c.kv", "python.kv", "raw.kv"]
+    read = run(program, "payload", ours)
+    assert (read.returncode, read.stdout) == (0, payload)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_mid_files_in_c(grouped: bool, program: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mid.kv"
+    payload = b"DSV4" + payload_of(100)
+    path.write_bytes(reference.build_mid(payload, grouped=grouped, log2=12, block=reference.high, text=TEXT))
+    read = run(program, "payload", path)
+    assert (read.returncode, read.stdout) == (0, payload)
+    assert run(program, "copy", path, tmp_path / "again.kv").returncode == 2  # it is not written
+    path.write_bytes(reference.build_mid(payload[4:], grouped=grouped, log2=12, text=TEXT))
+    status, offset, why = examined(program, [path])[0]
+    assert (status, offset) == python_verdict(path) == (-9, 21)
+    assert "ambiguous" in why
 
 
 def examined(program: Path, paths: list[Path]) -> list[tuple[int, int, str]]:

@@ -24,8 +24,9 @@
  *   - CORRUPT and TRUNCATED alone are a reason to remove a file. UNSUPPORTED files may be perfect, and so may those that
  *     the system could not read.
  *   - Streams that a checkpoint gives are closed by it, and by nobody else.
- *   - A checkpoint stays with the process that opened it. A forked child abandons its copy before it calls exit, which
- *     would write what stdio has gathered of a payload without codec; close does the same there, and answers STATE.
+ *   - A checkpoint stays with the process that opened it. A forked child ends by _exit, or abandons its copy before it
+ *     calls exit, which would write what stdio has gathered of a payload without codec, and move the position that the
+ *     parent reads at; close does as abandon there, and answers STATE.
  */
 #ifndef DS4KV_FILE_H
 #define DS4KV_FILE_H
@@ -94,6 +95,7 @@ typedef struct {
     FILE *payload;          /* fread or fwrite it in pieces of any size; NULL once the trailer was asked for */
     uint64_t raw_total;     /* being read: bytes of payload, the engine's budget */
     uint64_t trailer_bytes; /* being read */
+    int fsync;              /* being written: set it, and close returns when file and name are on the disk */
 } ds4kv_checkpoint;
 
 /* The name that a store gives a checkpoint with this text: its SHA-1 in hex and ".kv", and a NUL. */
@@ -101,12 +103,12 @@ DS4KV_API void ds4kv_checkpoint_name(const void *text, size_t text_bytes, char n
 
 /* Opens one for reading: header, text and frame are read and held against each other, the file's size and, if it is
  * named by a SHA-1, its name. CORRUPT, TRUNCATED, UNSUPPORTED, IO, NOMEM; PARAM: workers outside 0..64.
- * With codec none the payload is the file itself: after raw_total bytes it goes on with the trailer. */
+ * The payload's stream ends after raw_total bytes. */
 DS4KV_API int ds4kv_checkpoint_open(ds4kv_checkpoint **checkpoint, const char *path, int workers, ds4kv_fault *fault);
 
 /* Creates a temporary file beside `path`, of mode 0600, with this header and text, which may go when the call returns.
- * A link at `path` stays, and what it leads to is replaced. PARAM: a header that no file may hold, codec LZ4HC, which
- * needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */
+ * A link at `path` stays, and what it leads to is replaced or made. PARAM: a header that no file may hold, codec LZ4HC,
+ * which needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */
 DS4KV_API int ds4kv_checkpoint_create(ds4kv_checkpoint **checkpoint, const char *path, const ds4kv_header *header,
                                       const void *text, size_t text_bytes, int workers, ds4kv_fault *fault);
 
@@ -115,11 +117,13 @@ DS4KV_API int ds4kv_checkpoint_create(ds4kv_checkpoint **checkpoint, const char 
 DS4KV_API FILE *ds4kv_checkpoint_trailer(ds4kv_checkpoint *checkpoint);
 
 /* Frees the checkpoint, whatever it returns. One that was created is first finished and takes its name; if that can't be
- * done its temporary file is removed, what was at `path` stays, and IO, NOMEM or PARAM say why. Of one that was opened it
- * returns what an fread that failed has met: CORRUPT, TRUNCATED, IO or NOMEM. */
+ * done its temporary file is removed, what was at `path` stays, and IO, NOMEM or PARAM say why. Only an error of fsync's
+ * last step, which is the directory's, comes after the file has its name. Of one that was opened it returns what an fread
+ * that failed has met: CORRUPT, TRUNCATED, IO or NOMEM. */
 DS4KV_API int ds4kv_checkpoint_close(ds4kv_checkpoint *checkpoint, ds4kv_fault *fault);
 
-/* Frees the checkpoint; one that was created leaves nothing behind. NULL is let pass. */
+/* Frees the checkpoint; one that was created leaves nothing behind, and what is not yet written is dropped. NULL is let
+ * pass. */
 DS4KV_API void ds4kv_checkpoint_abandon(ds4kv_checkpoint *checkpoint);
 
 #ifdef __cplusplus

@@ -24,6 +24,7 @@ FLOORS = {
     "files": set(),
     "_core": {"errors", "_native"},
     "stream": {"_core", "files", "workers", "errors", "header"},
+    "integrity": {"_core", "layout", "errors"},
     "checkpoint": {"stream", "_core", "files", "layout", "header", "workers", "errors"},
     "native_files": set(),
     "lock": set(),

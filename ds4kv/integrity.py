@@ -14,11 +14,12 @@ For who checks files (``ds4kv.open`` and ``Store.load`` do all of this):
         note = ledger.get(name)                       # None: nothing is known
         note = note and note.applying(fd)             # None: about another file; CorruptError: this one, and damaged
         PayloadReader(..., sums=note.region_sums)     # and hash64(text) == note.text_sum, note.check_trailer(...)
-    integrity.check(reader) -> Verdict                # all of an open CheckpointReader; CorruptError for damage
+    reader.verify() -> Verdict                        # of a CheckpointReader: reads all; CorruptError for damage
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import os
@@ -32,22 +33,20 @@ from collections import namedtuple
 from ds4kv import _core
 from ds4kv.errors import CorruptError
 from ds4kv.layout import PREFIX_SIZE
+from ds4kv.lock import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from typing import Self
 
-    from ds4kv.checkpoint import CheckpointReader
-
-__all__ = ["DATABASE_NAME", "DIRECTORY_NAME", "Ledger", "Note", "Verdict", "check"]
+__all__ = ["DATABASE_NAME", "DIRECTORY_NAME", "Ledger", "Note", "Verdict"]
 
 DIRECTORY_NAME = ".ds4kv"
 DATABASE_NAME = "integrity.sqlite"
 
 _SCHEMA_VERSION = 1
 _TIMEOUT = 0.25  # seconds; whoever writes holds the database for less than a millisecond
-_SCRATCH_SIZE = 1 << 24
 
 _logger = logging.getLogger("ds4kv")
 
@@ -60,7 +59,7 @@ class Verdict(enum.Enum):
     UNKNOWN = "unknown"
 
 
-# SQLite has no checksums of its own pages, and a rotten note would condemn a good file: so a note is one value, with its
+# SQLite has no checksums of its pages, and a rotten note would condemn a good file: so a note is one value, with its
 # own sum at the end.
 _NOTE = struct.Struct(f"<QQQq{PREFIX_SIZE}s4xQQQ")
 
@@ -85,7 +84,7 @@ class Note(namedtuple("Note", "device inode birth_ns mtime_ns head text_sum trai
 
     @classmethod
     def of(cls, fd: int, head: bytes, *, text_sum: int, trailer: bytes, region_sums: array[int]) -> Self:
-        """The note of an open file that holds these. Sets the file's mtime, see :func:`_pin_mtime`. Raises OSError."""
+        """The note of an open file that holds these. Sets the file's mtime, see :func:`_pin_mtime`."""
         mtime_ns = _pin_mtime(fd)
         status = os.fstat(fd)
         return cls(
@@ -100,6 +99,11 @@ class Note(namedtuple("Note", "device inode birth_ns mtime_ns head text_sum trai
             region_sums=region_sums,
         )
 
+    @property
+    def has_tool_map(self) -> bool:
+        """Whether the trailer was flagged to be one."""
+        return bool(self.head[_EXT_FLAGS_AT] & _TOOL_MAP)
+
     def pack(self, name: bytes) -> bytes:
         """The note as it is stored under ``name``."""
         *fixed, region_sums = self
@@ -113,7 +117,7 @@ class Note(namedtuple("Note", "device inode birth_ns mtime_ns head text_sum trai
         if len(packed) < _NOTE.size or _core.hash64(name + packed) != int.from_bytes(own_sum, "little"):
             return None
         region_sums = array("Q", packed[_NOTE.size :])
-        return cls(*_NOTE.unpack_from(packed), _little_endian(region_sums))
+        return cls._make((*_NOTE.unpack_from(packed), _little_endian(region_sums)))
 
     def applying(self, fd: int) -> Self | None:
         """Itself if it is about this open file or the original of it, else None: another one has its name.
@@ -160,27 +164,24 @@ class Note(namedtuple("Note", "device inode birth_ns mtime_ns head text_sum trai
     def _has_trailer(self, trailer: bytes) -> bool:
         return len(trailer) == self.trailer_bytes and _core.hash64(trailer) == self.trailer_sum
 
-    def rewritten(self, fd: int, trailer: bytes | None) -> Self | None:
-        """The note of the same file, open for writing, after a hit or, with ``trailer``, a trailer was written to it.
+    def rewritten(self, fd: int, trailer: bytes | None = None) -> Self | None:
+        """The note of the same open file after a hit or, with ``trailer``, a trailer was written to it.
 
         None if the file has another trailer than it should: then someone else wrote one, too. Raises OSError.
         """
         note = self
         if trailer is not None:
-            note = note._replace(trailer_bytes=len(trailer), trailer_sum=_core.hash64(trailer))
+            flagged = (
+                note.head[:_EXT_FLAGS_AT]
+                + bytes([note.head[_EXT_FLAGS_AT] | _TOOL_MAP])
+                + note.head[_EXT_FLAGS_AT + 1 :]
+            )
+            note = note._replace(head=flagged, trailer_bytes=len(trailer), trailer_sum=_core.hash64(trailer))
         note = note._replace(mtime_ns=_pin_mtime(fd))  # before the look: who writes after it changes the mtime
         start = PREFIX_SIZE + int.from_bytes(self.head[48:52], "little") + int.from_bytes(self.head[40:48], "little")
         found = os.pread(fd, note.trailer_bytes, start)
         is_whole = os.fstat(fd).st_size == start + note.trailer_bytes
         return note if is_whole and note._has_trailer(found) else None
-
-
-def check(reader: CheckpointReader) -> Verdict:
-    """Reads all of an open checkpoint. Raises CorruptError for damage, else as its reads do."""
-    scratch = bytearray(min(max(reader.payload.raw_total, 1), _SCRATCH_SIZE))
-    while reader.payload.readinto(scratch):
-        pass
-    return reader.check_trailer()
 
 
 def _pin_mtime(fd: int) -> int:
@@ -190,7 +191,8 @@ def _pin_mtime(fd: int) -> int:
     system that can't keep it to the nanosecond has another mtime than this, which then proves nothing.
     """
     now = time.time_ns()
-    os.utime(fd, ns=(os.fstat(fd).st_atime_ns, now))
+    with contextlib.suppress(OSError):
+        os.utime(fd, ns=(os.fstat(fd).st_atime_ns, now))
     return now
 
 
@@ -294,6 +296,17 @@ class Ledger:
     def names(self) -> set[str]:
         """The files of which there are notes."""
         return {os.fsdecode(key) for (key,) in self._run("SELECT name FROM notes") if isinstance(key, bytes)}
+
+    def forget_absent(self) -> None:
+        """Forgets the files that others have removed."""
+        try:
+            if self.names() <= set(os.listdir(self.directory)):
+                return
+            with locked(self.directory):  # or a file might get its name, and its note, between the two looks
+                for name in self.names() - set(os.listdir(self.directory)):
+                    self.remove(name)
+        except OSError as error:
+            self._complain(error)
 
     def applying(self, name: str, fd: int) -> Note | None:
         """As :meth:`get`, of a note that is about the open file ``fd``. Raises what :meth:`Note.applying` does."""

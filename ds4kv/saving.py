@@ -122,19 +122,22 @@ class StoreWriter(CheckpointWriter):
         temporary.hold(self._target.fileno())
         return super()._open_payload(level, workers, nice, raw_total)
 
+    def _saves_too_little(self) -> bool:
+        return not self._target.too_large and super()._saves_too_little()
+
     @property
     def file_size(self) -> int:
         """Size in bytes of the whole file, of which region and trailer are written."""
-        return PREFIX_SIZE + self._text_bytes + self.payload.region_bytes + self._trailer_bytes
+        return PREFIX_SIZE + len(self._text) + self.payload.region_bytes + self._trailer_bytes
 
     def settle(self) -> bool:
         """Finishes region and trailer: all that takes time, space, or more than the budget.
 
         False if the file doesn't fit; it is only to be abandoned then. What close() has left is quick.
         """
-        self.payload.close()
+        self._finish_payload()
         if self._target.too_large or not policy.fits(
-            text_bytes=self._text_bytes,
+            text_bytes=len(self._text),
             payload_bytes=self.payload.region_bytes,
             trailer_bytes=self._trailer_bytes,
             budget_bytes=self._budget_bytes,

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import logging
 import os
 import struct
 import sys
@@ -47,8 +46,6 @@ DATABASE_NAME = "integrity.sqlite"
 
 _SCHEMA_VERSION = 1
 _TIMEOUT = 0.25  # seconds; whoever writes holds the database for less than a millisecond
-
-_logger = logging.getLogger("ds4kv")
 
 
 class Verdict(enum.Enum):
@@ -410,7 +407,7 @@ class Ledger:
     def _set_aside(self, error: Exception) -> None:
         """Makes way for a new database; of those that are no good, the last is kept."""
         self._drop()
-        _logger.warning("kv cache integrity index made anew %s: %s", self._path, error)
+        _warn("kv cache integrity index made anew %s: %s", self._path, error)
         os.replace(self._path, f"{self._path}.damaged")
         for companion in (f"{self._path}-wal", f"{self._path}-shm"):
             if os.path.lexists(companion):
@@ -433,10 +430,16 @@ class Ledger:
     def _complain(self, error: Exception) -> None:
         if not self._has_complained:
             self._has_complained = True
-            _logger.warning("kv cache goes without its integrity index %s: %s", self._path, error)
+            _warn("kv cache goes without its integrity index %s: %s", self._path, error)
 
 
 _inherited: list[sqlite3.Connection | None] = []
+
+
+def _warn(message: str, path: str, error: Exception) -> None:
+    import logging  # here, for who opens a file and no store
+
+    logging.getLogger("ds4kv").warning(message, path, error)
 
 
 def _prepare(connection: sqlite3.Connection, makes: bool) -> None:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -547,8 +546,6 @@ def in_a_fork(work: Callable[[], None]) -> int:
         try:
             work()
             code = 0
-        except BaseException:
-            traceback.print_exc()
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

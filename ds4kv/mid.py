@@ -30,12 +30,15 @@ def form_of(fp: RegularFile, region_bytes: int, *, chunk_size: int) -> Form:
         fp.seek(start)
         return PayloadReader(fp, region_bytes, chunk_size=chunk_size, form=form, workers=0)
 
-    with read(Form.PLAIN) as plain, read(Form.TRANSPOSED) as transposed:
-        begins = [reader.read(len(_MAGIC)) == _MAGIC for reader in (plain, transposed)]
-        if begins == [False, True]:
-            return Form.TRANSPOSED
-        if begins == [True, False] or all(a == b for a, b in zip(_pieces(plain), _pieces(transposed), strict=True)):
-            return Form.PLAIN
+    try:
+        with read(Form.PLAIN) as plain, read(Form.TRANSPOSED) as transposed:
+            begins = [reader.read(len(_MAGIC)) == _MAGIC for reader in (plain, transposed)]
+            if begins == [False, True]:
+                return Form.TRANSPOSED
+            if begins == [True, False] or all(a == b for a, b in zip(_pieces(plain), _pieces(transposed), strict=True)):
+                return Form.PLAIN
+    finally:
+        fp.seek(start)
     raise UnsupportedError(
         "v2-mid files don't say whether their blocks are transposed, and neither way does this payload begin as one"
         " of DeepSeek V4: it is ambiguous",

@@ -140,6 +140,7 @@ class Wreck:
         frame = self._fp.read_at(self._region_start, _FRAME.size)
         broken = self._walk(chunk_size)
         raw_total = self.claimed_bytes
+        framed: int | None
         framed, chunk_count = _FRAME.unpack(frame) if len(frame) == _FRAME.size else (None, None)
         if framed is not None and chunk_count != -(-framed // chunk_size):
             framed = None

@@ -35,7 +35,8 @@ def progress(total: int) -> Iterator[Advance]:
         rich.progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # a file gets its lines, a terminal over the bar
+        # Results belong above the bar if both go to the terminal; else rich would take them to stderr.
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
     )
 
     def advance(path: str, n: int) -> None:

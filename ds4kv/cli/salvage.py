@@ -22,8 +22,8 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "OUT has the header, text and trailer of FILE: its tokens are still those of the whole state, and its payload is"
-        " shorter. So it is for engines that can use, or crop to, the beginning of a state; others refuse it. Of"
+        "OUT has the header, text and trailer of FILE: its tokens are still those of the whole state, and its payload"
+        " is shorter. So it is for engines that can use, or crop to, the beginning of a state; others refuse it. Of"
         " payloads stored without checksums, changed bytes that still decode are taken for good. The exit code is 0 if"
         " something was saved, 1 if nothing was."
     )

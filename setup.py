@@ -13,6 +13,7 @@ from setuptools.errors import PlatformError
 
 CSRC = Path("csrc")
 LZ4 = Path("vendor/lz4")
+XXHASH = Path("vendor/xxhash")
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
@@ -52,7 +53,7 @@ class BuildExtension(build_ext):
             [str(path) for path in [*sorted(CSRC.glob("*.c")), LZ4 / "lz4.c", LZ4 / "lz4hc.c"]],
             output_dir=str(Path(self.build_temp, "library")),
             macros=[("LZ4LIB_VISIBILITY", "")],
-            include_dirs=[str(CSRC), str(LZ4)],
+            include_dirs=[str(CSRC), str(LZ4), str(XXHASH)],
             # -fno-lto: CPython's own flags may ask for it, and objcopy could not see what such objects hold.
             extra_postargs=["-O3", "-std=c11", "-pthread", "-fPIC", "-fvisibility=hidden", "-g0", "-fno-lto"],
         )
@@ -67,7 +68,8 @@ class BuildExtension(build_ext):
 # Before setup(), because every command needs them: sdist ships the sources, build_ext compiles them.
 vendored = runpy.run_path("vendor/lz4/fetch.py")
 try:
-    vendored["fetch"]()
+    for directory in (LZ4, XXHASH):
+        vendored["fetch"](directory)
 except vendored["VendorError"] as error:
     sys.exit(f"error: {error}")
 

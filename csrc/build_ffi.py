@@ -1,4 +1,4 @@
-"""The cffi builder of ds4kv._native: the C core, vendored lz4 and nothing else, in one extension.
+"""The cffi builder of ds4kv._native: the C core, vendored lz4 and xxHash, and nothing else, in one extension.
 
 ds4kv.h is one text for two compilers. What stands between its two cdef marks is plain C prototypes
 and types; it is cut out here for cffi, so that no second copy of the API can drift from the first.
@@ -12,9 +12,20 @@ from cffi import FFI
 
 # setuptools wants paths relative to the folder it runs in, whichever that is.
 CSRC = Path(os.path.relpath(Path(__file__).resolve().parent))
-LZ4 = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "vendor" / "lz4"))
+VENDOR = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "vendor"))
+LZ4, XXHASH = VENDOR / "lz4", VENDOR / "xxhash"
 
-CORE = ["file.c", "frame.c", "codec.c", "ring.c", "writer.c", "reader.c", "oneshot.c"]
+CORE = [
+    "file.c",
+    "hash.c",
+    "frame.c",
+    "transpose.c",
+    "codec.c",
+    "ring.c",
+    "writer.c",
+    "reader.c",
+    "oneshot.c",
+]
 
 
 def cdef_of(header: str) -> str:
@@ -31,8 +42,8 @@ ffibuilder.set_source(
     "ds4kv._native",
     '#include "ds4kv.h"',
     sources=[str(CSRC / name) for name in CORE] + [str(LZ4 / name) for name in ("lz4.c", "lz4hc.c")],
-    depends=[str(path) for folder in (CSRC, LZ4) for path in sorted(folder.glob("*.h"))],
-    include_dirs=[str(CSRC), str(LZ4)],
+    depends=[str(path) for folder in (CSRC, LZ4, XXHASH) for path in sorted(folder.glob("*.h"))],
+    include_dirs=[str(CSRC), str(LZ4), str(XXHASH)],
     # No symbol is visible but PyInit__native: in the extension ds4kv.h marks nothing for export,
     # and lz4 would otherwise mark all of its own.
     define_macros=[("DS4KV_API", ""), ("LZ4LIB_VISIBILITY", "")],

@@ -158,7 +158,7 @@ static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
         int status = read_at(c, head, n, c->region_start, fault);
         if (status != DS4KV_OK)
             return status;
-        status = ds4kv_frame_decode(&c->frame, head, header->payload_bytes, header->chunk_size, fault);
+        status = ds4kv_frame_decode(&c->frame, head, header->payload_bytes, header->chunk_size, DS4KV_FORM_PLAIN, fault);
         if (status != DS4KV_OK) {
             fault->offset += c->region_start;
             return status;

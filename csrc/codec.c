@@ -1,14 +1,23 @@
 /*
- * codec.c - one chunk through LZ4, either way. The only file that knows lz4.
+ * codec.c - one chunk to its record, and back. The only file that knows lz4.
  *
  * Level 0 gives the bytes of LZ4_compress_default, which is LZ4_compress_fast_extState at acceleration 1; the state is
  * given so that a worker sets it up in memory that it owns and not on a stack whose size the host chose.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "internal.h"
 #include "lz4.h"
 #include "lz4hc.h"
+
+/* A chunk is sampled at SAMPLES places, if it is so large that this is little of it. A sample has 16 KiB of each byte
+ * stream, a quarter of what LZ4 looks back. */
+#define SAMPLES 4
+#define SAMPLE_SIZE ((size_t)64 << 10)
+#define SAMPLED_SIZE ((size_t)1 << 20)
+#define SAMPLED_CHUNKS 4
+#define WORTH_IT 64 /* to save 1 byte of so many */
 
 const char *ds4kv_lz4_version(void)
 {
@@ -20,46 +29,157 @@ uint32_t ds4kv_block_bound(uint32_t raw_size)
     return (uint32_t)LZ4_compressBound((int)raw_size);
 }
 
+/* ---- encoding ---- */
+
+/* Whether samples of a chunk say that LZ4 saves less than 1 byte of 64. state is for LZ4, streams and out have room for
+ * a sample and for its block. */
+static bool is_hopeless(const uint8_t *raw, size_t n, void *state, uint8_t *streams, uint8_t *out)
+{
+    size_t total = 0;
+    if (n < SAMPLED_SIZE)
+        return false;
+    for (size_t i = 0; i < SAMPLES; i++) {
+        size_t at = (2 * i + 1) * (n / (2 * SAMPLES)) & ~(size_t)3;
+        transpose(streams, raw + at, SAMPLE_SIZE);
+        int made = LZ4_compress_fast_extState(state, (char *)streams, (char *)out, (int)SAMPLE_SIZE,
+                                              LZ4_compressBound((int)SAMPLE_SIZE), 1);
+        total += (size_t)made;
+    }
+    return total > SAMPLES * (SAMPLE_SIZE - SAMPLE_SIZE / WORTH_IT);
+}
+
+int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size)
+{
+    size_t state_size = (size_t)LZ4_sizeofState();
+    bool hopeless = n >= SAMPLED_SIZE && chunk_size >= SAMPLED_SIZE;
+    uint8_t *memory = malloc(state_size + SAMPLE_SIZE + ds4kv_block_bound((uint32_t)SAMPLE_SIZE));
+    if (!memory)
+        return DS4KV_NOMEM;
+    for (size_t i = 0, at = 0; hopeless && i < SAMPLED_CHUNKS && at + SAMPLED_SIZE <= n; i++, at += chunk_size)
+        hopeless = is_hopeless((const uint8_t *)raw + at, min_u32(chunk_size, n - at), memory, memory + state_size,
+                               memory + state_size + SAMPLE_SIZE);
+    free(memory);
+    return hopeless;
+}
+
+/* A block of n >= 15 bytes that are there as they are: token, length, literals. */
+static int literal_block(uint8_t *block, const uint8_t *bytes, size_t n)
+{
+    uint8_t *at = block;
+    size_t left = n - 15;
+    *at++ = 0xf0;
+    for (; left >= 255; left -= 255)
+        *at++ = 255;
+    *at++ = (uint8_t)left;
+    memcpy(at, bytes, n);
+    return (int)(at + n - block);
+}
+
 static int encode(const codec *codec, void *scratch, slot *slot)
 {
+    size_t head_size = ds4kv_record_head_size(codec->form), n = slot->src_size;
+    uint8_t *block = slot->dst + head_size, *streams = (uint8_t *)scratch + codec->streams_at;
+    int block_size, room = (int)(slot->dst_size - head_size);
     const char *raw = (const char *)slot->src;
-    char *block = (char *)slot->dst + DS4KV_RECORD_HEAD_SIZE;
-    int raw_size = (int)slot->src_size;
-    int room = (int)(slot->dst_size - DS4KV_RECORD_HEAD_SIZE);
-    int block_size = codec->level == 0 ? LZ4_compress_fast_extState(scratch, raw, block, raw_size, room, 1)
-                                       : LZ4_compress_HC_extStateHC(scratch, raw, block, raw_size, room, codec->level);
+    record_head head = {.raw_size = (uint32_t)n};
+    bool hopeless = false;
+    if (codec->form == DS4KV_FORM_CHECKED) {
+        hopeless = is_hopeless(slot->src, n, scratch, streams, block);
+        head.checksum = transpose(streams, slot->src, n);
+        raw = (const char *)streams;
+    }
+    if (hopeless)
+        block_size = literal_block(block, streams, n);
+    else if (codec->level == 0)
+        block_size = LZ4_compress_fast_extState(scratch, raw, (char *)block, (int)n, room, 1);
+    else
+        block_size = LZ4_compress_HC_extStateHC(scratch, raw, (char *)block, (int)n, room, codec->level);
     if (block_size <= 0) /* there is room for any block: the parser of the highest levels found no memory */
         return codec->level >= LZ4HC_CLEVEL_OPT_MIN ? DS4KV_NOMEM : DS4KV_CODEC;
-    record_head head = {(uint32_t)raw_size, (uint32_t)block_size};
-    record_head_encode(&head, slot->dst);
-    slot->dst_size = DS4KV_RECORD_HEAD_SIZE + (size_t)block_size;
+    head.block_size = (uint32_t)block_size;
+    record_head_encode(&head, codec->form, slot->dst);
+    slot->dst_size = head_size + (size_t)block_size;
+    if (codec->sums)
+        slot->sum = ds4kv_hash(slot->dst, slot->dst_size);
     return DS4KV_OK;
+}
+
+codec codec_encoder(uint32_t form, int level, size_t raw_bound)
+{
+    size_t state_size = (size_t)(level == 0 ? LZ4_sizeofState() : LZ4_sizeofStateHC());
+    size_t streams_size = form == DS4KV_FORM_PLAIN ? 0 : raw_bound;
+    return (codec){
+        .run = encode,
+        .scratch_size = state_size + streams_size,
+        .streams_at = state_size,
+        .form = form,
+        .level = level,
+    };
+}
+
+/* ---- decoding ---- */
+
+static int wrong(slot *slot, int what)
+{
+    slot->wrong = what;
+    return DS4KV_CORRUPT;
+}
+
+/* The record, from where it is, held against its sum. */
+static int get_record(const codec *codec, void *scratch, slot *slot, const uint8_t **record)
+{
+    uint8_t *memory = codec->form == DS4KV_FORM_RAW ? slot->dst : scratch;
+    uint64_t at = codec->start + slot->offset, sum = slot->sum;
+    int status = DS4KV_OK;
+    *record = slot->src ? slot->src : memory;
+    if (!slot->src && codec->sums)
+        status = file_read_hashed(codec->fd, memory, &slot->src_size, at, &sum, &slot->os_error);
+    else if (!slot->src)
+        status = file_read(codec->fd, memory, &slot->src_size, at, &slot->os_error);
+    else if (codec->sums)
+        sum = ds4kv_hash(slot->src, slot->src_size);
+    return status == DS4KV_OK && sum != slot->sum ? wrong(slot, WRONG_SUM) : status;
 }
 
 static int decode(const codec *codec, void *scratch, slot *slot)
 {
-    const void *block = slot->src ? slot->src : scratch;
-    if (!slot->src) {
-        int status = file_read(codec->fd, scratch, &slot->src_size, codec->start + slot->offset, &slot->os_error);
-        if (status != DS4KV_OK)
-            return status;
+    const uint8_t *record;
+    size_t head_size = ds4kv_record_head_size(codec->form);
+    int status = get_record(codec, scratch, slot, &record);
+    if (status != DS4KV_OK)
+        return status;
+    if (codec->form == DS4KV_FORM_RAW) {
+        if (record != slot->dst)
+            memcpy(slot->dst, record, slot->dst_size);
+        return DS4KV_OK;
     }
-    int made = LZ4_decompress_safe(block, (char *)slot->dst, (int)slot->src_size, (int)slot->dst_size);
-    return made >= 0 && (size_t)made == slot->dst_size ? DS4KV_OK : DS4KV_CORRUPT;
+    uint8_t *out = codec->form == DS4KV_FORM_PLAIN ? slot->dst : (uint8_t *)scratch + codec->streams_at;
+    int made = LZ4_decompress_safe((const char *)record + head_size, (char *)out, (int)(slot->src_size - head_size),
+                                   (int)slot->dst_size);
+    if (made < 0 || (size_t)made != slot->dst_size)
+        return wrong(slot, WRONG_BLOCK);
+    if (codec->form != DS4KV_FORM_PLAIN) {
+        uint32_t checksum = restore(slot->dst, out, slot->dst_size);
+        if (codec->form == DS4KV_FORM_CHECKED && checksum != slot->checksum)
+            return wrong(slot, WRONG_CHECKSUM);
+    }
+    return DS4KV_OK;
 }
 
-codec codec_encoder(int level)
+codec codec_decoder(uint32_t form, size_t raw_bound)
 {
-    size_t scratch_size = level == 0 ? (size_t)LZ4_sizeofState() : (size_t)LZ4_sizeofStateHC();
-    return (codec){.run = encode, .scratch_size = scratch_size, .level = level};
+    bool has_streams = form == DS4KV_FORM_TRANSPOSED || form == DS4KV_FORM_CHECKED;
+    return (codec){.run = decode, .form = form, .scratch_size = has_streams ? raw_bound : 0};
 }
 
-codec codec_decoder(void)
+codec codec_file_decoder(uint32_t form, size_t raw_bound, int fd, uint64_t start, size_t block_bound)
 {
-    return (codec){.run = decode};
-}
-
-codec codec_file_decoder(int fd, uint64_t start, size_t block_bound)
-{
-    return (codec){.run = decode, .scratch_size = block_bound, .fd = fd, .start = start};
+    codec codec = codec_decoder(form, raw_bound);
+    codec.fd = fd;
+    codec.start = start;
+    if (form != DS4KV_FORM_RAW) {
+        codec.streams_at = ds4kv_record_head_size(form) + block_bound;
+        codec.scratch_size += codec.streams_at;
+    }
+    return codec;
 }

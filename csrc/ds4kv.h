@@ -10,10 +10,14 @@
  *     frame:   u64 raw_total, u32 chunk_count
  *     record:  u32 raw_size, u32 block_size, one LZ4 block          (all integers little-endian)
  *
+ * That is form PLAIN. In form TRANSPOSED the block is of the chunk's four byte streams: bytes 0, 4, 8, ... of it, then
+ * bytes 1, 5, 9, ..., and so on, and at the end what is left over. In form CHECKED it is so as well, and the record has
+ * a u32 more before its block: the XXH32 of the chunk. Form RAW is the payload as it is, cut into chunks by the reader.
+ *
  * Laws:
  *   - One object, one thread at a time. Different objects are independent.
  *   - Errors stick: after the first one, an object answers with it until it is freed.
- *   - Output bytes depend on the payload, the chunk size and the level alone: never on the number of workers nor on
+ *   - Output bytes depend on the payload, the chunk size, the form and the level alone: never on the number of workers nor on
  *     how the input was split.
  *   - Nothing is allocated from a number in a file before ds4kv_frame_decode has checked it against the other
  *     numbers and against the bytes that are there.
@@ -50,16 +54,24 @@ extern "C" {
 
 #define DS4KV_FRAME_SIZE 12
 #define DS4KV_RECORD_HEAD_SIZE 8
+#define DS4KV_CHECKED_HEAD_SIZE 12
 #define DS4KV_MAX_CHUNK_SIZE 67108864
 #define DS4KV_MAX_WORKERS 64
 #define DS4KV_MAX_LEVEL 12
 #define DS4KV_UNKNOWN 0xffffffffffffffff /* a raw_total not known beforehand */
 
-/* What is in front of the records, and the chunk size, which the file's header holds. */
+/* How the bytes of a region hold its chunks. */
+#define DS4KV_FORM_RAW 0        /* read only */
+#define DS4KV_FORM_PLAIN 1
+#define DS4KV_FORM_TRANSPOSED 2 /* read only */
+#define DS4KV_FORM_CHECKED 3
+
+/* What is in front of the records, and the chunk size and form, which the file's header tells. */
 typedef struct {
     uint64_t raw_total;
     uint32_t chunk_count;
     uint32_t chunk_size;
+    uint32_t form;
 } ds4kv_frame;
 
 /* Where a region is wrong: an offset from its start, the name of the field there, and a sentence. */
@@ -80,24 +92,34 @@ DS4KV_API uint32_t ds4kv_block_bound(uint32_t raw_size);
 
 /* ---- frame ---- */
 
-/* Fills in chunk_count. PARAM: chunk_size outside 1..64 MiB, or more chunks than a u32 counts. */
-DS4KV_API int ds4kv_frame_init(ds4kv_frame *frame, uint64_t raw_total, uint32_t chunk_size);
+/* Bytes before each block: 0 in form RAW. */
+DS4KV_API uint32_t ds4kv_record_head_size(uint32_t form);
+
+/* Fills in chunk_count. PARAM: chunk_size outside 1..64 MiB, no such form, or more chunks than a u32 counts. */
+DS4KV_API int ds4kv_frame_init(ds4kv_frame *frame, uint64_t raw_total, uint32_t chunk_size, uint32_t form);
 
 DS4KV_API void ds4kv_frame_encode(const ds4kv_frame *frame, uint8_t *head);
 
 /* Reads the 12 bytes at head and holds them against chunk_size and region_bytes: what the frame claims could be there.
- * CORRUPT fills in the fault. */
+ * CORRUPT fills in the fault. A region of form RAW has no frame, and head is not looked at. */
 DS4KV_API int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64_t region_bytes, uint32_t chunk_size,
-                                 ds4kv_fault *fault);
+                                 uint32_t form, ds4kv_fault *fault);
 
 /* ---- writer: payload in, records out ---- */
 
-/* level 0 is LZ4_compress_default, 1..12 is LZ4HC. raw_total, or DS4KV_UNKNOWN; once given, it is held to. */
-DS4KV_API int ds4kv_writer_new(ds4kv_writer **writer, uint64_t raw_total, uint32_t chunk_size, int level, int workers);
+/* level 0 is LZ4_compress_default, 1..12 is LZ4HC. raw_total, or DS4KV_UNKNOWN; once given, it is held to. In form
+ * CHECKED no payload is empty, and a chunk that LZ4 can do nothing with is put into a block as it is. */
+DS4KV_API int ds4kv_writer_new(ds4kv_writer **writer, uint64_t raw_total, uint32_t chunk_size, uint32_t form, int level,
+                               int workers);
 
 /* Threads that start from now on are so much nicer than the one that starts them, so that others go before them: 0, the
  * least, to 19. Only on Linux is a thread's niceness its own; elsewhere nothing changes. */
 DS4KV_API int ds4kv_writer_nice(ds4kv_writer *writer, int nice);
+
+/* From now on, the XXH3-64 of each record is made with it: ds4kv_writer_sum tells the one of the record taken last.
+ * Before the first put. */
+DS4KV_API int ds4kv_writer_sums(ds4kv_writer *writer);
+DS4KV_API uint64_t ds4kv_writer_sum(const ds4kv_writer *writer);
 
 /* Accepts up to n payload bytes and returns how many. Fewer than n: take one record, then put the rest. With lent,
  * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. */
@@ -131,6 +153,10 @@ DS4KV_API int ds4kv_reader_new(ds4kv_reader **reader, const ds4kv_frame *frame, 
 DS4KV_API int ds4kv_reader_from_memory(ds4kv_reader *reader, const void *region);
 DS4KV_API int ds4kv_reader_from_file(ds4kv_reader *reader, int fd, uint64_t start);
 
+/* Before anything is read or decoded: the XXH3-64 that each record of the region should have, as many as the frame has
+ * chunks, which must stay until free. A record that has another one is CORRUPT, and is not decoded. */
+DS4KV_API int ds4kv_reader_sums(ds4kv_reader *reader, const uint64_t *sums);
+
 /* Where the next bytes of the region belong, and how many of them at most. 0: take first, or the region is complete. */
 DS4KV_API int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room);
 
@@ -153,7 +179,27 @@ DS4KV_API void ds4kv_reader_fault(const ds4kv_reader *reader, ds4kv_fault *fault
 
 DS4KV_API void ds4kv_reader_free(ds4kv_reader *reader);
 
+/* ---- sums ---- */
+
+/* The XXH3-64 of n bytes. */
+DS4KV_API uint64_t ds4kv_hash(const void *bytes, size_t n);
+
+/* The same of bytes that come by pieces; take begins anew. */
+typedef struct ds4kv_hasher ds4kv_hasher;
+DS4KV_API int ds4kv_hasher_new(ds4kv_hasher **hasher);
+DS4KV_API void ds4kv_hasher_put(ds4kv_hasher *hasher, const void *bytes, size_t n);
+DS4KV_API uint64_t ds4kv_hasher_take(ds4kv_hasher *hasher);
+DS4KV_API void ds4kv_hasher_free(ds4kv_hasher *hasher);
+
+/* Whether compressing n payload bytes in form CHECKED would save less than 1/64 of them, by samples of their first
+ * chunks: 1, or 0 if one of them is worth it; or NOMEM. */
+DS4KV_API int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size);
+
 /* ---- file ---- */
+
+/* When the file came into being, in nanoseconds since 1970; 0 where the system can't tell. An inode number is given
+ * again once its file is gone; with this it is not the same. */
+DS4KV_API uint64_t ds4kv_file_birth(int fd);
 
 /* Has the system begin to write those bytes of a file to its disk, and waits for none of them: an fsync that follows has
  * less to do. Only Linux can; elsewhere nothing happens. */
@@ -162,7 +208,7 @@ DS4KV_API void ds4kv_file_write_out(int fd, uint64_t offset, uint64_t n);
 /* ---- one shot ---- */
 
 /* Decodes a whole region that lies in memory into raw, which is raw_total bytes, with nothing in between. */
-DS4KV_API int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size, void *raw,
+DS4KV_API int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size, uint32_t form, void *raw,
                            uint64_t raw_total, int workers, ds4kv_fault *fault);
 
 /* cdef: end */

@@ -4,9 +4,10 @@
  * Nothing is asked for ahead of time: each worker reads a block of megabytes at once, which the kernel reads ahead by
  * itself, and posix_fadvise made cold loads no faster.
  */
-#define _GNU_SOURCE /* pread, sync_file_range */
+#define _GNU_SOURCE /* pread, sync_file_range, statx */
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -36,5 +37,23 @@ void ds4kv_file_write_out(int fd, uint64_t offset, uint64_t n)
     (void)sync_file_range(fd, (off_t)offset, (off_t)n, SYNC_FILE_RANGE_WRITE); /* what fails now fails in the fsync */
 #else
     (void)fd, (void)offset, (void)n;
+#endif
+}
+
+uint64_t ds4kv_file_birth(int fd)
+{
+#if defined(STATX_BTIME)
+    struct statx facts;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &facts) != 0 || !(facts.stx_mask & STATX_BTIME))
+        return 0;
+    return (uint64_t)facts.stx_btime.tv_sec * 1000000000 + facts.stx_btime.tv_nsec;
+#elif defined(__APPLE__)
+    struct stat facts;
+    if (fstat(fd, &facts) != 0)
+        return 0;
+    return (uint64_t)facts.st_birthtimespec.tv_sec * 1000000000 + (uint64_t)facts.st_birthtimespec.tv_nsec;
+#else
+    (void)fd;
+    return 0;
 #endif
 }

@@ -2,7 +2,8 @@
  * internal.h - what the files of the core share and nobody else sees.
  *
  * Floors: oneshot.c stands on reader.c; writer.c and reader.c on ring.c, codec.c and frame.c; those three do not know
- * each other, but that a ring runs a codec on its slots. file.c is below all. Of whole files, checkpoint.c stands on
+ * each other, but that a ring runs a codec on its slots, and a codec makes record heads. codec.c stands on transpose.c
+ * and hash.c. file.c is below all. Of whole files, checkpoint.c stands on
  * stdio.c, layout.c and sha1.c; layout.c on header.c and file.c.
  */
 #ifndef DS4KV_INTERNAL_H
@@ -22,9 +23,12 @@ typedef struct {
     uint8_t *dst;       /* pusher writes before the push, worker writes behind it */
     size_t src_size;    /* pusher; worker: bytes that it could read */
     size_t dst_size;    /* pusher: room at dst; worker: bytes it made */
-    uint64_t offset;    /* pusher: where the block is in its region, for faults and reading */
+    uint64_t offset;    /* pusher: where the record is in its region, for faults and reading */
+    uint32_t checksum;  /* pusher, decoding: what the record's head has */
+    uint64_t sum;       /* pusher, decoding: what the record should have; worker, encoding: what it has */
     int status;         /* worker */
     int os_error;       /* worker: errno behind status IO */
+    enum { WRONG_SUM, WRONG_BLOCK, WRONG_CHECKSUM } wrong; /* worker: behind status CORRUPT */
     bool lent;          /* pusher: src is the caller's own memory */
     bool aimed;         /* pusher: dst is the caller's own memory */
     bool done;          /* under the ring's mutex: the worker is through with it */
@@ -36,19 +40,33 @@ typedef struct {
 typedef struct codec {
     int (*run)(const struct codec *codec, void *scratch, slot *slot);
     size_t scratch_size;
+    size_t streams_at; /* where in the scratch a transposed chunk is */
+    uint32_t form;
     int level;
-    int fd;         /* a decoder's: of the file that has the blocks, if slots have no src */
+    bool sums;      /* an encoder's: records are to be summed; a decoder's: held against their sums */
+    int fd;         /* a decoder's: of the file that has the records, if slots have no src */
     uint64_t start; /* of the region in that file */
 } codec;
 
-/* Makes a record of a chunk: head and block. */
-codec codec_encoder(int level);
+/* Makes a record of a chunk of at most raw_bound bytes: head and block. */
+codec codec_encoder(uint32_t form, int level, size_t raw_bound);
 
-/* Makes a chunk of a block, which is the slot's src. */
-codec codec_decoder(void);
+/* Makes a chunk of at most raw_bound bytes of a record, which is the slot's src. */
+codec codec_decoder(uint32_t form, size_t raw_bound);
 
-/* The same of blocks of at most block_bound bytes, which whoever runs the slot reads from a file. */
-codec codec_file_decoder(int fd, uint64_t start, size_t block_bound);
+/* The same of records with blocks of at most block_bound bytes, which whoever runs the slot reads from a file. */
+codec codec_file_decoder(uint32_t form, size_t raw_bound, int fd, uint64_t start, size_t block_bound);
+
+/* ---- transpose.c ---- */
+
+/* Both return the XXH32 of the n raw bytes. */
+uint32_t transpose(uint8_t *streams, const uint8_t *raw, size_t n);
+uint32_t restore(uint8_t *raw, const uint8_t *streams, size_t n);
+
+/* ---- hash.c ---- */
+
+/* file_read, and the XXH3-64 of what was read. */
+int file_read_hashed(int fd, void *bytes, size_t *n, uint64_t offset, uint64_t *hash, int *os_error);
 
 /* ---- file.c ---- */
 
@@ -60,9 +78,10 @@ int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error);
 typedef struct {
     uint32_t raw_size;
     uint32_t block_size;
+    uint32_t checksum; /* 0 where there is none */
 } record_head;
 
-void record_head_encode(const record_head *head, uint8_t *bytes);
+void record_head_encode(const record_head *head, uint32_t form, uint8_t *bytes);
 
 /* Reads the record head at `offset` of the region and holds it against the frame and the bytes that are left. */
 int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_frame *frame, uint64_t region_bytes,

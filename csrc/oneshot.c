@@ -3,18 +3,18 @@
  */
 #include "internal.h"
 
-int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size, void *raw, uint64_t raw_total,
-                 int workers, ds4kv_fault *fault)
+int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size, uint32_t form, void *raw,
+                 uint64_t raw_total, int workers, ds4kv_fault *fault)
 {
     ds4kv_frame frame;
-    int status = ds4kv_frame_decode(&frame, region, region_bytes, chunk_size, fault);
+    int status = ds4kv_frame_decode(&frame, region, region_bytes, chunk_size, form, fault);
     if (status == DS4KV_OK && frame.raw_total != raw_total)
         status = DS4KV_PARAM;
     if (status != DS4KV_OK)
         return status;
 
     ds4kv_reader *reader;
-    status = ds4kv_reader_new(&reader, &frame, region_bytes, 0, DS4KV_FRAME_SIZE, workers);
+    status = ds4kv_reader_new(&reader, &frame, region_bytes, 0, form == DS4KV_FORM_RAW ? 0 : DS4KV_FRAME_SIZE, workers);
     if (status != DS4KV_OK)
         return status;
     status = ds4kv_reader_from_memory(reader, region);

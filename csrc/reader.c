@@ -4,7 +4,7 @@
  * The input is asked for, not offered: room says where the next bytes of the region belong, so that the owner of the
  * file reads them right into place. Each block is asked for together with the record head behind it. Memory is
  * workers + 1 blocks (one arrives while the others are decoded) and as many chunks of payload as workers; a chunk that
- * is aimed at the caller's memory needs none of its own.
+ * is aimed at the caller's memory needs none of its own. In forms with byte streams each worker has a chunk more.
  *
  * A region that is all there, in memory or in a file, is not asked for: as many chunks as the ring has slots are on
  * their way at any time, and whoever decodes a block reads it first. There, blocks are memory of the workers', and
@@ -24,11 +24,14 @@ struct ds4kv_reader {
     uint64_t region_bytes;
     uint32_t first_chunk; /* chunk `first_chunk + i` is number i of the ring */
 
-    uint64_t offset;                       /* of the record that arrives, in the region */
-    uint8_t bytes[DS4KV_RECORD_HEAD_SIZE]; /* its head, for as long as that is all there is of it */
-    record_head head;                      /* the same, once judged; block_size 0: not yet */
-    size_t arrived;                        /* bytes of what was asked for */
-    size_t room;                           /* bytes that may be put now: the room given out */
+    const uint64_t *sums; /* of all records of the region, or NULL */
+
+    uint32_t head_size;
+    uint64_t offset;                        /* of the record that arrives, in the region */
+    uint8_t bytes[DS4KV_CHECKED_HEAD_SIZE]; /* its head, for as long as that is all there is of it */
+    record_head head;                       /* the same, once judged; block_size 0: not yet */
+    size_t arrived;                         /* bytes of what was asked for */
+    size_t room;                            /* bytes that may be put now: the room given out */
 
     enum { PUT, MEMORY, OPEN_FILE } source;
     const uint8_t *memory; /* MEMORY: the region */
@@ -50,6 +53,11 @@ static uint32_t chunks_here(const ds4kv_reader *reader)
     return reader->frame.chunk_count - reader->first_chunk;
 }
 
+static size_t largest_chunk(const ds4kv_frame *frame)
+{
+    return min_u32(frame->chunk_size, frame->raw_total);
+}
+
 int ds4kv_reader_new(ds4kv_reader **out, const ds4kv_frame *frame, uint64_t region_bytes, uint32_t first_chunk,
                      uint64_t first_offset, int workers)
 {
@@ -63,13 +71,15 @@ int ds4kv_reader_new(ds4kv_reader **out, const ds4kv_frame *frame, uint64_t regi
     reader->frame = *frame;
     reader->region_bytes = region_bytes;
     reader->first_chunk = first_chunk;
+    reader->head_size = ds4kv_record_head_size(frame->form);
     reader->offset = first_offset;
     reader->n_block = min_u32((uint32_t)workers + 1, (uint64_t)chunks_here(reader) + 1);
     reader->n_chunk = min_u32(workers ? (uint32_t)workers : 1, (uint64_t)chunks_here(reader) + 1);
     reader->blocks = calloc(reader->n_block, sizeof *reader->blocks);
     reader->chunks = calloc(reader->n_block, sizeof *reader->chunks); /* n_block: as the source may have it */
     if (!reader->blocks || !reader->chunks ||
-        ring_init(&reader->ring, codec_decoder(), workers, reader->n_block + reader->n_chunk, reader->n_chunk)) {
+        ring_init(&reader->ring, codec_decoder(frame->form, largest_chunk(frame)), workers,
+                  reader->n_block + reader->n_chunk, reader->n_chunk)) {
         ds4kv_reader_free(reader);
         return DS4KV_NOMEM;
     }
@@ -116,14 +126,15 @@ static size_t largest_block(const ds4kv_reader *reader)
 static size_t wanted(const ds4kv_reader *reader)
 {
     if (reader->head.block_size == 0)
-        return DS4KV_RECORD_HEAD_SIZE;
-    return reader->head.block_size + (is_last(reader) ? 0 : (size_t)DS4KV_RECORD_HEAD_SIZE);
+        return reader->head_size;
+    return reader->head.block_size + (is_last(reader) ? 0 : (size_t)reader->head_size);
 }
 
-static uint8_t *block_buffer(ds4kv_reader *reader)
+/* For a record, and the head behind it. */
+static uint8_t *record_buffer(ds4kv_reader *reader)
 {
     return chunk_buffer(reader->blocks, arriving(reader) % reader->n_block,
-                        largest_block(reader) + DS4KV_RECORD_HEAD_SIZE);
+                        largest_block(reader) + 2 * (size_t)reader->head_size);
 }
 
 int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room)
@@ -133,14 +144,17 @@ int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room)
         return status;
     if (is_complete(reader) || reader->source != PUT)
         return 0;
+    if (reader->frame.form == DS4KV_FORM_RAW)
+        return DS4KV_STATE;
     uint8_t *memory = reader->bytes;
     if (reader->head.block_size != 0) {
         uint64_t index = arriving(reader);
         if (ring_is_full(&reader->ring) ||
             (index >= reader->n_block && !ring_done(&reader->ring, index - reader->n_block)))
             return 0;
-        if (!(memory = block_buffer(reader)))
+        if (!(memory = record_buffer(reader)))
             return reader->status = DS4KV_NOMEM;
+        memory += reader->head_size;
     }
     *room = memory + reader->arrived;
     reader->room = wanted(reader) - reader->arrived;
@@ -154,21 +168,23 @@ static void set_destination(ds4kv_reader *reader, slot *slot)
     slot->aimed = start >= reader->aim_start && start + reader->head.raw_size <= reader->aim_end;
     slot->dst = slot->aimed ? reader->aim + (start - reader->aim_start)
                             : chunk_buffer(reader->chunks, arriving(reader) % reader->n_chunk,
-                                           min_u32(reader->frame.chunk_size, reader->frame.raw_total));
+                                           largest_chunk(&reader->frame));
     slot->dst_size = reader->head.raw_size;
 }
 
-/* block NULL: whoever runs the slot reads it from the file. */
-static int push_block(ds4kv_reader *reader, const uint8_t *block)
+/* record NULL: whoever runs the slot reads it from the file. */
+static int push_record(ds4kv_reader *reader, const uint8_t *record)
 {
     slot *slot = ring_next(&reader->ring);
-    slot->src = block;
-    slot->src_size = reader->head.block_size;
+    slot->src = record;
+    slot->src_size = reader->head_size + (size_t)reader->head.block_size;
     set_destination(reader, slot);
-    slot->offset = reader->offset + DS4KV_RECORD_HEAD_SIZE;
+    slot->offset = reader->offset;
+    slot->checksum = reader->head.checksum;
+    slot->sum = reader->sums ? reader->sums[chunk_index(reader)] : 0;
     if (!slot->dst)
         return DS4KV_NOMEM;
-    reader->offset += DS4KV_RECORD_HEAD_SIZE + reader->head.block_size;
+    reader->offset += slot->src_size;
     reader->head.block_size = 0;
     ring_push(&reader->ring, chunks_here(reader) > 1);
     return DS4KV_OK;
@@ -180,13 +196,10 @@ static int decode_head(ds4kv_reader *reader)
                               reader->offset, &reader->fault);
 }
 
-/* `status` of what was read or decoded at `offset` for chunk `index`, and the fault behind it. */
+/* `status` of what was read at `offset` for chunk `index`, and the fault behind it. */
 static int judge(ds4kv_reader *reader, int status, uint64_t offset, uint64_t index, int os_error)
 {
     ds4kv_fault *fault = &reader->fault;
-    if (status == DS4KV_CORRUPT)
-        fault_set(fault, status, offset, "block", "chunk %" PRIu64 ": this is no LZ4 block of %" PRIu32 " payload bytes",
-                  index, frame_raw_size(&reader->frame, (uint32_t)index));
     if (status == DS4KV_TRUNCATED)
         fault_set(fault, status, offset, "region", "the input ends in chunk %" PRIu64 " of %" PRIu32, index,
                   reader->frame.chunk_count);
@@ -196,14 +209,30 @@ static int judge(ds4kv_reader *reader, int status, uint64_t offset, uint64_t ind
     return status;
 }
 
+/* What is wrong with a chunk by the slot that it was decoded in. */
+static int judge_slot(ds4kv_reader *reader, const slot *slot)
+{
+    uint64_t index = reader->first_chunk + reader->ring.drained;
+    if (slot->status != DS4KV_CORRUPT)
+        return judge(reader, slot->status, slot->offset + slot->src_size, index, slot->os_error);
+    if (slot->wrong == WRONG_SUM)
+        return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset, "record",
+                         "chunk %" PRIu64 ": its bytes have changed since they were written", index);
+    if (slot->wrong == WRONG_CHECKSUM)
+        return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset + DS4KV_RECORD_HEAD_SIZE, "checksum",
+                         "chunk %" PRIu64 " has another XXH32 than %08" PRIx32, index, slot->checksum);
+    return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset + reader->head_size, "block",
+                     "chunk %" PRIu64 ": this is no LZ4 block of %zu payload bytes", index, slot->dst_size);
+}
+
 /* The head of the record that arrives, from where it lies. */
 static int fetch_head(ds4kv_reader *reader)
 {
     int status = DS4KV_OK, os_error = 0;
-    size_t size = DS4KV_RECORD_HEAD_SIZE;
+    size_t size = reader->head_size;
     if (reader->source == MEMORY) /* a wrong start may leave no room for a head, which is then judged by that */
         memcpy(reader->bytes, reader->memory + reader->offset,
-               min_u32(DS4KV_RECORD_HEAD_SIZE, reader->region_bytes - reader->offset));
+               min_u32(reader->head_size, reader->region_bytes - reader->offset));
     else
         status = file_read(reader->fd, reader->bytes, &size, reader->file_start + reader->offset, &os_error);
     if (status != DS4KV_OK)
@@ -217,29 +246,45 @@ static void push_ahead(ds4kv_reader *reader)
     while (reader->ahead == DS4KV_OK && !is_complete(reader) && !ring_is_full(&reader->ring)) {
         if ((reader->ahead = fetch_head(reader)) != DS4KV_OK)
             return;
-        uint64_t block = reader->offset + DS4KV_RECORD_HEAD_SIZE;
-        reader->ahead = push_block(reader, reader->source == MEMORY ? reader->memory + block : NULL);
+        reader->ahead = push_record(reader, reader->source == MEMORY ? reader->memory + reader->offset : NULL);
     }
 }
 
+int ds4kv_reader_sums(ds4kv_reader *reader, const uint64_t *sums)
+{
+    int status = enter(reader);
+    if (status != DS4KV_OK)
+        return status;
+    if (arriving(reader) > 0)
+        return DS4KV_STATE;
+    reader->sums = sums;
+    reader->ring.codec.sums = true;
+    return DS4KV_OK;
+}
+
 /* Where nothing was asked for or decoded yet. */
-static int set_source(ds4kv_reader *reader, int source, codec codec)
+static int set_source(ds4kv_reader *reader, int source, int fd, uint64_t start)
 {
     int status = enter(reader);
     if (status != DS4KV_OK)
         return status;
     if (reader->source != PUT || reader->arrived > 0 || reader->room > 0 || arriving(reader) > 0)
         return DS4KV_STATE;
+    const ds4kv_frame *frame = &reader->frame;
     reader->source = source;
+    reader->fd = fd;
+    reader->file_start = start;
     reader->n_chunk = reader->n_block;
     reader->ring.n_out = reader->n_chunk;
-    reader->ring.codec = codec;
+    if (source == OPEN_FILE)
+        reader->ring.codec = codec_file_decoder(frame->form, largest_chunk(frame), fd, start, largest_block(reader));
+    reader->ring.codec.sums = reader->sums != NULL;
     return DS4KV_OK;
 }
 
 int ds4kv_reader_from_memory(ds4kv_reader *reader, const void *region)
 {
-    int status = set_source(reader, MEMORY, codec_decoder());
+    int status = set_source(reader, MEMORY, -1, 0);
     if (status == DS4KV_OK)
         reader->memory = region;
     return status;
@@ -247,12 +292,7 @@ int ds4kv_reader_from_memory(ds4kv_reader *reader, const void *region)
 
 int ds4kv_reader_from_file(ds4kv_reader *reader, int fd, uint64_t start)
 {
-    int status = set_source(reader, OPEN_FILE, codec_file_decoder(fd, start, largest_block(reader)));
-    if (status == DS4KV_OK) {
-        reader->fd = fd;
-        reader->file_start = start;
-    }
-    return status;
+    return set_source(reader, OPEN_FILE, fd, start);
 }
 
 int ds4kv_reader_put(ds4kv_reader *reader, size_t n)
@@ -269,9 +309,11 @@ int ds4kv_reader_put(ds4kv_reader *reader, size_t n)
 
     reader->arrived = 0;
     if (reader->head.block_size != 0) {
-        const uint8_t *block = block_buffer(reader);
-        memcpy(reader->bytes, block + reader->head.block_size, is_last(reader) ? 0 : DS4KV_RECORD_HEAD_SIZE);
-        if ((reader->status = push_block(reader, block)) != DS4KV_OK)
+        uint8_t *record = record_buffer(reader);
+        memcpy(record, reader->bytes, reader->head_size); /* it was known before the rest had memory */
+        memcpy(reader->bytes, record + reader->head_size + reader->head.block_size,
+               is_last(reader) ? 0 : reader->head_size);
+        if ((reader->status = push_record(reader, record)) != DS4KV_OK)
             return reader->status;
     }
     return is_complete(reader) ? DS4KV_OK : (reader->status = decode_head(reader));
@@ -284,7 +326,7 @@ int ds4kv_reader_finish(ds4kv_reader *reader)
         return status;
     uint64_t end = reader->offset + reader->arrived;
     if (reader->head.block_size != 0)
-        end += DS4KV_RECORD_HEAD_SIZE;
+        end += reader->head_size;
     return reader->status = judge(reader, DS4KV_TRUNCATED, end, chunk_index(reader), 0);
 }
 
@@ -314,9 +356,7 @@ int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)
         if (slot->status != DS4KV_OK && taken > 0)
             break; /* the good bytes first */
         if (slot->status != DS4KV_OK)
-            return reader->status = judge(reader, slot->status,
-                                          slot->offset + (slot->status == DS4KV_CORRUPT ? 0 : slot->src_size),
-                                          reader->first_chunk + reader->ring.drained, slot->os_error);
+            return reader->status = judge_slot(reader, slot);
 
         size_t part = slot->dst_size - reader->chunk_taken;
         if (part > n - taken)

@@ -298,7 +298,7 @@ FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers)
     sink->out = out;
     sink->start = start;
     sink->region_bytes = DS4KV_FRAME_SIZE;
-    sink->error = errno_of(ds4kv_writer_new(&sink->writer, DS4KV_UNKNOWN, chunk_size, 0, cut_to_cpus(workers)));
+    sink->error = errno_of(ds4kv_writer_new(&sink->writer, DS4KV_UNKNOWN, chunk_size, DS4KV_FORM_PLAIN, 0, cut_to_cpus(workers)));
     if (sink->error == 0)
         sink->error = write_frame(sink);
     if (sink->error == 0 && !(stream = sink_stream(sink)))
@@ -320,7 +320,7 @@ static int read_frame(ds4kv_frame *frame, FILE *in, uint64_t region_bytes, uint3
     errno = EIO;                                                /* if in gives no reason */
     if (fread(head, 1, size, in) < size)
         return ferror(in) ? errno : TRUNCATED_ERRNO;
-    return errno_of(ds4kv_frame_decode(frame, head, region_bytes, chunk_size, &fault));
+    return errno_of(ds4kv_frame_decode(frame, head, region_bytes, chunk_size, DS4KV_FORM_PLAIN, &fault));
 }
 
 FILE *ds4kv_fopen_reader(FILE *in, uint64_t region_bytes, uint32_t chunk_size, int workers, uint64_t *raw_total)

@@ -4,7 +4,8 @@
  * Payload is gathered into chunks; a full chunk goes into the ring when the next byte comes, so that the last one is
  * known as such. Memory is workers + 1 chunks of payload (one is filled while the others are compressed) and as many
  * records as workers: 2 x workers + 1 chunks in all. A lent chunk needs no memory but its record's, so a payload that
- * is lent whole gets one record more: it is written while the others are made.
+ * is lent whole gets one record more: it is written while the others are made. In form CHECKED each worker has a chunk
+ * more, for the byte streams.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@ struct ds4kv_writer {
     int status;         /* the first error, for good */
     bool finished;
     bool record_out;    /* the oldest record is lent to the caller */
+    uint64_t sum;       /* of the record taken last */
     uint64_t raw_limit; /* the raw_total given, or DS4KV_UNKNOWN */
     ds4kv_frame frame;  /* raw_total: bytes put; chunk_count: chunks pushed */
     uint32_t fill;      /* bytes in the open chunk, in ring_next's slot */
@@ -35,13 +37,16 @@ static uint32_t most_raw_size(const ds4kv_writer *writer)
     return min_u32(writer->frame.chunk_size, writer->raw_limit);
 }
 
-int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size, int level, int workers)
+int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size, uint32_t form, int level,
+                     int workers)
 {
     ds4kv_frame frame;
     *out = NULL;
     if (level < 0 || level > DS4KV_MAX_LEVEL || workers < 0 || workers > DS4KV_MAX_WORKERS)
         return DS4KV_PARAM;
-    if (ds4kv_frame_init(&frame, raw_total == DS4KV_UNKNOWN ? 0 : raw_total, chunk_size) != DS4KV_OK)
+    if ((form != DS4KV_FORM_PLAIN && form != DS4KV_FORM_CHECKED) || (form == DS4KV_FORM_CHECKED && raw_total == 0))
+        return DS4KV_PARAM;
+    if (ds4kv_frame_init(&frame, raw_total == DS4KV_UNKNOWN ? 0 : raw_total, chunk_size, form) != DS4KV_OK)
         return DS4KV_PARAM;
 
     ds4kv_writer *writer = calloc(1, sizeof *writer);
@@ -49,12 +54,14 @@ int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size
         return DS4KV_NOMEM;
     writer->raw_limit = raw_total;
     writer->frame.chunk_size = chunk_size;
+    writer->frame.form = form;
     writer->n_raw = most_chunks(writer, (uint32_t)workers + 1);
     writer->n_record = most_chunks(writer, workers ? (uint32_t)workers : 1);
     writer->raws = calloc(writer->n_raw, sizeof *writer->raws);
     writer->records = calloc(writer->n_raw, sizeof *writer->records); /* n_raw: as many if all is lent */
     if (!writer->raws || !writer->records ||
-        ring_init(&writer->ring, codec_encoder(level), workers, writer->n_raw + writer->n_record, writer->n_record)) {
+        ring_init(&writer->ring, codec_encoder(form, level, most_raw_size(writer)), workers,
+                  writer->n_raw + writer->n_record, writer->n_record)) {
         ds4kv_writer_free(writer);
         return DS4KV_NOMEM;
     }
@@ -87,6 +94,22 @@ int ds4kv_writer_nice(ds4kv_writer *writer, int nice)
     return DS4KV_OK;
 }
 
+int ds4kv_writer_sums(ds4kv_writer *writer)
+{
+    int status = enter(writer);
+    if (status != DS4KV_OK)
+        return status;
+    if (writer->frame.raw_total > 0)
+        return DS4KV_STATE;
+    writer->ring.codec.sums = true;
+    return DS4KV_OK;
+}
+
+uint64_t ds4kv_writer_sum(const ds4kv_writer *writer)
+{
+    return writer->sum;
+}
+
 static int push_open_chunk(ds4kv_writer *writer, bool more)
 {
     if (writer->frame.chunk_count == UINT32_MAX)
@@ -109,7 +132,7 @@ static int open_chunk(ds4kv_writer *writer, const uint8_t *lent)
 {
     uint64_t index = writer->ring.filled;
     slot *slot = ring_next(&writer->ring);
-    size_t record_size = DS4KV_RECORD_HEAD_SIZE + (size_t)ds4kv_block_bound(most_raw_size(writer));
+    size_t record_size = ds4kv_record_head_size(writer->frame.form) + (size_t)ds4kv_block_bound(most_raw_size(writer));
     slot->dst = chunk_buffer(writer->records, index % writer->n_record, record_size);
     slot->dst_size = record_size;
     slot->src = lent ? lent : chunk_buffer(writer->raws, index % writer->n_raw, most_raw_size(writer));
@@ -175,6 +198,8 @@ int ds4kv_writer_finish(ds4kv_writer *writer)
         return status;
     if (writer->finished || (writer->raw_limit != DS4KV_UNKNOWN && writer->frame.raw_total != writer->raw_limit))
         return DS4KV_STATE;
+    if (writer->frame.form == DS4KV_FORM_CHECKED && writer->frame.raw_total == 0)
+        return writer->status = DS4KV_PARAM;
     writer->finished = true;
     bool alone = writer->ring.filled == writer->ring.drained;
     return writer->fill ? push_open_chunk(writer, !alone) : DS4KV_OK;
@@ -193,6 +218,7 @@ int64_t ds4kv_writer_take(ds4kv_writer *writer, const void **record)
     if (slot->status != DS4KV_OK)
         return writer->status = slot->status;
     writer->record_out = true;
+    writer->sum = slot->sum;
     *record = slot->dst;
     return (int64_t)slot->dst_size;
 }

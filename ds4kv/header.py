@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
 
-__all__ = ["CHUNK_SIZE", "HEADER_SIZE", "MAX_CHUNK_SIZE", "Codec", "Ext", "Header", "Layout", "Reason"]
+__all__ = ["CHUNK_SIZE", "HEADER_SIZE", "MAX_CHUNK_SIZE", "Codec", "Ext", "Form", "Header", "Layout", "Reason"]
 
 MAGIC = b"KVC"
 HEADER_SIZE = 48
@@ -29,7 +29,7 @@ _STRUCT = struct.Struct("<3s5B4I3Q")
 
 
 class Layout(enum.StrEnum):
-    """How a file is laid out. Only ``v1`` and ``v2`` are read and written; the others are told apart and refused."""
+    """How a file is laid out. All but ``v2-crc`` are read, and all but that and ``v2-mid`` are written."""
 
     V1 = "v1"
     V2 = "v2"
@@ -39,11 +39,20 @@ class Layout(enum.StrEnum):
 
 
 class Codec(enum.IntEnum):
-    """How the payload region is stored; the number is header byte 7 of ``v2``."""
+    """How the payload region is stored; the number is header byte 7 of ``v2``. Other layouts know NONE and LZ4."""
 
     NONE = 0
     LZ4 = 1
     LZ4HC = 2
+
+
+class Form(enum.IntEnum):
+    """How a region's bytes hold its chunks; the numbers are ``DS4KV_FORM_*`` of ``ds4kv.h``."""
+
+    RAW = 0  # the payload as it is
+    PLAIN = 1  # record heads of raw and block size; the block is of the chunk
+    TRANSPOSED = 2  # the same heads; the block is of the chunk's bytes regrouped by position mod 4
+    CHECKED = 3  # heads with the chunk's XXH32 as well; blocks as TRANSPOSED
 
 
 class Reason(enum.IntEnum):
@@ -92,7 +101,8 @@ class Header(_Fields):
 
     ``tokens``, ``hits`` and ``ctx_size`` count; ``created_at`` and ``last_used`` are Unix seconds; ``payload_bytes`` is
     the size of the payload region as stored; ``chunk_size`` is in payload bytes, 0 where there are no chunks.
-    ``model_id`` and ``payload_abi`` are bytes 7 and 20-23 of ``v1``, which newer engines use and older ones leave 0.
+    ``model_id`` and ``payload_abi`` are bytes 7 and 20-23 of ``v1``, bytes 7 and 20 of ``v2-checked`` and ``v2-mid``:
+    newer engines use them, older ones leave them 0.
 
     Raises ValueError when built from values that no file may hold, TypeError from what is no whole number.
     """
@@ -116,8 +126,8 @@ class Header(_Fields):
     def __new__(cls, **fields: Any) -> Self:
         self = super().__new__(cls, **fields)
         self = self._replace(layout=Layout(self.layout), codec=Codec(self.codec))
-        if self.layout not in (Layout.V1, Layout.V2):
-            raise ValueError(f"layout {self.layout} can't be written: use v1 or v2")
+        if self.layout is Layout.V2_CRC:
+            raise ValueError("a header of layout v2-crc is another: use v1, v2 or v2-checked")
         if self.quant_bits not in (2, 4):
             raise ValueError(f"quant_bits is {self.quant_bits}, not 2 or 4")
         for name, bits in _WIDTHS.items():
@@ -132,6 +142,13 @@ class Header(_Fields):
             raise ValueError("layout v2 has no room for model_id and payload_abi")
         if self.codec is not Codec.NONE and not 1 <= self.chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {self.chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
+        if self.layout in _CODEC_BYTE:
+            if self.codec is not Codec.LZ4:
+                raise ValueError(f"layout {self.layout} has codec lz4, not {self.codec.name.lower()}")
+            if self.chunk_size.bit_count() != 1:
+                raise ValueError(f"chunk_size is {self.chunk_size}; layout {self.layout} wants a power of two")
+            if self.payload_abi > 255:
+                raise ValueError(f"payload_abi is {self.payload_abi}; layout {self.layout} has 8 bits for it")
         return self
 
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
@@ -147,31 +164,42 @@ class Header(_Fields):
         """Why it was saved; a code that isn't known reads as UNKNOWN, and stays in ``reason_code``."""
         return Reason(self.reason_code) if self.reason_code <= max(Reason) else Reason.UNKNOWN
 
+    @property
+    def form(self) -> Form | None:
+        """How the region holds its chunks; None for ``v2-mid``, whose blocks alone tell PLAIN from TRANSPOSED."""
+        if self.codec is Codec.NONE:
+            return Form.RAW
+        return {Layout.V2: Form.PLAIN, Layout.V2_CHECKED: Form.CHECKED}.get(self.layout)
+
     def pack(self) -> bytes:
         """The 48 bytes."""
-        v1 = self.layout is Layout.V1
+        byte7, word20 = self.model_id, self.payload_abi
+        if self.layout is Layout.V2:
+            byte7, word20 = self.codec, self.chunk_size
+        elif self.layout in _CODEC_BYTE:
+            word20 |= _CODEC_BYTE[self.layout] << 8 | self.chunk_size.bit_length() - 1 << 16
         return _STRUCT.pack(
             MAGIC,
             self.version,
             self.quant_bits,
             self.reason_code,
             self.ext_flags,
-            self.model_id if v1 else self.codec,
+            byte7,
             self.tokens,
             self.hits,
             self.ctx_size,
-            self.payload_abi if v1 else self.chunk_size,
+            word20,
             self.created_at,
             self.last_used,
             self.payload_bytes,
         )
 
     @classmethod
-    def unpack(cls, head: bytes) -> Header:
-        """Reads the first 48 bytes of ``head`` as ``v1`` or ``v2``.
+    def unpack(cls, head: bytes, layout: Layout | None = None) -> Header:
+        """Reads the first 48 bytes of ``head``, of version 2 as those of ``layout``: ``v2`` unless it is given.
 
-        Raises TruncatedError if there are fewer, CorruptError if they can't be a header, UnsupportedError for a version
-        or codec that isn't read. Other layouts that call themselves version 2 are :mod:`ds4kv.layout`'s to tell.
+        Raises TruncatedError if there are fewer, CorruptError if they can't be a header of it, UnsupportedError for a
+        version or codec that isn't read. Which layout it is takes more of the file: :mod:`ds4kv.layout` tells.
         """
         if head[:3] != MAGIC[: len(head)]:
             raise CorruptError(
@@ -192,17 +220,20 @@ class Header(_Fields):
             raise CorruptError(f"quant bits are 2 or 4, not {quant_bits}", offset=4, field="quant_bits")
         if tokens == 0:
             raise CorruptError("no tokens", offset=8, field="tokens")
-        codec = Codec.NONE
-        if version == 2:
+        layout = Layout.V1 if version == 1 else layout or Layout.V2
+        codec, chunk_size, model_id, payload_abi = Codec.NONE, 0, byte7, word20
+        if layout in _CODEC_BYTE:
+            codec, chunk_size, payload_abi = Codec.LZ4, _power_of_two(word20, layout), word20 & 0xFF
+        elif layout is not Layout.V1:
             if byte7 not in iter(Codec):
                 raise UnsupportedError(f"codec {byte7}; codecs 0 to {max(Codec)} are read", offset=7, field="codec")
-            codec = Codec(byte7)
-            if codec is not Codec.NONE and not 1 <= word20 <= MAX_CHUNK_SIZE:
+            codec, chunk_size, model_id, payload_abi = Codec(byte7), word20, 0, 0
+            if codec is not Codec.NONE and not 1 <= chunk_size <= MAX_CHUNK_SIZE:
                 raise CorruptError(
-                    f"chunks of {word20} bytes; 1 to {MAX_CHUNK_SIZE} are allowed", offset=20, field="chunk_size"
+                    f"chunks of {chunk_size} bytes; 1 to {MAX_CHUNK_SIZE} are allowed", offset=20, field="chunk_size"
                 )
         return cls(
-            layout=Layout.V1 if version == 1 else Layout.V2,
+            layout=layout,
             quant_bits=quant_bits,
             reason_code=reason,
             ext_flags=ext,
@@ -210,13 +241,28 @@ class Header(_Fields):
             tokens=tokens,
             hits=hits,
             ctx_size=ctx_size,
-            chunk_size=word20 if version == 2 else 0,
+            chunk_size=chunk_size,
             created_at=created,
             last_used=used,
             payload_bytes=payload,
-            model_id=byte7 if version == 1 else 0,
-            payload_abi=word20 if version == 1 else 0,
+            model_id=model_id,
+            payload_abi=payload_abi,
         )
+
+
+_CODEC_BYTE = {Layout.V2_MID: 1, Layout.V2_CHECKED: 2}  # header byte 21; byte 22 is the chunk size's exponent
+
+
+def _power_of_two(word20: int, layout: Layout) -> int:
+    """The chunk size in bytes 20 to 23 of a header that has it as an exponent."""
+    codec, log2, zero = word20 >> 8 & 0xFF, word20 >> 16 & 0xFF, word20 >> 24
+    if codec != _CODEC_BYTE[layout]:
+        raise CorruptError(f"codec {codec} isn't that of layout {layout}", offset=21, field="codec")
+    if 1 << log2 > MAX_CHUNK_SIZE:
+        raise CorruptError(f"chunks of 2**{log2} bytes; 2**26 is the most", offset=22, field="chunk_size")
+    if zero:
+        raise CorruptError(f"{zero} where layout {layout} has 0", offset=23, field="chunk_size")
+    return 1 << log2
 
 
 _WIDTHS = {

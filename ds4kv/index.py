@@ -15,7 +15,7 @@ from collections import namedtuple
 
 from ds4kv import layout
 from ds4kv.errors import Ds4kvError, TruncatedError
-from ds4kv.header import HEADER_SIZE, MAGIC, MAX_CHUNK_SIZE, Codec, Header
+from ds4kv.header import HEADER_SIZE, MAGIC, MAX_CHUNK_SIZE, Codec, Header, Layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _FIRST_SIZE = 68  # what layout.examine() reads first
 
 
 _Fields = namedtuple(
-    "_Fields", "sha path file_size text_bytes tokens ctx_size quant_bits head device inode mtime_ns ctime_ns"
+    "_Fields", "sha path file_size text_bytes tokens ctx_size quant_bits head layout device inode mtime_ns ctime_ns"
 )
 
 
@@ -47,7 +47,8 @@ class Entry(_Fields):
     """A checkpoint as the directory shows it.
 
     ``sha`` is the key, 40 lower-case hex digits; ``path`` keeps the spelling of the file's name. ``file_size`` and
-    ``text_bytes`` are in bytes. ``tokens``, ``ctx_size`` and ``quant_bits`` are the header's, ``head`` its 48 bytes.
+    ``text_bytes`` are in bytes. ``tokens``, ``ctx_size`` and ``quant_bits`` are the header's, ``head`` its 48 bytes and
+    ``layout`` what they are to be read as.
     The rest is from the file's status, and tells this state of it from any other.
     """
 
@@ -59,6 +60,7 @@ class Entry(_Fields):
     ctx_size: int
     quant_bits: int
     head: bytes
+    layout: Layout
     device: int
     inode: int
     mtime_ns: int
@@ -80,7 +82,7 @@ class Entry(_Fields):
     @functools.cached_property
     def header(self) -> Header:
         """All of the header. Made when it is asked for: that takes as long as reading the file did."""
-        return Header.unpack(self.head)
+        return Header.unpack(self.head, self.layout)
 
 
 def is_entry_name(name: str) -> bool:
@@ -127,12 +129,14 @@ def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
         file, file_size = stamp(status), status.st_size
         first = os.pread(fd, _FIRST_SIZE, 0) if stat.S_ISREG(status.st_mode) else b""
         fields = _HEAD.unpack_from(first) if len(first) == _FIRST_SIZE else None
-        if fields is None or not _is_plain(fields, first, file_size):
+        kind = _plain_layout(fields, first, file_size) if fields is not None else None
+        if fields is None or kind is None:
             try:
                 header, text_bytes = layout.examine(lambda offset, size: os.pread(fd, size, offset), file_size)
                 _check_sizes(header, text_bytes, file_size)
             except Ds4kvError as error:
                 return None, file, error
+            kind = header.layout
             fields = _HEAD.unpack_from(first)
     finally:
         os.close(fd)
@@ -140,29 +144,37 @@ def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
     sha = path[-_NAME_SIZE : -len(".kv")].lower()
     device, inode, _, mtime_ns, ctime_ns = file
     head = first[:HEADER_SIZE]
-    fields = (sha, path, file_size, text_bytes, tokens, ctx_size, quant_bits, head, device, inode, mtime_ns, ctime_ns)
+    of_file = (device, inode, mtime_ns, ctime_ns)
+    fields = (sha, path, file_size, text_bytes, tokens, ctx_size, quant_bits, head, kind, *of_file)
     return Entry._make(fields), file, None
 
 
-def _is_plain(fields: tuple[Any, ...], first: bytes, file_size: int) -> bool:
-    """Whether layout.examine() is sure to take this file, told without what makes it several times as slow.
+def _plain_layout(fields: tuple[Any, ...], first: bytes, file_size: int) -> Layout | None:
+    """The layout that layout.examine() is sure to find, told without what makes it several times as slow.
 
-    The rules are its own, for the files that everybody writes. About all others it is asked.
+    The rules are its own, for the files that everybody writes. About all others, for which this is None, it is asked.
     """
     magic, version, quant_bits, _, _, codec, tokens, _, _, chunk_size, _, _, region_bytes, text_bytes = fields
-    if magic != MAGIC or quant_bits not in (2, 4) or tokens == 0 or first[21] in (1, 2):
-        return False
+    if magic != MAGIC or quant_bits not in (2, 4) or tokens == 0:
+        return None
     if layout.PREFIX_SIZE + text_bytes + region_bytes > file_size:
-        return False
+        return None
+    other_codec = first[21]
     if version == 1:
-        return True
+        return Layout.V1 if other_codec not in (1, 2) else None
     if version != 2:
-        return False
+        return None
+    if other_codec in (1, 2):
+        if codec in (Codec.LZ4, Codec.LZ4HC) or chunk_size >= 27 << 16:  # or byte 22 is no exponent, or byte 23 not 0
+            return None
+        return Layout.V2_CHECKED if other_codec == 2 else Layout.V2_MID
     if codec == Codec.NONE:
         # Layout v2-crc looks the same, but for its text length at 64. Where that can't be one, no CRC need be computed.
         other_text_bytes = int.from_bytes(first[64:], "little")
-        return bool(chunk_size == 0 and _FIRST_SIZE + other_text_bytes + region_bytes > file_size)
-    return bool(codec <= Codec.LZ4HC and 1 <= chunk_size <= MAX_CHUNK_SIZE)
+        is_plain = chunk_size == 0 and _FIRST_SIZE + other_text_bytes + region_bytes > file_size
+    else:
+        is_plain = codec <= Codec.LZ4HC and 1 <= chunk_size <= MAX_CHUNK_SIZE
+    return Layout.V2 if is_plain else None
 
 
 def _check_sizes(header: Header, text_bytes: int, file_size: int) -> None:

@@ -1,8 +1,8 @@
 """Which of five layouts a file has: several proposals called themselves version 2.
 
 A layout that the header allows is a candidate; it fits when its frame holds and a walk over its record heads ends
-exactly at the region's end. The walk reads heads only, and happens only where there is more than one candidate or one
-that this release doesn't read. Plain Python, as :mod:`ds4kv.header`.
+exactly at the region's end. The walk reads heads only, and happens only where there is more than one candidate: whoever
+reads the region of a single one holds it against its frame and heads. Plain Python, as :mod:`ds4kv.header`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ PREFIX_SIZE = HEADER_SIZE + 4
 """Header and text length: what has to be read to know where everything is."""
 
 _FRAME = struct.Struct("<QI")
+_RECORD = struct.Struct("<II")  # what the heads of all records begin with: raw size, block size
+_IN_BYTE_21 = {1: (Layout.V2_MID, 8), 2: (Layout.V2_CHECKED, 12)}  # and the sizes of their record heads
 _CRC_HEADER_SIZE = 64
-_MIN_LOG2 = 12  # chunks of 4 KiB: below, a byte is taken for something else than a chunk size
+_MIN_LOG2 = 12  # chunks of 4 KiB: a smaller exponent of an unknown codec may be a byte that means nothing
 
 _MIN_BLOCK_SIZE = 2  # token and literal
 
@@ -57,36 +59,58 @@ def examine(read_at: ReadAt, file_size: int) -> tuple[Header, int]:
         )
     if version == 1 and head[21] in (1, 2):
         raise UnsupportedError(f"version 1 with codec {head[21]} in byte 21", offset=21, field="codec")
-    if version == 2:
-        _refuse_others(read_at, file_size, head)
-    return Header.unpack(head), _text_bytes(head)
+    layout = _layout_of_version_2(read_at, file_size, head) if version == 2 else None
+    return Header.unpack(head, layout), _text_bytes(head)
 
 
-def _refuse_others(read_at: ReadAt, file_size: int, head: bytes) -> None:
-    """Raises if this version-2 file is not ``v2``."""
+def _layout_of_version_2(read_at: ReadAt, file_size: int, head: bytes) -> Layout:
     if not head[7] and not any(head[20:24]) and _has_header_crc(head):
-        raise _unsupported(Layout.V2_CRC, 48)
-    others = [_Candidate(Layout.V2_CHECKED, 1 << head[22], 12)] if head[21] == 2 and head[22] <= 26 else []
-    others += [_Candidate(Layout.V2_MID, 1 << head[22], 8)] if head[21] == 1 and head[22] <= 26 else []
-    chunk_size = int.from_bytes(head[20:24], "little")
-    is_candidate = head[7] in (Codec.LZ4, Codec.LZ4HC) and 1 <= chunk_size <= MAX_CHUNK_SIZE
-    if not others:
-        if head[7] == 0 and head[21] > 2 and _MIN_LOG2 <= head[22] <= 26 and head[23] == 0:
-            raise UnsupportedError(f"codec {head[21]} in byte 21 is not known", offset=21, field="codec")
-        return
-    if is_candidate and _fits(read_at, file_size, head, _Candidate(Layout.V2, chunk_size, 8)):
-        return
-    for other in others:
-        if _fits(read_at, file_size, head, other):
-            raise _unsupported(other.layout, 21)
-    if head[7] == Codec.NONE and _region_end(head) <= file_size:
+        raise UnsupportedError(f"layout {Layout.V2_CRC} is not read", offset=48, field="layout")
+    is_whole = _region_end(head) <= file_size
+    candidates = _candidates(head)
+    if len(candidates) > 1 and is_whole:
+        misfits = []
+        for candidate in candidates:
+            misfit = _misfit(read_at, head, candidate)
+            if misfit is None:
+                return candidate.layout
+            misfits.append(misfit)
+        names = " or ".join(candidate.layout for candidate in candidates)
         raise CorruptError(
-            f"byte 21 claims codec {head[21]}, and the region holds no records of it", offset=21, field="codec"
+            f"layout {names} is claimed, and the region is of neither", offset=max(misfits), field="layout"
         )
+    if candidates:
+        return candidates[0].layout
+    if not head[7] and head[21] and is_whole:
+        _refuse_unknown_codec(read_at, head)
+    return Layout.V2
 
 
-def _unsupported(layout: Layout, offset: int) -> UnsupportedError:
-    return UnsupportedError(f"layout {layout} is not read by this release", offset=offset, field="layout")
+def _candidates(head: bytes) -> list[_Candidate]:
+    """The layouts with a codec that the header allows, the one that is preferred where several fit first."""
+    candidates = []
+    chunk_size = int.from_bytes(head[20:24], "little")
+    if head[7] in (Codec.LZ4, Codec.LZ4HC) and 1 <= chunk_size <= MAX_CHUNK_SIZE:
+        candidates.append(_Candidate(Layout.V2, chunk_size, 8))
+    if head[21] in _IN_BYTE_21 and 1 << head[22] <= MAX_CHUNK_SIZE:
+        layout, record_head_size = _IN_BYTE_21[head[21]]
+        candidates.append(_Candidate(layout, 1 << head[22], record_head_size))
+    return candidates
+
+
+def _refuse_unknown_codec(read_at: ReadAt, head: bytes) -> None:
+    """Raises if byte 21 is a codec after all, without being a candidate's, and not one of bytes that mean nothing.
+
+    An exponent that no writer would choose may be either: then it is one if the region consists of records.
+    """
+    codec, log2, zero = head[21:24]
+    if codec in _IN_BYTE_21:
+        if _is_of_records(read_at, head, _IN_BYTE_21[codec][1]):
+            raise CorruptError(f"chunks of 2**{log2} bytes; 2**26 is the most", offset=22, field="chunk_size")
+        return
+    is_exponent = zero == 0 and 1 << log2 <= MAX_CHUNK_SIZE
+    if is_exponent and (log2 >= _MIN_LOG2 or any(_is_of_records(read_at, head, size) for size in (8, 12))):
+        raise UnsupportedError(f"codec {codec} in byte 21 is not known", offset=21, field="codec")
 
 
 def _text_bytes(head: bytes) -> int:
@@ -97,24 +121,37 @@ def _region_end(head: bytes) -> int:
     return PREFIX_SIZE + _text_bytes(head) + int.from_bytes(head[40:48], "little")
 
 
-def _fits(read_at: ReadAt, file_size: int, head: bytes, candidate: _Candidate) -> bool:
+def _is_of_records(read_at: ReadAt, head: bytes, record_head_size: int) -> bool:
+    """Whether the region fits with chunks of the size that its first record claims, whatever the header says."""
+    first = read_at(PREFIX_SIZE + _text_bytes(head) + _FRAME.size, 4)
+    chunk_size = int.from_bytes(first, "little")
+    return chunk_size > 0 and _misfit(read_at, head, _Candidate(Layout.V2, chunk_size, record_head_size)) is None
+
+
+def _misfit(read_at: ReadAt, head: bytes, candidate: _Candidate) -> int | None:
+    """The offset at which the region, which the file has all of, stops being of this layout; None if it fits."""
+    chunk_size, head_size = candidate.chunk_size, candidate.record_head_size
     offset, end = PREFIX_SIZE + _text_bytes(head), _region_end(head)
-    if end > file_size or offset + _FRAME.size > end:
-        return False
-    raw_total, chunk_count = _FRAME.unpack(read_at(offset, _FRAME.size))
+    frame = read_at(offset, _FRAME.size)
+    if len(frame) < _FRAME.size or end - offset < _FRAME.size:
+        return offset
+    raw_total, chunk_count = _FRAME.unpack(frame)
+    if chunk_count != -(-raw_total // chunk_size):
+        return offset
+    if chunk_count == 0 and candidate.layout is Layout.V2_CHECKED:
+        return offset
     offset += _FRAME.size
-    if chunk_count != -(-raw_total // candidate.chunk_size):
-        return False
-    if chunk_count * (candidate.record_head_size + _MIN_BLOCK_SIZE) > end - offset:
-        return False
-    for _ in range(chunk_count):
-        if offset + candidate.record_head_size > end:
-            return False
-        block_size = int.from_bytes(read_at(offset + 4, 4), "little")
-        if block_size < _MIN_BLOCK_SIZE:  # also, so that a walk over an empty file ends
-            return False
-        offset += candidate.record_head_size + block_size
-    return offset == end
+    if chunk_count * (head_size + _MIN_BLOCK_SIZE) > end - offset:
+        return offset - _FRAME.size
+    for index in range(chunk_count):
+        record = read_at(offset, _RECORD.size)
+        if len(record) < _RECORD.size or end - offset < head_size:
+            return offset
+        raw_size, block_size = _RECORD.unpack(record)
+        if raw_size != min(chunk_size, raw_total - index * chunk_size) or block_size < _MIN_BLOCK_SIZE:
+            return offset
+        offset += head_size + block_size
+    return None if offset == end else min(offset, end)
 
 
 def _has_header_crc(head: bytes) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import ds4kv
 from ds4kv import Codec, Header, Layout, Reason
+from ds4kv.header import Form
 
 BYTE, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (8, 32, 64))
 COMMON = {
@@ -34,12 +35,20 @@ def headers(**fields: st.SearchStrategy) -> st.SearchStrategy[Header]:
 
 V1 = headers(layout=st.just(Layout.V1), model_id=BYTE, payload_abi=U32)
 V2_NONE = headers(codec=st.just(Codec.NONE), chunk_size=U32)
+LOG2 = headers(
+    layout=st.sampled_from([Layout.V2_CHECKED, Layout.V2_MID]),
+    codec=st.just(Codec.LZ4),
+    chunk_size=st.integers(0, 26).map(lambda log2: 1 << log2),
+    model_id=BYTE,
+    payload_abi=BYTE,
+)
 V2_LZ4 = headers(codec=st.sampled_from([Codec.LZ4, Codec.LZ4HC]), chunk_size=st.integers(1, 1 << 26))
 
 
-@given(V1 | V2_NONE | V2_LZ4)
+@given(V1 | V2_NONE | V2_LZ4 | LOG2)
 def test_round_trip(header: Header) -> None:
-    assert Header.unpack(header.pack()) == header
+    assert Header.unpack(header.pack(), header.layout) == header
+    assert pickle.loads(pickle.dumps(header)) == header
 
 
 def test_every_field_has_its_place() -> None:
@@ -61,6 +70,27 @@ def test_every_field_has_its_place() -> None:
         "4b 56 43 02 04 05 06 01 04 03 02 01 08 07 06 05 0c 0b 0a 09 03 02 01 00"
         " 18 17 16 15 14 13 12 11 28 27 26 25 24 23 22 21 38 37 36 35 34 33 32 31"
     )
+
+
+@pytest.mark.parametrize(("layout", "codec"), [("v2-checked", 2), ("v2-mid", 1)])
+def test_where_a_layout_with_its_codec_in_byte_21_has_its_fields(layout: str, codec: int) -> None:
+    header = Header(layout=layout, tokens=1, ctx_size=1, codec=Codec.LZ4, chunk_size=1 << 24, model_id=9, payload_abi=3)
+    head = header.pack()
+    assert (head[3], head[7], head[20:24]) == (2, 9, bytes([3, codec, 24, 0]))
+    assert Header.unpack(head, Layout(layout)) == header
+    for at, byte in ((21, 3 - codec), (21, 0), (22, 27), (22, 255), (23, 1)):
+        with pytest.raises(ds4kv.CorruptError) as caught:
+            Header.unpack(head[:at] + bytes([byte]) + head[at + 1 :], Layout(layout))
+        assert caught.value.offset == at
+
+
+def test_forms() -> None:
+    lz4 = {"tokens": 1, "ctx_size": 1, "codec": Codec.LZ4, "chunk_size": 64}
+    assert Header(layout="v1", tokens=1, ctx_size=1).form is Form.RAW
+    assert Header(tokens=1, ctx_size=1).form is Form.RAW
+    assert Header(**lz4).form is Header(**lz4 | {"codec": Codec.LZ4HC}).form is Form.PLAIN
+    assert Header(layout="v2-checked", **lz4).form is Form.CHECKED
+    assert Header(layout="v2-mid", **lz4).form is None
 
 
 def test_bytes_that_v1_does_not_use_are_kept() -> None:
@@ -100,7 +130,13 @@ GOOD = {"tokens": 1, "ctx_size": 1}
         {"hits": 2**32},
         {"created_at": -1},
         {"layout": "v3"},
+        {"layout": "v2-crc"},
         {"layout": "v2-checked"},
+        {"layout": "v2-checked", "codec": Codec.LZ4HC, "chunk_size": 64},
+        {"layout": "v2-checked", "codec": Codec.LZ4, "chunk_size": 65},
+        {"layout": "v2-checked", "codec": Codec.LZ4, "chunk_size": 1 << 27},
+        {"layout": "v2-checked", "codec": Codec.LZ4, "chunk_size": 64, "model_id": 256},
+        {"layout": "v2-checked", "codec": Codec.LZ4, "chunk_size": 64, "payload_abi": 256},
         {"layout": "v1", "codec": Codec.LZ4, "chunk_size": 1},
         {"codec": Codec.LZ4, "chunk_size": 0},
         {"codec": Codec.LZ4, "chunk_size": (1 << 26) + 1},

@@ -117,7 +117,7 @@ static inline bool take_record(ds4kv_writer *writer, bytes *region, size_t limit
 static inline bytes write_region(bytes payload, way way)
 {
     ds4kv_frame frame;
-    CHECK_EQ(ds4kv_frame_init(&frame, payload.n, way.chunk_size), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_init(&frame, payload.n, way.chunk_size, DS4KV_FORM_PLAIN), DS4KV_OK);
     size_t record_extra = DS4KV_RECORD_HEAD_SIZE + ds4kv_block_bound(1);
     size_t limit = DS4KV_FRAME_SIZE + payload.n + payload.n / 255 + frame.chunk_count * record_extra;
     bytes region = bytes_new(limit);
@@ -125,7 +125,7 @@ static inline bytes write_region(bytes payload, way way)
 
     ds4kv_writer *writer;
     uint64_t raw_total = way.known ? payload.n : DS4KV_UNKNOWN;
-    CHECK_EQ(ds4kv_writer_new(&writer, raw_total, way.chunk_size, way.level, way.workers), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&writer, raw_total, way.chunk_size, DS4KV_FORM_PLAIN, way.level, way.workers), DS4KV_OK);
     for (size_t put = 0; put < payload.n;) {
         size_t part = least(way.put_size, payload.n - put);
         int64_t accepted = ds4kv_writer_put(writer, payload.at + put, part, way.lent);
@@ -213,7 +213,7 @@ static inline verdict read_from(bytes region, uint64_t region_bytes, uint32_t fi
 {
     verdict verdict = {0};
     ds4kv_frame frame;
-    verdict.status = ds4kv_frame_decode(&frame, region.at, region_bytes, way.chunk_size, &verdict.fault);
+    verdict.status = ds4kv_frame_decode(&frame, region.at, region_bytes, way.chunk_size, DS4KV_FORM_PLAIN, &verdict.fault);
     if (verdict.status != DS4KV_OK)
         return verdict;
 
@@ -270,7 +270,7 @@ static inline verdict decode_region(bytes region, uint32_t chunk_size, int worke
     if (raw_total > 255 * region.n)
         raw_total = 0; /* to be refused before anything else is looked at */
     bytes out = guarded_new(raw_total);
-    verdict.status = ds4kv_decode(region.at, region.n, chunk_size, out.at, raw_total, workers, &verdict.fault);
+    verdict.status = ds4kv_decode(region.at, region.n, chunk_size, DS4KV_FORM_PLAIN, out.at, raw_total, workers, &verdict.fault);
     verdict.payload = guarded_open(out, verdict.status == DS4KV_OK ? out.n : 0);
     return verdict;
 }

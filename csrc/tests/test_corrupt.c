@@ -19,9 +19,9 @@ static int frame_decode(uint64_t raw_total, uint32_t chunk_count, uint32_t chunk
                         ds4kv_fault *fault)
 {
     uint8_t head[DS4KV_FRAME_SIZE];
-    ds4kv_frame frame, claim = {raw_total, chunk_count, 0};
+    ds4kv_frame frame, claim = {raw_total, chunk_count, 0, DS4KV_FORM_PLAIN};
     ds4kv_frame_encode(&claim, head);
-    int status = ds4kv_frame_decode(&frame, head, region_bytes, chunk_size, fault);
+    int status = ds4kv_frame_decode(&frame, head, region_bytes, chunk_size, DS4KV_FORM_PLAIN, fault);
     if (status == DS4KV_OK)
         CHECK(frame.raw_total == raw_total && frame.chunk_count == chunk_count && frame.chunk_size == chunk_size);
     return status;
@@ -108,7 +108,7 @@ static uint8_t *put_record(uint8_t *at, uint32_t raw_size)
 static bytes good_region(void)
 {
     bytes region = bytes_new(END);
-    ds4kv_frame frame = {2 * CHUNK + LAST, 3, CHUNK};
+    ds4kv_frame frame = {2 * CHUNK + LAST, 3, CHUNK, DS4KV_FORM_PLAIN};
     ds4kv_frame_encode(&frame, region.at);
     uint8_t *at = put_record(region.at + FIRST, CHUNK);
     at = put_record(at, CHUNK);
@@ -231,7 +231,7 @@ static void test_block_of_wrong_size(void)
     for (uint32_t n = CHUNK - 1; n <= CHUNK + 1; n++) {
         CASE("a block of %u bytes in a record of 1000", n);
         bytes region = bytes_new(FIRST + 8 + 1 + 4 + n);
-        ds4kv_frame frame = {CHUNK, 1, CHUNK};
+        ds4kv_frame frame = {CHUNK, 1, CHUNK, DS4KV_FORM_PLAIN};
         ds4kv_frame_encode(&frame, region.at);
         put_record(region.at + FIRST, n);
         set_u32(region.at + FIRST, CHUNK);
@@ -254,7 +254,7 @@ static void test_bytes_left_over(void)
 /* A start too near the end: no head there may get memory for a block that the region has no room for. */
 static void test_wrong_start(void)
 {
-    ds4kv_frame frame = {3 * (uint64_t)CHUNK, 3, CHUNK};
+    ds4kv_frame frame = {3 * (uint64_t)CHUNK, 3, CHUNK, DS4KV_FORM_PLAIN};
     enum { REGION = 50 };
     for (uint64_t offset = 0; offset <= REGION; offset++)
         for (uint32_t chunk = 0; chunk < 3; chunk++) {
@@ -338,7 +338,7 @@ static void test_errors_stick(void)
     ds4kv_fault fault;
     ds4kv_reader *reader;
     uint8_t out[2 * CHUNK + LAST];
-    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, CHUNK, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, CHUNK, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
     for (size_t i = 0; i < COUNT(workers); i++) {
         CASE("a wrong head sticks, workers %d", workers[i]);
         size_t fed = FIRST;
@@ -392,7 +392,7 @@ static void test_unreadable_file(void)
     int fd = mkstemp(path), write_only = open(path, O_WRONLY);
     CHECK(fd >= 0 && write_only >= 0 && unlink(path) == 0);
     CHECK_EQ(pwrite(fd, region.at, region.n, 0), (ssize_t)region.n);
-    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, CHUNK, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, CHUNK, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
     for (size_t i = 0; i < COUNT(workers); i++) {
         CASE("a file that can be read, workers %d", workers[i]);
         CHECK_EQ(ds4kv_reader_new(&reader, &frame, region.n, 0, FIRST, workers[i]), DS4KV_OK);

@@ -27,7 +27,7 @@ static void end_writer_after(int steps, int n_workers, bool lent)
     size_t put = 0;
     bool finished = false;
     ds4kv_writer *writer;
-    CHECK_EQ(ds4kv_writer_new(&writer, lent ? payload.n : DS4KV_UNKNOWN, CHUNK, 9, n_workers), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&writer, lent ? payload.n : DS4KV_UNKNOWN, CHUNK, DS4KV_FORM_PLAIN, 9, n_workers), DS4KV_OK);
     while (steps-- > 0)
         if (put < payload.n) {
             size_t part = least(CHUNK + CHUNK / 2, payload.n - put);
@@ -55,7 +55,7 @@ static void end_reader_after(int steps, int n_workers, bool aimed, bytes region,
     ds4kv_fault fault;
     ds4kv_reader *reader;
     CHECK(out);
-    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, CHUNK, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, CHUNK, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
     CHECK_EQ(ds4kv_reader_new(&reader, &frame, region.n, 0, DS4KV_FRAME_SIZE, n_workers), DS4KV_OK);
     if (aimed)
         CHECK_EQ(ds4kv_reader_aim(reader, out, raw_total), DS4KV_OK);
@@ -149,8 +149,8 @@ static void test_fork(int n_workers)
     ds4kv_fault fault;
     ds4kv_writer *writer;
     ds4kv_reader *reader;
-    CHECK_EQ(ds4kv_writer_new(&writer, DS4KV_UNKNOWN, CHUNK, 9, n_workers), DS4KV_OK);
-    CHECK_EQ(ds4kv_frame_decode(&frame, expected.at, expected.n, CHUNK, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&writer, DS4KV_UNKNOWN, CHUNK, DS4KV_FORM_PLAIN, 9, n_workers), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_decode(&frame, expected.at, expected.n, CHUNK, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
     CHECK_EQ(ds4kv_reader_new(&reader, &frame, expected.n, 0, DS4KV_FRAME_SIZE, n_workers), DS4KV_OK);
     region.n = DS4KV_FRAME_SIZE;
 
@@ -253,7 +253,7 @@ static void test_from_thread_to_thread(int n_workers)
     bytes expected = write_region(payload, (way){.chunk_size = 2000, .put_size = SIZE_MAX});
     relay relay = {.payload = payload, .region = bytes_new(expected.n), .limit = expected.n};
     relay.region.n = DS4KV_FRAME_SIZE;
-    CHECK_EQ(ds4kv_writer_new(&relay.writer, DS4KV_UNKNOWN, 2000, 0, n_workers), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&relay.writer, DS4KV_UNKNOWN, 2000, DS4KV_FORM_PLAIN, 0, n_workers), DS4KV_OK);
     while (relay.put < payload.n) {
         pthread_t thread;
         CHECK_EQ(pthread_create(&thread, NULL, one_step, &relay), 0);
@@ -289,7 +289,7 @@ static void test_workers_block_signals(void)
     bytes payload = payload_new(TEXT, 10 * CHUNK);
     struct sigaction count = {.sa_handler = count_signal};
     sigaction(SIGUSR1, &count, NULL);
-    CHECK_EQ(ds4kv_writer_new(&writer, DS4KV_UNKNOWN, CHUNK, 0, 4), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&writer, DS4KV_UNKNOWN, CHUNK, DS4KV_FORM_PLAIN, 0, 4), DS4KV_OK);
     CHECK(ds4kv_writer_put(writer, payload.at, payload.n, 0) > CHUNK);
     pthread_sigmask(SIG_SETMASK, NULL, &mask);
     CHECK(!sigismember(&mask, SIGUSR1)); /* the caller's mask is what it was */

@@ -88,11 +88,11 @@ static void test_claims_cost_nothing(void)
     uint8_t region[100] = {0}, out[1];
     for (size_t i = 0; i < COUNT(raw_totals); i++) {
         ds4kv_fault fault;
-        ds4kv_frame claim = {raw_totals[i], UINT32_MAX, 0};
-        ds4kv_frame_init(&claim, raw_totals[i], DS4KV_MAX_CHUNK_SIZE); /* where it can: with the right count */
+        ds4kv_frame claim = {raw_totals[i], UINT32_MAX, 0, DS4KV_FORM_PLAIN};
+        ds4kv_frame_init(&claim, raw_totals[i], DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN); /* where it can: with the right count */
         ds4kv_frame_encode(&claim, region);
         reset();
-        CHECK_EQ(ds4kv_decode(region, sizeof region, DS4KV_MAX_CHUNK_SIZE, out, raw_totals[i], 64, &fault),
+        CHECK_EQ(ds4kv_decode(region, sizeof region, DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN, out, raw_totals[i], 64, &fault),
                  DS4KV_CORRUPT);
         CHECK_EQ(atomic_load(&asked), 0);
     }
@@ -112,7 +112,7 @@ static void test_small_regions_cost_little(void)
     set_u32(region + 12, 40 * 255);
     set_u32(region + 16, 40);
     reset();
-    CHECK_EQ(ds4kv_frame_decode(&frame, region, sizeof region, DS4KV_MAX_CHUNK_SIZE, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_decode(&frame, region, sizeof region, DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
     CHECK_EQ(ds4kv_reader_new(&reader, &frame, sizeof region, 0, DS4KV_FRAME_SIZE, DS4KV_MAX_WORKERS), DS4KV_OK);
     for (size_t fed = DS4KV_FRAME_SIZE; fed < sizeof region;) {
         int64_t size = ds4kv_reader_room(reader, &room);
@@ -129,7 +129,7 @@ static void test_small_regions_cost_little(void)
     ds4kv_writer *writer;
     const void *record;
     reset();
-    CHECK_EQ(ds4kv_writer_new(&writer, 1000, DS4KV_MAX_CHUNK_SIZE, 0, DS4KV_MAX_WORKERS), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&writer, 1000, DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN, 0, DS4KV_MAX_WORKERS), DS4KV_OK);
     CHECK_EQ(ds4kv_writer_put(writer, region, 60, 0), 60);
     CHECK_EQ(ds4kv_writer_take(writer, &record), 0);
     CHECK(atomic_load(&asked) < SMALL);
@@ -251,7 +251,7 @@ static int try_write(int level, int workers, bool lent)
     const void *record = NULL;
     size_t at = DS4KV_FRAME_SIZE, put = 0;
     bool finished = false;
-    int status = ds4kv_writer_new(&writer, sizeof raw, CHUNK, level, workers);
+    int status = ds4kv_writer_new(&writer, sizeof raw, CHUNK, DS4KV_FORM_PLAIN, level, workers);
     if (status != DS4KV_OK) {
         CHECK(writer == NULL);
         return status;
@@ -293,7 +293,7 @@ static int try_read(int workers, bool aimed)
     ds4kv_fault fault;
     ds4kv_reader *reader;
     size_t fed = DS4KV_FRAME_SIZE, done = 0;
-    CHECK_EQ(ds4kv_frame_decode(&frame, region, region_bytes, CHUNK, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_decode(&frame, region, region_bytes, CHUNK, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
     int status = ds4kv_reader_new(&reader, &frame, region_bytes, 0, DS4KV_FRAME_SIZE, workers);
     if (status != DS4KV_OK) {
         CHECK(reader == NULL);
@@ -322,7 +322,7 @@ static int try_decode(int workers)
 {
     ds4kv_fault fault;
     memset(out, 0, sizeof out);
-    return ds4kv_decode(region, region_bytes, CHUNK, out, sizeof out, workers, &fault);
+    return ds4kv_decode(region, region_bytes, CHUNK, DS4KV_FORM_PLAIN, out, sizeof out, workers, &fault);
 }
 
 /* What is tried: each with its own number of allocations. */

@@ -45,7 +45,7 @@ static void test_frame_init(void)
     for (size_t i = 0; i < COUNT(cases); i++) {
         CASE("frame_init %zu", i);
         ds4kv_frame frame;
-        CHECK_EQ(ds4kv_frame_init(&frame, cases[i].raw_total, cases[i].chunk_size), cases[i].status);
+        CHECK_EQ(ds4kv_frame_init(&frame, cases[i].raw_total, cases[i].chunk_size, DS4KV_FORM_PLAIN), cases[i].status);
         if (cases[i].status != DS4KV_OK)
             continue;
         CHECK(frame.raw_total == cases[i].raw_total && frame.chunk_size == cases[i].chunk_size);
@@ -56,7 +56,7 @@ static void test_frame_init(void)
 static void test_frame_encode(void)
 {
     CASE("frame_encode");
-    ds4kv_frame frame = {0x0102030405060708, 0x090a0b0c, 1};
+    ds4kv_frame frame = {0x0102030405060708, 0x090a0b0c, 1, DS4KV_FORM_PLAIN};
     uint8_t head[DS4KV_FRAME_SIZE];
     ds4kv_frame_encode(&frame, head);
     CHECK(memcmp(head, "\x08\x07\x06\x05\x04\x03\x02\x01\x0c\x0b\x0a\x09", sizeof head) == 0);
@@ -84,7 +84,7 @@ static void test_writer_new(void)
     for (size_t i = 0; i < COUNT(cases); i++) {
         CASE("writer_new %zu", i);
         ds4kv_writer *writer = (ds4kv_writer *)payload;
-        CHECK_EQ(ds4kv_writer_new(&writer, cases[i].raw_total, cases[i].chunk_size, cases[i].level, cases[i].workers),
+        CHECK_EQ(ds4kv_writer_new(&writer, cases[i].raw_total, cases[i].chunk_size, DS4KV_FORM_PLAIN, cases[i].level, cases[i].workers),
                  cases[i].status);
         CHECK((writer != NULL) == (cases[i].status == DS4KV_OK));
         ds4kv_writer_free(writer);
@@ -94,7 +94,7 @@ static void test_writer_new(void)
 static ds4kv_writer *writer_new(uint64_t raw_total, int workers)
 {
     ds4kv_writer *writer;
-    CHECK_EQ(ds4kv_writer_new(&writer, raw_total, 100, 0, workers), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&writer, raw_total, 100, DS4KV_FORM_PLAIN, 0, workers), DS4KV_OK);
     return writer;
 }
 
@@ -220,7 +220,7 @@ static bytes three_chunks(ds4kv_frame *frame)
     bytes raw = payload_new(RANDOM, 250);
     bytes region = write_region(raw, (way){.chunk_size = 100, .put_size = SIZE_MAX});
     ds4kv_fault fault;
-    CHECK_EQ(ds4kv_frame_decode(frame, region.at, region.n, 100, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_decode(frame, region.at, region.n, 100, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
     free(raw.at);
     return region;
 }
@@ -337,7 +337,7 @@ static void test_waits_for_one_chunk(void)
     bytes region = write_region(raw, (way){.chunk_size = chunk_size, .put_size = SIZE_MAX});
     ds4kv_frame frame;
     ds4kv_fault fault;
-    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, chunk_size, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, chunk_size, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
     int64_t taken = 0;
     /* One worker has memory for one chunk: it begins the second when the first is taken. That it is through with it
      * when take looks again, some nanoseconds later, takes an odd schedule; not every time. */
@@ -415,16 +415,16 @@ static void test_decode_arguments(void)
     bytes region = three_chunks(&frame);
     uint8_t out[251];
     ds4kv_fault fault;
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 250, 0, &fault), DS4KV_OK);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 249, 0, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 251, 0, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 250, -1, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, out, 250, DS4KV_MAX_WORKERS + 1, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 0, out, 250, 0, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, DS4KV_MAX_CHUNK_SIZE + 1, out, 250, 0, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, DS4KV_FORM_PLAIN, out, 250, 0, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, DS4KV_FORM_PLAIN, out, 249, 0, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, DS4KV_FORM_PLAIN, out, 251, 0, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, DS4KV_FORM_PLAIN, out, 250, -1, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, DS4KV_FORM_PLAIN, out, 250, DS4KV_MAX_WORKERS + 1, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 0, DS4KV_FORM_PLAIN, out, 250, 0, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, DS4KV_MAX_CHUNK_SIZE + 1, DS4KV_FORM_PLAIN, out, 250, 0, &fault), DS4KV_PARAM);
 
     uint8_t empty[DS4KV_FRAME_SIZE] = {0};
-    CHECK_EQ(ds4kv_decode(empty, sizeof empty, 100, NULL, 0, 2, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_decode(empty, sizeof empty, 100, DS4KV_FORM_PLAIN, NULL, 0, 2, &fault), DS4KV_OK);
     free(region.at);
 }
 
@@ -434,7 +434,7 @@ static void test_nice(void)
         int nice, status;
     } cases[] = {{0, DS4KV_OK}, {19, DS4KV_OK}, {-1, DS4KV_PARAM}, {20, DS4KV_PARAM}};
     ds4kv_writer *writer;
-    CHECK_EQ(ds4kv_writer_new(&writer, DS4KV_UNKNOWN, 1000, 0, 1), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&writer, DS4KV_UNKNOWN, 1000, DS4KV_FORM_PLAIN, 0, 1), DS4KV_OK);
     for (size_t i = 0; i < COUNT(cases); i++) {
         CASE("nice %d", cases[i].nice);
         CHECK_EQ(ds4kv_writer_nice(writer, cases[i].nice), cases[i].status);
@@ -452,7 +452,7 @@ static void test_sources_come_first(void)
     ds4kv_fault fault;
     ds4kv_reader *reader;
     void *room;
-    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, 1000, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, 1000, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
     CHECK_EQ(ds4kv_reader_new(&reader, &frame, region.n, 0, DS4KV_FRAME_SIZE, 0), DS4KV_OK);
     CHECK_EQ(ds4kv_reader_from_memory(reader, region.at), DS4KV_OK);
     CHECK_EQ(ds4kv_reader_from_memory(reader, region.at), DS4KV_STATE);

@@ -37,12 +37,14 @@ def read_lock(directory: Path = HERE) -> Lock:
 def verify(directory: Path = HERE) -> None:
     """Raise VendorError unless every file in `directory` is the one its lock names."""
     lock = read_lock(directory)
-    script = os.path.relpath(__file__)
-    remedy = f"vendored sources are never edited: delete the file and run `python3 {script}`"
+    command = f"python3 {os.path.relpath(__file__)}"
+    if directory.resolve() != HERE:
+        command += f" {directory}"
+    remedy = f"vendored sources are never edited: delete the file and run `{command}`"
     for name, expected in lock["files"].items():
         path = directory / name
         if not path.exists():
-            raise VendorError(f"{path} is absent: run `python3 {script}`")
+            raise VendorError(f"{path} is absent: run `{command}`")
         _check(lock, str(path), path.read_bytes(), expected, remedy)
 
 
@@ -124,7 +126,7 @@ def _check(lock: Lock, where: str, content: bytes, expected: str, remedy: str) -
 
 def _names(lock: Lock) -> str:
     *first, last = lock["files"]
-    return f"{', '.join(first)} and {last}"
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def main() -> None:

@@ -1,0 +1,66 @@
+/*
+ * hash.c - XXH3-64: the sum of a record as it is stored, of a text, of a trailer.
+ *
+ * A store keeps sums beside its files. They are over what is stored and not over the payload, as that is less to read
+ * through, and known to be right before anything is decoded.
+ */
+#include <stdlib.h>
+
+#define XXH_INLINE_ALL
+#include "internal.h"
+#include "xxhash.h"
+
+#define PIECE ((size_t)128 << 10) /* hashed while it is in the cache that it was read to */
+
+struct ds4kv_hasher {
+    XXH3_state_t state;
+};
+
+uint64_t ds4kv_hash(const void *bytes, size_t n)
+{
+    return XXH3_64bits(bytes, n);
+}
+
+int ds4kv_hasher_new(ds4kv_hasher **out)
+{
+    *out = aligned_alloc(64, sizeof **out); /* as XXH3_state_t asks for */
+    if (!*out)
+        return DS4KV_NOMEM;
+    XXH3_INITSTATE(&(*out)->state);
+    XXH3_64bits_reset(&(*out)->state);
+    return DS4KV_OK;
+}
+
+void ds4kv_hasher_put(ds4kv_hasher *hasher, const void *bytes, size_t n)
+{
+    XXH3_64bits_update(&hasher->state, bytes, n);
+}
+
+uint64_t ds4kv_hasher_take(ds4kv_hasher *hasher)
+{
+    uint64_t hash = XXH3_64bits_digest(&hasher->state);
+    XXH3_64bits_reset(&hasher->state);
+    return hash;
+}
+
+void ds4kv_hasher_free(ds4kv_hasher *hasher)
+{
+    free(hasher);
+}
+
+int file_read_hashed(int fd, void *bytes, size_t *n, uint64_t offset, uint64_t *hash, int *os_error)
+{
+    XXH3_state_t state;
+    XXH3_INITSTATE(&state);
+    XXH3_64bits_reset(&state);
+    size_t wanted = *n;
+    int status = DS4KV_OK;
+    for (*n = 0; *n < wanted && status == DS4KV_OK;) {
+        size_t piece = wanted - *n < PIECE ? wanted - *n : PIECE;
+        status = file_read(fd, (uint8_t *)bytes + *n, &piece, offset + *n, os_error);
+        XXH3_64bits_update(&state, (uint8_t *)bytes + *n, piece);
+        *n += piece;
+    }
+    *hash = XXH3_64bits_digest(&state);
+    return status;
+}

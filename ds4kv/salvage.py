@@ -7,6 +7,7 @@ Nothing here changes the file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections import deque, namedtuple
@@ -15,7 +16,7 @@ from ds4kv import _core, layout
 from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.files import RegularFile
-from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header
+from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header, Layout
 from ds4kv.index import is_entry_name
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     StrPath = str | os.PathLike[str]
+    ReadAt = Callable[[int, int], bytes]
     Sink = Callable[[memoryview], object]
 
 __all__ = ["Damage", "Wreck", "examine"]
@@ -47,6 +49,69 @@ class Damage(namedtuple("Damage", "raw_start raw_stop offset why")):
     raw_stop: int | None
     offset: int
     why: str
+
+
+class _Walk(namedtuple("_Walk", "records broken framed")):
+    """Records as far as their heads lead on, where that ended too early and why, and the payload's size by the frame.
+
+    ``framed`` is None for a frame that contradicts itself or isn't there.
+    """
+
+    __slots__ = ()
+    records: list[_Record]
+    broken: tuple[int, str] | None
+    framed: int | None
+
+    @classmethod
+    def over(cls, read_at: ReadAt, start: int, file_size: int, header: Header) -> Self:
+        """A walk over the region that begins at ``start``."""
+        end = start + header.payload_bytes
+        if header.codec is Codec.NONE:
+            here = max(min(end, file_size) - start, 0)
+            cuts = [
+                _Record(at, min(CHUNK_SIZE, here - at), start + at, min(CHUNK_SIZE, here - at))
+                for at in range(0, here, CHUNK_SIZE)
+            ]
+            return cls(cuts, None, header.payload_bytes)
+        framed = None
+        frame = read_at(start, _FRAME.size)
+        if len(frame) == _FRAME.size:
+            raw_total, chunk_count = _FRAME.unpack(frame)
+            framed = raw_total if chunk_count == -(-raw_total // header.chunk_size) else None
+        records: list[_Record] = []
+        broken = _walk(read_at, records, start + _FRAME.size, end, file_size, header)
+        return cls(records, broken, framed)
+
+
+def _walk(
+    read_at: ReadAt, records: list[_Record], offset: int, end: int, file_size: int, header: Header
+) -> tuple[int, str] | None:
+    """Adds the records from ``offset`` on; where their heads stop to lead on and why, None if at ``end``."""
+    head_size = 12 if header.layout is Layout.V2_CHECKED else 8
+    bound = header.chunk_size + header.chunk_size // _MAX_EXPANSION + 16
+    raw_start = 0
+    while offset != end or file_size < end:
+        chunk = f"chunk {len(records)}"
+        if records and records[-1].raw_size < header.chunk_size and offset < min(end, file_size):
+            return offset, f"{min(end, file_size) - offset} bytes are left over after the last record"
+        if offset + head_size > min(end, file_size):
+            return min(offset, end, file_size), f"{chunk}: {_ended(end, file_size)}"
+        raw_size, block_size = _HEAD.unpack(read_at(offset, _HEAD.size))
+        if not 1 <= raw_size <= header.chunk_size:
+            return offset, f"{chunk} claims {raw_size} payload bytes"
+        if not _MIN_BLOCK_SIZE <= block_size <= bound or raw_size // _MAX_EXPANSION > block_size:
+            return offset + 4, f"{chunk}: no block of {block_size} bytes holds {raw_size} payload bytes"
+        if offset + head_size + block_size > min(end, file_size):
+            return offset, f"{chunk}: {_ended(end, file_size)}"
+        records.append(_Record(raw_start, raw_size, offset, head_size + block_size))
+        offset, raw_start = offset + head_size + block_size, raw_start + raw_size
+    return None
+
+
+def _ended(end: int, file_size: int) -> str:
+    if file_size < end:
+        return f"the file ends at byte {file_size}, its region should at {end}"
+    return f"the region ends at byte {end}, before the record does"
 
 
 class _Record(namedtuple("_Record", "raw_start raw_size offset size")):
@@ -81,14 +146,17 @@ class Wreck:
         self._fp = RegularFile(self._path)
         try:
             self._file_size = os.fstat(self._fp.fileno()).st_size
-            self.header, text_bytes = layout.examine(self._fp.read_at, self._file_size)
+            headers, text_bytes = self._headers()
             self.text = self._fp.read_at(layout.PREFIX_SIZE, text_bytes)
             self._region_start = layout.PREFIX_SIZE + text_bytes
-            self._region_end = self._region_start + self.header.payload_bytes
+            self._region_end = self._region_start + headers[0].payload_bytes
             self._notes = self._look_at_text()
-            self._records: list[_Record] = []
+            # Of several layouts that the header allows, the one whose record heads lead on furthest.
+            walks = [_Walk.over(self._fp.read_at, self._region_start, self._file_size, header) for header in headers]
+            walk = max(walks, key=lambda walk: (walk.broken is None, len(walk.records)))
+            self.header, self._records = headers[walks.index(walk)], walk.records
             self._lost: Damage | None = None
-            self.raw_total = self._find_raw() if self.header.codec is Codec.NONE else self._find_records()
+            self.raw_total = self._judge_raw() if self.header.codec is Codec.NONE else self._judge(walk)
         except BaseException as error:
             self._fp.close()
             if isinstance(error, Ds4kvError):
@@ -123,80 +191,56 @@ class Wreck:
         why = f"the text's SHA-1 is {key}, not the one in the file's name"
         return [Damage(0, 0, layout.PREFIX_SIZE, why)]
 
-    def _find_raw(self) -> int:
-        """Cuts a raw region into chunks, as far as the file goes; the payload's size."""
-        raw_total = self.header.payload_bytes
-        here = max(min(self._file_size - self._region_start, raw_total), 0)
-        for start in range(0, here, CHUNK_SIZE):
-            size = min(CHUNK_SIZE, here - start)
-            self._records.append(_Record(start, size, self._region_start + start, size))
+    def _headers(self) -> tuple[list[Header], int]:
+        """The header in every layout that it may be of, the likeliest first; and the text's size."""
+        head = self._fp.read_at(0, layout.PREFIX_SIZE)
+        headers: list[Header] = []
+        try:
+            header, _ = layout.examine(self._fp.read_at, self._file_size)
+            headers = [header]
+        except CorruptError as error:
+            if error.field != "layout":  # that no layout's region follows is what this is for
+                raise
+        if not headers or headers[0].codec is not Codec.NONE:
+            for each in (Layout.V2, Layout.V2_CHECKED, Layout.V2_MID):
+                with contextlib.suppress(Ds4kvError):
+                    header = Header.unpack(head, each)
+                    if header.codec is not Codec.NONE and header not in headers:
+                        headers.append(header)
+        return headers, int.from_bytes(head[-4:], "little")
+
+    def _judge_raw(self) -> int:
+        """The payload's size; what is behind the file's end is lost."""
+        raw_total, here = self.header.payload_bytes, self.claimed_bytes
         if here < raw_total:
-            self._lost = Damage(here, raw_total, self._file_size, self._end_of_file)
+            why = f"the file ends at byte {self._file_size}, its region should at {self._region_end}"
+            self._lost = Damage(here, raw_total, self._file_size, why)
         return raw_total
 
-    def _find_records(self) -> int | None:
-        """Walks the record heads; the payload's size, by the heads or by the frame."""
-        chunk_size = self.header.chunk_size
-        frame = self._fp.read_at(self._region_start, _FRAME.size)
-        broken = self._walk(chunk_size)
-        raw_total = self.claimed_bytes
-        framed: int | None
-        framed, chunk_count = _FRAME.unpack(frame) if len(frame) == _FRAME.size else (None, None)
-        if framed is not None and chunk_count != -(-framed // chunk_size):
-            framed = None
-        if broken is None:
-            if framed != raw_total:
-                why = f"the frame can't be true: the records hold {raw_total} bytes of payload"
-                self._notes.append(Damage(0, 0, self._region_start, why))
-            return raw_total
-        if framed is not None and framed < raw_total:
-            framed = None
-        # What the heads say is true only as far as the frame agrees, if there is one.
-        if framed is not None and self._records:
-            last = self._records[-1]
-            if last.raw_size != min(chunk_size, framed - last.raw_start):
-                self._records.pop()
-                why = f"chunk {len(self._records)} claims {last.raw_size} payload bytes, which the frame contradicts"
-                broken = last.offset, why
-        raw_start = self.claimed_bytes
-        self._lost = Damage(raw_start, framed, *broken)
+    def _judge(self, walk: _Walk) -> int | None:
+        """The payload's size, by the record heads if they lead to the region's end, else by the frame."""
+        claimed, framed, broken = self.claimed_bytes, walk.framed, walk.broken
+        if broken is None and framed == claimed:
+            return claimed
+        if self._records and framed is not None and self._contradicts(framed) and not self._is_good_last(broken):
+            last = self._records.pop()
+            broken = last.offset, f"chunk {len(self._records)} claims {last.raw_size} payload bytes, the frame others"
+        elif broken is None or (framed is not None and framed < claimed):
+            framed = claimed if broken is None else None
+            why = f"the frame can't be true: the records hold {claimed} bytes of payload"
+            self._notes.append(Damage(0, 0, self._region_start, why))
+        if broken is not None:
+            self._lost = Damage(self.claimed_bytes, framed, *broken)
         return framed
 
-    def _walk(self, chunk_size: int) -> tuple[int, str] | None:
-        """Finds records as far as their heads lead on; where that ended and why, None if at the region's end."""
-        offset, raw_start = self._region_start + _FRAME.size, 0
-        end = min(self._region_end, self._file_size)
-        ended = self._end_of_file if self._file_size < self._region_end else "the region ends too early"
-        if self._region_end == offset <= self._file_size:
-            return None
-        while True:
-            chunk = f"chunk {len(self._records)}"
-            head = self._fp.read_at(offset, _HEAD.size)
-            if offset + self._head_size > end or len(head) < _HEAD.size:
-                return max(min(offset, end), 0), f"{chunk}: {ended}"
-            raw_size, block_size = _HEAD.unpack(head)
-            if not 1 <= raw_size <= chunk_size:
-                return offset, f"{chunk} claims {raw_size} payload bytes"
-            if not _MIN_BLOCK_SIZE <= block_size <= _block_bound(chunk_size) or raw_size // _MAX_EXPANSION > block_size:
-                return offset + 4, f"{chunk}: no block of {block_size} bytes holds {raw_size} payload bytes"
-            size = self._head_size + block_size
-            if offset + size > end:
-                return offset, f"{chunk}: {ended}"
-            self._records.append(_Record(raw_start, raw_size, offset, size))
-            offset, raw_start = offset + size, raw_start + raw_size
-            if offset == self._region_end:
-                return None
-            if raw_size < chunk_size:
-                left = f"{self._region_end - offset} bytes are left over after the last record"
-                return offset, left
+    def _contradicts(self, framed: int) -> bool:
+        """Whether a frame of so much payload has as many chunks as there are records, or more, and another last one."""
+        last = self._records[-1]
+        return last.raw_start < framed and last.raw_size != min(self.header.chunk_size, framed - last.raw_start)
 
-    @property
-    def _head_size(self) -> int:
-        return _HEAD.size
-
-    @property
-    def _end_of_file(self) -> str:
-        return f"the file ends at byte {self._file_size}, its region should at {self._region_end}"
+    def _is_good_last(self, broken: tuple[int, str] | None) -> bool:
+        """Whether the last record, if it ends the region, decodes to what its own head says."""
+        return broken is None and self._decode(len(self._records) - 1, None)[2] is None
 
     def examine(self, into: memoryview | None = None, sink: Sink | None = None) -> tuple[int, tuple[Damage, ...]]:
         """Decodes every chunk that there is; how many bytes are good from the first on, and all that is damaged.
@@ -277,10 +321,6 @@ class Wreck:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _block_bound(raw_size: int) -> int:
-    return raw_size + raw_size // 255 + 16
 
 
 def _merged(damage: list[Damage]) -> Iterator[Damage]:

@@ -26,7 +26,7 @@ from ds4kv.index import is_entry_name, read_entry, stamp
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
 from ds4kv.rewrite import identity
-from ds4kv.stream import PayloadWriter, RawWriter
+from ds4kv.stream import PayloadWriter, RawWriter, encoder_level
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class Upgrade:
         self._layout = Layout(layout)
         if self._layout is Layout.V1 and level is not None:
             raise ValueError(f"level is {level}, but layout v1 has no levels")
+        if self._layout is not Layout.V1:
+            encoder_level(Codec.LZ4, level)
         if not 0 <= nice <= 19:
             raise ValueError(f"nice is {nice}, outside 0..19")
         self._level = level
@@ -97,8 +99,9 @@ class Upgrade:
     def _upgrade(self, path: str) -> Outcome:
         size = 0
         try:
+            size = os.lstat(path).st_size
             if os.path.islink(path):
-                return Outcome(path, "skipped", 0, 0, "a link: upgrade the directory that it leads to")
+                return Outcome(path, "skipped", size, size, "a link: upgrade the directory that it leads to")
             for attempt in range(_ATTEMPTS):
                 entry = read_entry(path)
                 size = entry.file_size

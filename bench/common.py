@@ -85,7 +85,7 @@ def bare_compress(payload: bytearray, chunk_size: int, workers: int = 0) -> None
 
 def bare_decode(region: bytes, chunk_size: int, into: bytearray, workers: int = 0) -> None:
     """LZ4 alone: a region in memory decoded into warm memory."""
-    _core.decode(_core.source(region), chunk_size, _core.target(into), workers)
+    _core.decode(_core.source(region), chunk_size, 1, _core.target(into), workers)
 
 
 def write_file(path: str, data: bytes, fsync: bool = False) -> None:

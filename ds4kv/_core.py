@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 __all__ = [
     "FRAME_SIZE",
     "MAX_LEVEL",
-    "RECORD_HEAD_SIZE",
     "Compressor",
     "Decompressor",
     "Frame",
+    "Hasher",
     "decode",
+    "file_birth",
     "frame_decode",
+    "hash64",
+    "is_hopeless",
+    "record_head_size",
     "size_of",
     "source",
     "target",
@@ -33,18 +37,18 @@ __all__ = [
 ]
 
 FRAME_SIZE: int = lib.DS4KV_FRAME_SIZE
-RECORD_HEAD_SIZE: int = lib.DS4KV_RECORD_HEAD_SIZE
 MAX_LEVEL: int = lib.DS4KV_MAX_LEVEL
 _STATE: int = lib.DS4KV_STATE
 
 
-class Frame(namedtuple("Frame", "raw_total chunk_count chunk_size")):
-    """What stands before the records of a region, and the chunk size from the file's header."""
+class Frame(namedtuple("Frame", "raw_total chunk_count chunk_size form")):
+    """What stands before the records of a region, and the chunk size and form that the file's header tells."""
 
     __slots__ = ()
     raw_total: int
     chunk_count: int
     chunk_size: int
+    form: int
 
     def pack(self) -> bytes:
         """The 12 bytes."""
@@ -108,11 +112,20 @@ def _c_frame(frame: Frame) -> Any:
     return ffi.new("ds4kv_frame *", tuple(frame))
 
 
-def frame_decode(head: bytes, region_bytes: int, chunk_size: int) -> Frame:
+def _frame(c_frame: Any) -> Frame:
+    return Frame(c_frame.raw_total, c_frame.chunk_count, c_frame.chunk_size, c_frame.form)
+
+
+def record_head_size(form: int) -> int:
+    """Bytes before each block of a region in this form."""
+    return int(lib.ds4kv_record_head_size(form))
+
+
+def frame_decode(head: bytes, region_bytes: int, chunk_size: int, form: int) -> Frame:
     """Reads a frame and holds it against the region's size; CorruptError with an offset into the region."""
     frame, fault = ffi.new("ds4kv_frame *"), ffi.new("ds4kv_fault *")
-    check(lib.ds4kv_frame_decode(frame, head, region_bytes, chunk_size, fault), fault)
-    return Frame(frame.raw_total, frame.chunk_count, frame.chunk_size)
+    check(lib.ds4kv_frame_decode(frame, head, region_bytes, chunk_size, form, fault), fault)
+    return _frame(frame)
 
 
 def write_out(fd: int, offset: int, size: int) -> None:
@@ -120,22 +133,69 @@ def write_out(fd: int, offset: int, size: int) -> None:
     lib.ds4kv_file_write_out(fd, offset, size)
 
 
-def decode(region: Any, chunk_size: int, into: Any, workers: int) -> None:
+def file_birth(fd: int) -> int:
+    """When an open file came into being, in ns since 1970; 0 where the system can't tell."""
+    return int(lib.ds4kv_file_birth(fd))
+
+
+def hash64(obj: Any) -> int:
+    """The XXH3-64 of any C-contiguous buffer."""
+    with source(obj) as array:
+        return int(lib.ds4kv_hash(array, len(array)))
+
+
+def is_hopeless(obj: Any, chunk_size: int) -> bool:
+    """Whether compressing a payload would save less than 1/64 of it, by samples of its first chunks."""
+    with source(obj) as array:
+        return bool(check(lib.ds4kv_is_hopeless(array, len(array), chunk_size)))
+
+
+def decode(region: Any, chunk_size: int, form: int, into: Any, workers: int) -> None:
     """Decodes a :func:`source` that holds a region into a :func:`target` of its raw_total."""
     fault = ffi.new("ds4kv_fault *")
-    check(lib.ds4kv_decode(region, len(region), chunk_size, into, len(into), workers, fault), fault)
+    check(lib.ds4kv_decode(region, len(region), chunk_size, form, into, len(into), workers, fault), fault)
+
+
+class Hasher:
+    """The XXH3-64 of bytes that come by pieces."""
+
+    def __init__(self) -> None:
+        holder = ffi.new("ds4kv_hasher **")
+        check(lib.ds4kv_hasher_new(holder))
+        self._hasher = ffi.gc(holder[0], lib.ds4kv_hasher_free)
+
+    def put(self, array: Any, start: int, stop: int) -> None:
+        """Goes on with bytes of a :func:`source`."""
+        lib.ds4kv_hasher_put(self._hasher, array + start, stop - start)
+
+    def take(self) -> int:
+        """The hash of what was put since the last take."""
+        return int(lib.ds4kv_hasher_take(self._hasher))
 
 
 class Compressor:
     """Payload in, records out."""
 
-    def __init__(self, raw_total: int | None, chunk_size: int, level: int, workers: int, nice: int = 0) -> None:
+    def __init__(
+        self,
+        raw_total: int | None,
+        chunk_size: int,
+        form: int,
+        level: int,
+        workers: int,
+        *,
+        nice: int = 0,
+        sums: bool = False,
+    ) -> None:
+        """With ``sums``, the XXH3-64 of each record is made with it."""
         holder = ffi.new("ds4kv_writer **")
         total = lib.DS4KV_UNKNOWN if raw_total is None else raw_total
-        check(lib.ds4kv_writer_new(holder, total, chunk_size, level, workers))
+        check(lib.ds4kv_writer_new(holder, total, chunk_size, form, level, workers))
         self._writer = ffi.gc(holder[0], lib.ds4kv_writer_free)
         self._record = ffi.new("const void **")
         check(lib.ds4kv_writer_nice(self._writer, nice))
+        if sums:
+            check(lib.ds4kv_writer_sums(self._writer))
 
     def put(self, array: Any, start: int, stop: int, *, lent: bool) -> int:
         """Takes bytes of a :func:`source`; fewer than all of them: take a record, then put the rest."""
@@ -155,11 +215,16 @@ class Compressor:
         return memoryview(ffi.buffer(self._record[0], size)) if size else None
 
     @property
+    def sum(self) -> int:
+        """The sum of the record taken last."""
+        return int(lib.ds4kv_writer_sum(self._writer))
+
+    @property
     def frame(self) -> Frame:
         """The frame of what was put so far."""
         frame = ffi.new("ds4kv_frame *")
         lib.ds4kv_writer_frame(self._writer, frame)
-        return Frame(frame.raw_total, frame.chunk_count, frame.chunk_size)
+        return _frame(frame)
 
     def free(self) -> None:
         """Ends the threads and gives the memory back; RuntimeError comes of any other call after."""
@@ -179,12 +244,20 @@ class Decompressor:
         first_offset: int,
         workers: int,
         file: tuple[int, int] | None = None,
+        sums: Any = None,
     ) -> None:
-        """``file`` is a descriptor and where the region begins in that file: then nothing is put, only taken."""
+        """``file`` is a descriptor and where the region begins in that file: then nothing is put, only taken.
+        ``sums`` is an array of 64-bit integers, the sums that the records of the whole region should have.
+        """
         holder = ffi.new("ds4kv_reader **")
         check(lib.ds4kv_reader_new(holder, _c_frame(frame), region_bytes, first_chunk, first_offset, workers))
         self._reader = ffi.gc(holder[0], lib.ds4kv_reader_free)
         self._room = ffi.new("void **")
+        if sums is not None:
+            self._sums = ffi.from_buffer("uint64_t[]", sums)
+            if len(self._sums) != frame.chunk_count:
+                raise ValueError(f"{len(self._sums)} sums for {frame.chunk_count} chunks")
+            self._check(lib.ds4kv_reader_sums(self._reader, self._sums))
         if file is not None:
             self._check(lib.ds4kv_reader_from_file(self._reader, *file))
 

@@ -20,7 +20,7 @@ from ds4kv import layout as _layout
 from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.files import RegularFile
-from ds4kv.header import CHUNK_SIZE, Codec, Header, Layout, Reason
+from ds4kv.header import CHUNK_SIZE, Codec, Form, Header, Layout, Reason
 from ds4kv.stream import Finishable, PayloadReader, PayloadWriter, RawReader, RawWriter, Single, write_all
 
 TYPE_CHECKING = False
@@ -38,6 +38,8 @@ __all__ = ["Checkpoint", "CheckpointReader", "CheckpointWriter", "create", "dump
 
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _HUGE_PAGE = 1 << 21
+_PIECE_SIZE = 1 << 22
+_LEAST_SAVING = 64  # layout v2-checked saves one byte of so many, or isn't used
 
 
 class Checkpoint(namedtuple("Checkpoint", "header text payload trailer damage", defaults=((),))):
@@ -130,6 +132,8 @@ def create(
     hits: int = 0,
     created_at: int | None = None,
     last_used: int | None = None,
+    model_id: int = 0,
+    payload_abi: int = 0,
     raw_total: int | None = None,
     fsync: bool = False,
 ) -> CheckpointWriter:
@@ -139,10 +143,13 @@ def create(
     when the block ends, and is removed if it ends by an exception. A link at ``path`` stays, what it leads to is
     replaced; a device or a directory there is an OSError. With ``fsync`` the publishing is durable.
 
-    ``codec`` is ``lz4``, ``lz4hc`` or ``none``; by default ``lz4``, and ``none`` for layout ``v1`` or where the
-    environment asks for 0 threads. ``level`` is as :func:`ds4kv.stream.encoder_level` has it. ``chunk_size`` is in
+    ``layout`` is ``v2``, ``v1``, or ``v2-checked``, which has a checksum of each chunk and is smaller and faster where
+    the payload is of 32-bit numbers; a payload of which that would save less than 1/64 is stored as it is, in ``v1``.
+    ``codec`` is ``lz4``, ``lz4hc`` or ``none``; by default ``lz4``, and ``none`` for layout ``v1`` or, in ``v2``, where
+    the environment asks for 0 threads. ``level`` is as :func:`ds4kv.stream.encoder_level` has it. ``chunk_size`` is in
     payload bytes, 1 to 64 MiB; ``workers`` and ``nice`` are those of :class:`PayloadWriter`. ``created_at`` and
-    ``last_used`` are Unix seconds: now, unless given.
+    ``last_used`` are Unix seconds: now, unless given. ``model_id`` and ``payload_abi`` are what newer engines put into
+    ``v1`` and ``v2-checked``.
 
     Raises ValueError for an argument that no file may hold, such as a text whose SHA-1 isn't the one that ``path`` is
     named by, and OSError.
@@ -164,6 +171,8 @@ def create(
         chunk_size=0 if kept_codec is Codec.NONE else chunk_size,
         created_at=now,
         last_used=now if last_used is None else last_used,
+        model_id=model_id,
+        payload_abi=payload_abi,
     )
     return CheckpointWriter(
         path,
@@ -198,12 +207,16 @@ def dump(
     hits: int = 0,
     created_at: int | None = None,
     last_used: int | None = None,
+    model_id: int = 0,
+    payload_abi: int = 0,
     fsync: bool = False,
 ) -> Header:
     """Writes a whole checkpoint and returns its header.
 
     ``payload`` is any C-contiguous buffer, and is compressed where it lies. Everything else as :func:`create`.
     """
+    if layout == Layout.V2_CHECKED and _core.is_hopeless(payload, chunk_size):
+        layout, codec, level = Layout.V1, None, None  # what it would come to in the end
     with create(
         path,
         tokens=tokens,
@@ -222,6 +235,8 @@ def dump(
         hits=hits,
         created_at=created_at,
         last_used=last_used,
+        model_id=model_id,
+        payload_abi=payload_abi,
         raw_total=_core.size_of(payload),
         fsync=fsync,
     ) as checkpoint:
@@ -230,7 +245,10 @@ def dump(
 
 
 class CheckpointReader(Single):
-    """An open checkpoint: ``header``, ``text``, ``payload`` as a stream, ``trailer``. Made by :func:`open`."""
+    """An open checkpoint: ``header``, ``text``, ``payload`` as a stream, ``trailer``. Made by :func:`open`.
+
+    ``form`` is how its region holds the chunks of the payload.
+    """
 
     payload: PayloadReader | RawReader
 
@@ -251,16 +269,24 @@ class CheckpointReader(Single):
                 self._region_start = _layout.PREFIX_SIZE + text_bytes
                 self._region_end = self._region_start + self.header.payload_bytes
                 self._fp.seek(self._region_start)
+                self.form = self._find_form()
                 self.payload = self._open_payload()
         except BaseException:
             self._fp.close()
             raise
 
+    def _find_form(self) -> Form:
+        if self.header.form is not None:
+            return self.header.form
+        from ds4kv import mid  # here: such files are rare
+
+        return mid.form_of(self._fp, self.header.payload_bytes, chunk_size=self.header.chunk_size)
+
     def _open_payload(self) -> PayloadReader | RawReader:
         size = self.header.payload_bytes
-        if self.header.codec is Codec.NONE:
+        if self.form is Form.RAW:
             return RawReader(self._fp, size)
-        return PayloadReader(self._fp, size, chunk_size=self.header.chunk_size, workers=self._workers)
+        return PayloadReader(self._fp, size, chunk_size=self.header.chunk_size, form=self.form, workers=self._workers)
 
     @property
     def text_bytes(self) -> int:
@@ -319,7 +345,8 @@ class OutputFile(io.FileIO):
 class CheckpointWriter(Finishable):
     """A checkpoint that is being written: ``payload`` is its stream. Made by :func:`create`.
 
-    ``header`` is final once it is published; ``trailer`` may be set up to then.
+    ``header`` is final once it is published; ``trailer`` may be set up to then. Layout ``v2-checked`` becomes ``v1`` if
+    it would save less than 1/64 of the payload.
     """
 
     payload: PayloadWriter | RawWriter
@@ -337,6 +364,8 @@ class CheckpointWriter(Finishable):
         raw_total: int | None,
         fsync: bool,
     ) -> None:
+        if header.layout is Layout.V2_MID:
+            raise ValueError("layout v2-mid is read, not written: use v2-checked")
         self._path = os.path.realpath(os.fsdecode(path))  # whatever becomes of the working directory; links stay
         if len(text) >= 1 << 32:
             raise ValueError(f"the text is {len(text)} bytes; its length has 32 bits")
@@ -345,20 +374,27 @@ class CheckpointWriter(Finishable):
         if os.path.exists(self._path) and not os.path.isfile(self._path):
             kind = errno.EISDIR if os.path.isdir(self._path) else errno.EEXIST
             raise OSError(kind, "not a regular file, and not to be replaced by one", self._path)
-        self.header = header
+        is_empty = header.layout is Layout.V2_CHECKED and raw_total == 0
+        self.header = _in_v1(header) if is_empty else header
         self.trailer = trailer
+        self._text = text
         self._fsync = fsync
         self._owner = os.getpid()
+        self._begin(level, workers, nice, raw_total)
+
+    def _begin(self, level: int | None, workers: int | None, nice: int, raw_total: int | None) -> None:
+        """Opens a temporary file, with header and text in it, and the stream for its payload."""
         self._temporary = f"{self._path}.tmp.{self._owner}.{os.urandom(4).hex()}"
         try:
             self._fp = OutputFile(self._temporary, "x", opener=_open_private)
         except OSError as error:
             error.filename = self._path  # the name that the caller knows
             raise
-        self._fp.eager = fsync
+        self._fp.eager = self._fsync
         self._unfinished = True
         try:
-            write_all(self._fp, memoryview(header.pack() + len(text).to_bytes(4, "little") + text))
+            text_bytes = len(self._text).to_bytes(4, "little")
+            write_all(self._fp, memoryview(self.header.pack() + text_bytes + self._text))
             self.payload = self._open_payload(level, workers, nice, raw_total)
         except BaseException:
             self.abandon()
@@ -367,11 +403,13 @@ class CheckpointWriter(Finishable):
     def _open_payload(
         self, level: int | None, workers: int | None, nice: int, raw_total: int | None
     ) -> PayloadWriter | RawWriter:
-        if self.header.codec is Codec.NONE:
+        form = self.header.form
+        if form is None or form is Form.RAW:  # None: of v2-mid, which isn't written
             return RawWriter(self._fp, raw_total=raw_total)
         return PayloadWriter(
             self._fp,
             chunk_size=self.header.chunk_size,
+            form=form,
             workers=workers,
             nice=nice,
             codec=self.header.codec,
@@ -393,10 +431,46 @@ class CheckpointWriter(Finishable):
             self.abandon()
             raise
 
+    def _finish_payload(self) -> None:
+        """Closes the payload's stream; what layout v2-checked saves too little of is then stored as it is."""
+        payload = self.payload
+        is_checked = self.header.layout is Layout.V2_CHECKED
+        is_empty = is_checked and not payload.closed and payload.tell() == 0
+        if is_empty:
+            payload.abandon()  # there is no empty region of this layout
+        else:
+            payload.close()
+        if is_empty or (is_checked and payload.complete and self._saves_too_little()):
+            self._store_raw()
+
+    def _saves_too_little(self) -> bool:
+        raw_total = self.payload.tell()
+        return _LEAST_SAVING * (raw_total - self.payload.region_bytes) < raw_total
+
+    def _store_raw(self) -> None:
+        """Copies the payload to another temporary file, of layout v1, which takes the place of this one."""
+        header, compressed, fp, temporary = self.header, self.payload, self._fp, self._temporary
+        raw_total = compressed.tell()
+        self.header = _in_v1(header)
+        try:
+            self._begin(None, None, 0, raw_total)
+            if raw_total:
+                with RegularFile(temporary) as source:
+                    source.seek(_layout.PREFIX_SIZE + len(self._text))
+                    with PayloadReader(
+                        source, compressed.region_bytes, chunk_size=header.chunk_size, form=Form.CHECKED
+                    ) as payload:
+                        while piece := payload.read(_PIECE_SIZE):
+                            self.payload.write(piece)
+            self.payload.close()
+        finally:
+            fp.close()
+            os.unlink(temporary)
+
     def _publish(self) -> None:
         if os.getpid() != self._owner:
             raise RuntimeError("a checkpoint is published by the process that created it")
-        self.payload.close()
+        self._finish_payload()
         if not self.payload.complete:
             raise Ds4kvError("the payload was abandoned: there is nothing to publish", path=self._path)
         write_all(self._fp, memoryview(self.trailer))
@@ -429,6 +503,8 @@ class CheckpointWriter(Finishable):
 
 def codec_for(layout: Layout, codec: str | Codec | None) -> Codec:
     """The codec of a new file, by its name; None is the default that :func:`create` describes."""
+    if codec is None and layout is Layout.V2_CHECKED:
+        return Codec.LZ4
     if codec is None:
         return Codec.NONE if layout is Layout.V1 or _workers.compression_is_off() else Codec.LZ4
     if isinstance(codec, int):
@@ -437,6 +513,10 @@ def codec_for(layout: Layout, codec: str | Codec | None) -> Codec:
         return Codec[codec.upper()]
     except KeyError:
         raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}") from None
+
+
+def _in_v1(header: Header) -> Header:
+    return header._replace(layout=Layout.V1, codec=Codec.NONE, chunk_size=0)
 
 
 def _examine(fp: RegularFile) -> tuple[Header, int, int]:

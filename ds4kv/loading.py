@@ -14,7 +14,7 @@ import time
 from ds4kv import log
 from ds4kv.checkpoint import CheckpointReader
 from ds4kv.errors import CorruptError, Ds4kvError
-from ds4kv.header import Codec
+from ds4kv.header import Form
 from ds4kv.lock import locked
 from ds4kv.rewrite import identity, tool_map_bytes, touch
 from ds4kv.stream import PayloadReader, RawReader
@@ -73,9 +73,11 @@ class LoadingCheckpoint(CheckpointReader):
 
     def _open_payload(self) -> _CompressedPayload | _RawPayload:
         size = self.header.payload_bytes
-        if self.header.codec is Codec.NONE:
+        if self.form is Form.RAW:
             return _RawPayload(self._fp, size)
-        return _CompressedPayload(self._fp, size, chunk_size=self.header.chunk_size, workers=self._workers)
+        return _CompressedPayload(
+            self._fp, size, chunk_size=self.header.chunk_size, form=self.form, workers=self._workers
+        )
 
     @property
     def tool_map(self) -> dict[bytes, bytes]:

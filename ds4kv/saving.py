@@ -113,6 +113,9 @@ class StoreWriter(CheckpointWriter):
         temporary.hold(self._target.fileno())
         return super()._open_payload(level, workers, nice, raw_total)
 
+    def _saves_too_little(self) -> bool:
+        return not self._target.too_large and super()._saves_too_little()
+
     @property
     def file_size(self) -> int:
         """Size in bytes of the whole file, of which region and trailer are written."""
@@ -123,7 +126,7 @@ class StoreWriter(CheckpointWriter):
 
         False if the file doesn't fit; it is only to be abandoned then. What close() has left is quick.
         """
-        self.payload.close()
+        self._finish_payload()
         if self._target.too_large or not policy.fits(
             text_bytes=self._text_bytes,
             payload_bytes=self.payload.region_bytes,

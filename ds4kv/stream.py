@@ -20,10 +20,11 @@ from ds4kv import _core
 from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.files import regular_fd
-from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec
+from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec, Form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Any, BinaryIO, NoReturn, Self, SupportsIndex
 
@@ -39,6 +40,7 @@ __all__ = [
     "RawWriter",
     "Single",
     "encoder_level",
+    "region_sums",
     "write_all",
 ]
 
@@ -46,14 +48,14 @@ _SCRATCH_SIZE = 1 << 20
 _MAX_CHUNK_COUNT = (1 << 32) - 1
 
 
-def encoder_level(codec: Codec, level: int | None) -> int:
+def encoder_level(codec: Codec, level: int | None, form: Form = Form.PLAIN) -> int:
     """The core's level for a codec and what the caller asked for; ValueError if they don't go together.
 
     Codec ``lz4`` without a level, or at 0, is LZ4_compress_default, whose bytes are the reference's. Its levels 1 to 12
     are LZ4HC: denser blocks that every reader of codec ``lz4`` takes. Codec ``lz4hc`` marks the same blocks by the
-    number that the format keeps for them, 9 being its default level.
+    number that the format keeps for them, 9 being its default level. In form CHECKED 1 is the default, as ds4 has it.
     """
-    lowest, default = {Codec.LZ4: (0, 0), Codec.LZ4HC: (1, 9)}.get(codec, (None, None))
+    lowest, default = {Codec.LZ4: (0, int(form is Form.CHECKED)), Codec.LZ4HC: (1, 9)}.get(codec, (None, None))
     if lowest is None or default is None:
         raise ValueError("codec none has no blocks: write the payload as it is")
     if level is None:
@@ -263,9 +265,14 @@ class PayloadWriter(_Writer):
     region begins with its own size in payload bytes: with ``raw_total`` that is written at once and ``fp`` may be a
     pipe or a socket, without it ``fp`` must seek, as close() goes back to fill it in.
 
-    Raises io.UnsupportedOperation if it can't, ValueError for an argument outside its range.
+    ``form`` is PLAIN, as layout ``v2`` has it, or CHECKED, as ``v2-checked``: smaller where the payload is of 32-bit
+    numbers, and with a checksum of each chunk, at the price of a chunk of memory more for each worker and no empty
+    payload. With ``sums``, the attribute of that name gets the XXH3-64 of each record.
+
+    Raises io.UnsupportedOperation if ``fp`` can't seek, ValueError for an argument outside its range.
     """
 
+    sums: array[int]
     _ring: _core.Compressor | None = None
 
     def __init__(
@@ -273,13 +280,19 @@ class PayloadWriter(_Writer):
         fp: BinaryFile,
         *,
         chunk_size: int = CHUNK_SIZE,
+        form: Form = Form.PLAIN,
         workers: int | None = None,
         nice: int = 0,
         codec: Codec = Codec.LZ4,
         level: int | None = None,
         raw_total: int | None = None,
+        sums: bool = False,
     ) -> None:
         super().__init__(fp, raw_total)
+        if form not in (Form.PLAIN, Form.CHECKED):
+            raise ValueError(f"form {Form(form).name} is read, not written")
+        if form is Form.CHECKED and raw_total == 0:
+            raise ValueError("raw_total is 0, and no region of form CHECKED is empty")
         if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
         if not 0 <= nice <= 19:
@@ -294,8 +307,11 @@ class PayloadWriter(_Writer):
         # A lent chunk must be compressed before write() returns. The chunks at the end of a large write are copied
         # instead, as many as may be under way, so that there is nothing left to wait for.
         self._copied_at_end = (count + 1) * chunk_size
-        self._frame = _core.Frame(raw_total or 0, -(-(raw_total or 0) // chunk_size), chunk_size)
-        self._ring = _core.Compressor(raw_total, chunk_size, encoder_level(Codec(codec), level), count, nice)
+        self._frame = _core.Frame(raw_total or 0, -(-(raw_total or 0) // chunk_size), chunk_size, form)
+        self._with_sums = sums
+        self.sums = array("Q")
+        core_level = encoder_level(Codec(codec), level, Form(form))
+        self._ring = _core.Compressor(raw_total, chunk_size, form, core_level, count, nice=nice, sums=sums)
         self._unfinished = True
 
     @property
@@ -332,6 +348,8 @@ class PayloadWriter(_Writer):
         record = self._ring.take()
         if record is None:
             return False
+        if self._with_sums:
+            self.sums.append(self._ring.sum)
         self._emit_frame()
         with record:  # whoever keeps it finds it released, and not memory that is something else by now
             write_all(self._fp, record)
@@ -345,6 +363,8 @@ class PayloadWriter(_Writer):
 
     def _finish(self) -> None:
         assert self._ring is not None
+        if self._frame.form == Form.CHECKED and self._raw_bytes == 0:
+            raise ValueError("nothing was written, and no region of form CHECKED is empty")
         if not self._raw_total:  # else the write that completed the payload did it
             self._ring.finish()
         while self._drain_one():
@@ -362,22 +382,42 @@ class PayloadWriter(_Writer):
 
 
 class RawWriter(_Writer):
-    """Payload to ``fp`` as it is: the region of codec ``none``, with the manners of :class:`PayloadWriter`."""
+    """Payload to ``fp`` as it is: the region of codec ``none``, with the manners of :class:`PayloadWriter`.
+
+    With ``sums``, the attribute of that name gets the XXH3-64 of every CHUNK_SIZE bytes, and of the rest at the end.
+    """
+
+    sums: array[int]
 
     @property
     def region_bytes(self) -> int:
         return self._raw_bytes
 
-    def __init__(self, fp: BinaryFile, *, raw_total: int | None = None) -> None:
+    def __init__(self, fp: BinaryFile, *, raw_total: int | None = None, sums: bool = False) -> None:
         super().__init__(fp, raw_total)
+        self._hasher = _core.Hasher() if sums else None
+        self.sums = array("Q")
         self._unfinished = True
 
     def _put(self, payload: Any) -> None:
         with _core.view(payload, 0, len(payload)) as data:
             write_all(self._fp, data)
+        if self._hasher is not None:
+            self._sum_up(self._hasher, payload)
+
+    def _sum_up(self, hasher: _core.Hasher, payload: Any) -> None:
+        start = 0
+        while start < len(payload):
+            room = CHUNK_SIZE - (self._raw_bytes + start) % CHUNK_SIZE
+            stop = min(len(payload), start + room)
+            hasher.put(payload, start, stop)
+            if stop - start == room:
+                self.sums.append(hasher.take())
+            start = stop
 
     def _finish(self) -> None:
-        pass
+        if self._hasher is not None and self._raw_bytes % CHUNK_SIZE:
+            self.sums.append(self._hasher.take())
 
 
 class _Reader(Single, io.RawIOBase):
@@ -482,17 +522,34 @@ class PayloadReader(_Reader):
     if ``fp`` does, by walking the record heads up to the chunk that is wanted. From a regular file, workers read the
     blocks that they decode; any other file object is read by the thread that reads here.
 
+    ``form`` is how the region holds its chunks. ``sums`` are 64-bit integers, the XXH3-64 that each record should have:
+    workers hold what they read against them before they decode it. In form RAW the region has no frame and no records,
+    and is cut into chunks; that is for regular files, whose workers read and sum at once: else there is RawReader.
+
     Raises CorruptError if the frame can't be true of a region of this size, TruncatedError if ``fp`` ends within it.
     """
 
     _ring: _core.Decompressor | None = None
 
-    def __init__(self, fp: BinaryFile, region_bytes: int, *, chunk_size: int, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        fp: BinaryFile,
+        region_bytes: int,
+        *,
+        chunk_size: int,
+        form: Form = Form.PLAIN,
+        workers: int | None = None,
+        sums: array[int] | None = None,
+    ) -> None:
         super().__init__(fp, region_bytes, 0)
         if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
+        self._form = Form(form)
+        self._sums = sums
         self._workers = _workers.resolve(workers)
         self._fd = regular_fd(fp)
+        if self._form is Form.RAW and (self._fd is None or self._start is None):
+            raise ValueError("form RAW is for regular files: a RawReader takes any file object")
         try:
             self._frame = self._read_frame(chunk_size)
         except Ds4kvError as error:
@@ -500,9 +557,13 @@ class PayloadReader(_Reader):
             raise
         self._raw_total = self._frame.raw_total
         self._ring_position = 0
-        self._fed = _core.FRAME_SIZE  # bytes of the region given to the ring, counted from the region's start
+        if sums is not None and len(sums) != self.chunk_count:
+            raise ValueError(f"{len(sums)} sums for {self.chunk_count} chunks")
+        self._head_size = _core.record_head_size(self._form)
+        frame_size = 0 if self._form is Form.RAW else _core.FRAME_SIZE
+        self._fed = frame_size  # bytes of the region given to the ring, counted from the region's start
         self._at_first_record = True
-        self._offsets = array("Q", [_core.FRAME_SIZE])  # of records in the region, as far as walked
+        self._offsets = array("Q", [frame_size])  # of records in the region, as far as walked
 
     @property
     def chunk_count(self) -> int:
@@ -510,11 +571,12 @@ class PayloadReader(_Reader):
         return self._frame.chunk_count
 
     def _read_frame(self, chunk_size: int) -> _core.Frame:
-        size = _core.FRAME_SIZE if self._region_bytes >= _core.FRAME_SIZE else 0
+        has_frame = self._form is not Form.RAW and self._region_bytes >= _core.FRAME_SIZE
+        size = _core.FRAME_SIZE if has_frame else 0
         head = _read_exactly(self._fp, size)
         if len(head) < size:
             raise TruncatedError("the input ends within the frame", offset=len(head), field="frame")
-        return _core.frame_decode(head, self._region_bytes, chunk_size)
+        return _core.frame_decode(head, self._region_bytes, chunk_size, self._form)
 
     def _fill(self, room: Any, n: int) -> None:
         try:
@@ -572,7 +634,9 @@ class PayloadReader(_Reader):
             self._at_first_record = False
             self._fed = self._offset_of(chunk)
             file = None if self._fd is None or self._start is None else (self._fd, self._start)
-            self._ring = _core.Decompressor(self._frame, self._region_bytes, chunk, self._fed, self._workers, file)
+            self._ring = _core.Decompressor(
+                self._frame, self._region_bytes, chunk, self._fed, self._workers, file, self._sums
+            )
             self._ring_position = self._position - ahead
         if ahead:
             with _core.target(bytearray(min(ahead, _SCRATCH_SIZE))) as scratch:
@@ -584,17 +648,34 @@ class PayloadReader(_Reader):
 
     def _offset_of(self, chunk: int) -> int:
         """Where a record begins in the region; walks the record heads that were not walked before."""
+        if self._form is Form.RAW:
+            return chunk * self._frame.chunk_size
         while len(self._offsets) <= chunk:
             offset = self._offsets[-1]
             self._fp.seek((self._start or 0) + offset)
-            head = _read_exactly(self._fp, _core.RECORD_HEAD_SIZE)
-            if len(head) < _core.RECORD_HEAD_SIZE:
+            head = _read_exactly(self._fp, self._head_size)
+            if len(head) < self._head_size:
                 raise TruncatedError("the input ends within a record head", offset=offset, field="record")
-            end = offset + _core.RECORD_HEAD_SIZE + int.from_bytes(head[4:], "little")
+            end = offset + self._head_size + int.from_bytes(head[4:8], "little")
             if end >= self._region_bytes:
                 raise CorruptError("a record reaches past the region", offset=offset + 4, field="block_size")
             self._offsets.append(end)
         return self._offsets[chunk]
+
+    def stored_records(self) -> Iterator[bytes]:
+        """The records as they are stored, one after the other; in form RAW, the chunks.
+
+        Raises CorruptError or TruncatedError where one can't be.
+        """
+        for chunk in range(self.chunk_count):
+            start = self._offset_of(chunk)
+            is_last = chunk == self.chunk_count - 1
+            end = self._region_bytes if is_last else self._offset_of(chunk + 1)
+            self._fp.seek((self._start or 0) + start)
+            record = _read_exactly(self._fp, end - start)
+            if len(record) < end - start:
+                raise TruncatedError("the input ends within a record", offset=start + len(record), field="region")
+            yield record
 
     def _drop(self) -> None:
         ring, self._ring = self._ring, None
@@ -608,6 +689,15 @@ class PayloadReader(_Reader):
         with self._turn:
             self._drop()
             super().close()
+
+
+def region_sums(fp: BinaryFile, region_bytes: int, *, chunk_size: int, form: Form) -> array[int]:
+    """The XXH3-64 of each record of the region at a regular file's position; nothing is decoded.
+
+    Raises CorruptError or TruncatedError where a record can't be.
+    """
+    with PayloadReader(fp, region_bytes, chunk_size=chunk_size, form=form, workers=0) as reader:
+        return array("Q", map(_core.hash64, reader.stored_records()))
 
 
 class RawReader(_Reader):

@@ -14,9 +14,9 @@ from collections import deque, namedtuple
 
 from ds4kv import _core, layout
 from ds4kv import workers as _workers
-from ds4kv.errors import CorruptError, Ds4kvError
+from ds4kv.errors import CorruptError, Ds4kvError, UnsupportedError
 from ds4kv.files import RegularFile
-from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header, Layout
+from ds4kv.header import CHUNK_SIZE, Codec, Ext, Form, Header, Layout
 from ds4kv.index import is_entry_name
 
 TYPE_CHECKING = False
@@ -35,6 +35,7 @@ _FRAME = struct.Struct("<QI")
 _HEAD = struct.Struct("<II")
 _MIN_BLOCK_SIZE = 2  # token and literal
 _MAX_EXPANSION = 255
+_MAGIC = b"DSV4"  # a payload of DeepSeek V4 begins with it
 
 
 class Damage(namedtuple("Damage", "raw_start raw_stop offset why")):
@@ -87,7 +88,7 @@ def _walk(
     read_at: ReadAt, records: list[_Record], offset: int, end: int, file_size: int, header: Header
 ) -> tuple[int, str] | None:
     """Adds the records from ``offset`` on; where their heads stop to lead on and why, None if at ``end``."""
-    head_size = 12 if header.layout is Layout.V2_CHECKED else 8
+    head_size = _core.record_head_size(Form.CHECKED if header.form is Form.CHECKED else Form.PLAIN)
     bound = header.chunk_size + header.chunk_size // _MAX_EXPANSION + 16
     raw_start = 0
     while offset != end or file_size < end:
@@ -155,8 +156,10 @@ class Wreck:
             walks = [_Walk.over(self._fp.read_at, self._region_start, self._file_size, header) for header in headers]
             walk = max(walks, key=lambda walk: (walk.broken is None, len(walk.records)))
             self.header, self._records = headers[walks.index(walk)], walk.records
+            form = self.header.form
+            self._form = self._form_of_mid() if form is None else form
             self._lost: Damage | None = None
-            self.raw_total = self._judge_raw() if self.header.codec is Codec.NONE else self._judge(walk)
+            self.raw_total = self._judge_raw() if self._form is Form.RAW else self._judge(walk)
         except BaseException as error:
             self._fp.close()
             if isinstance(error, Ds4kvError):
@@ -208,6 +211,25 @@ class Wreck:
                     if header.codec is not Codec.NONE and header not in headers:
                         headers.append(header)
         return headers, int.from_bytes(head[-4:], "little")
+
+    def _form_of_mid(self) -> Form:
+        """How blocks of ``v2-mid`` are to be read, by the first one. Raises UnsupportedError if it doesn't tell."""
+        self._form = Form.PLAIN
+        if not self._records:
+            return self._form
+        _, plain, why = self._decode(0, None)
+        self._form = Form.TRANSPOSED
+        _, transposed, _ = self._decode(0, None)
+        begins = [bytes(piece[: len(_MAGIC)]) == _MAGIC for piece in (plain, transposed)]
+        if begins == [False, True]:
+            return Form.TRANSPOSED
+        if begins == [True, False] or why is not None or (plain == transposed and len(self._records) == 1):
+            return Form.PLAIN
+        raise UnsupportedError(
+            "v2-mid files don't say whether their blocks are transposed, and this payload doesn't either",
+            offset=21,
+            field="codec",
+        )
 
     def _judge_raw(self) -> int:
         """The payload's size; what is behind the file's end is lost."""
@@ -295,7 +317,7 @@ class Wreck:
         return record, room, None
 
     def _decode_into(self, room: memoryview, record: _Record) -> None:
-        if self.header.codec is Codec.NONE:
+        if self._form is Form.RAW:
             self._read(room, record.offset)
             return
         # A region of its own, of one chunk.
@@ -303,7 +325,7 @@ class Wreck:
         _FRAME.pack_into(region, 0, record.raw_size, 1)
         self._read(region[_FRAME.size :], record.offset)
         with _core.source(region) as stored, _core.target(room) as raw:
-            _core.decode(stored, self.header.chunk_size, raw, 0)
+            _core.decode(stored, self.header.chunk_size, self._form, raw, 0)
 
     def _read(self, room: memoryview, offset: int) -> None:
         while room:

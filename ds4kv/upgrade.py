@@ -21,7 +21,7 @@ from collections import namedtuple
 from ds4kv import layout, temporary
 from ds4kv.checkpoint import CheckpointReader, CheckpointWriter
 from ds4kv.errors import Ds4kvError
-from ds4kv.header import CHUNK_SIZE, Codec, Header, Layout
+from ds4kv.header import CHUNK_SIZE, Codec, Form, Header, Layout
 from ds4kv.index import is_entry_name, read_entry, stamp
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
@@ -37,6 +37,7 @@ __all__ = ["Outcome", "Upgrade"]
 
 _PIECE_SIZE = 1 << 20
 _ATTEMPTS = 2
+_LEAST_SAVING = 64  # as for CheckpointWriter: v2-checked saves one byte of so many, or isn't used
 
 
 class Outcome(namedtuple("Outcome", "path action before after why error", defaults=(None, None))):
@@ -53,6 +54,10 @@ class Outcome(namedtuple("Outcome", "path action before after why error", defaul
     after: int
     why: str | None
     error: Exception | None
+
+
+class _TooLittleError(Exception):
+    """The layout would save so little that a new file is of another one."""
 
 
 class _ChangedError(Exception):
@@ -77,6 +82,8 @@ class Upgrade:
     ) -> None:
         self._directory = os.fsdecode(directory)
         self._layout = Layout(layout)
+        if self._layout not in (Layout.V1, Layout.V2, Layout.V2_CHECKED):
+            raise ValueError(f"layout {layout} isn't written: use v1, v2 or v2-checked")
         if self._layout is Layout.V1 and level is not None:
             raise ValueError(f"level is {level}, but layout v1 has no levels")
         if self._layout is not Layout.V1:
@@ -137,14 +144,17 @@ class Upgrade:
 
     def _rehearse(self, source: _Source, header: Header) -> int | None:
         """Size of the file that would be written; None if the old one would be kept."""
-        raw_total = source.payload.raw_total
+        raw_total, form = source.payload.raw_total, header.form
+        if form is Form.CHECKED and raw_total == 0:
+            return None
         payload: PayloadWriter | RawWriter
-        if header.codec is Codec.NONE:
+        if form is None or form is Form.RAW:
             payload = RawWriter(_Nowhere(), raw_total=raw_total)
         else:
             payload = PayloadWriter(
                 _Nowhere(),
                 chunk_size=header.chunk_size,
+                form=form,
                 workers=self._workers,
                 nice=self._nice,
                 level=self._level,
@@ -152,6 +162,8 @@ class Upgrade:
             )
         with payload:
             _copy(source, payload)
+        if form is Form.CHECKED and _LEAST_SAVING * (raw_total - payload.region_bytes) < raw_total:
+            return None
         return PREFIX_SIZE + source.text_bytes + payload.region_bytes + source.trailer_bytes
 
     def _replace(self, source: _Source, header: Header) -> int | None:
@@ -160,12 +172,14 @@ class Upgrade:
         try:
             with candidate:
                 digest = _copy(source, candidate.payload)
-                candidate.trailer = source.trailer
+                _, candidate.trailer = source.now()
             if candidate.header.layout is not self._layout:
-                return None
+                return None  # of an empty payload
             candidate.check(source.text, digest, self._workers)
             with locked(self._directory):
                 return candidate.take_over(source)
+        except _TooLittleError:
+            return None
         finally:
             candidate.discard()
 
@@ -209,6 +223,9 @@ class _Candidate(CheckpointWriter):
         # A store leaves a temporary file alone that is locked, and this keeps the lock when the writer is closed.
         self._fd = os.dup(self._fp.fileno())
         temporary.hold(self._fd)
+
+    def _store_raw(self) -> None:
+        raise _TooLittleError
 
     def check(self, text: bytes, digest: bytes, workers: int | None) -> None:
         """Reads the file back from the disk. Raises OSError if that isn't what was written."""

@@ -203,6 +203,7 @@ def test_info_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         "file size": "3,049 bytes",
         "layout": "v2",
         "codec": "lz4",
+        "checksums": "no",
         "chunk size": "16,777,216 bytes",
         "chunks": "1",
         "payload": "4,096 bytes",

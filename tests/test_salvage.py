@@ -26,7 +26,7 @@ BASE = (BAD / "base.payload.bin").read_bytes()
 CHUNK = 4096
 TEXT = b"the rendered prompt"
 TRAILER = b"KTM\1\0\0\0\0"
-HEAD_BYTES = {"v2": 8}
+HEAD_BYTES = {"v2": 8, "v2-checked": 12}
 LAYOUTS = list(HEAD_BYTES)
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 

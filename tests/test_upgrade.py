@@ -32,7 +32,7 @@ from ds4kv.trailer import unpack_tool_map
 from ds4kv.upgrade import Outcome, Upgrade
 
 BAD = Path(__file__).parent / "golden" / "bad"
-TARGET = "v2"
+TARGET = "v2-checked"
 TRAILER = b"KTM\1\0\0\0\0"
 PAYLOAD = b"".join(bytes([i]) * 100 for i in range(256))
 
@@ -113,7 +113,7 @@ def test_everything_but_the_layout_stays(workers: int, kv: Path) -> None:
 def test_there_and_back_again(kv: Path) -> None:
     path = put(kv)
     before = path.read_bytes()
-    for layout in ("v2", "v1"):
+    for layout in ("v2", "v2-checked", "v2", "v1", "v2-checked", "v1"):
         assert actions(kv, layout=layout) == ["upgraded"]
         assert ds4kv.read_header(path).layout == layout
     assert path.read_bytes() == before
@@ -147,6 +147,22 @@ def test_a_model_id_is_never_lost(kv: Path) -> None:
     assert "model_id" in str(outcome.error)
     assert path.read_bytes() == before
     assert names(kv) == [path.name]
+
+    path.write_bytes(reference.build(bytes(1000), version=1, codec=3, chunk_size=4))
+    assert actions(kv, layout="v2-checked") == ["upgraded"]
+    header = ds4kv.read_header(path)
+    assert (header.model_id, header.payload_abi) == (3, 4)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("payload", [random.Random(1).randbytes(100_000), b""], ids=["noise", "empty"])
+@pytest.mark.parametrize("layout", ["v1", "v2"])
+def test_what_would_not_shrink_is_kept(layout: str, payload: bytes, dry_run: bool, kv: Path) -> None:
+    put(kv, payload=payload, layout=layout)
+    before = state(kv)
+    [outcome] = upgraded(kv, layout="v2-checked", dry_run=dry_run)
+    assert (outcome.action, outcome.before) == ("kept", outcome.after)
+    assert {**state(kv), str(kv): ()} == {**before, str(kv): ()}
 
 
 def test_a_dry_run_writes_nothing_and_says_what_it_would_give(kv: Path) -> None:
@@ -279,11 +295,11 @@ def test_a_file_that_was_replaced_once_is_upgraded_then(kv: Path, monkeypatch: p
 
 def test_a_file_that_is_replaced_again_and_again_is_left_alone(kv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(kv)
-    meanwhile(monkeypatch, lambda: put(kv, payload=os.urandom(50)), times=9)
+    meanwhile(monkeypatch, lambda: put(kv, payload=os.urandom(50) * 10), times=9)
     [outcome] = upgraded(kv)
     assert outcome.action == "skipped"
     assert outcome.why is not None and "replaced" in outcome.why
-    assert len(ds4kv.load(path).payload) == 50
+    assert len(ds4kv.load(path).payload) == 500
     assert names(kv) == [path.name]
 
 
@@ -340,12 +356,12 @@ def test_beside_an_engine(tmp_path: Path) -> None:
             assert engine.stdout is not None
             while (line := engine.stdout.readline()) != b"ready\n":
                 assert line.startswith(b"remove ")  # as it opens: what was converted to v1 has outgrown the budget
-            layouts = ["v2", "v1"]
+            layouts = ["v2-checked", "v2", "v1"]
             while engine.poll() is None:
                 outcomes = upgraded(kv, layout=layouts[0], workers=1)
                 assert [outcome for outcome in outcomes if outcome.action == "failed"] == []
                 upgrades += sum(outcome.action == "upgraded" for outcome in outcomes)
-                layouts.reverse()
+                layouts.append(layouts.pop(0))
             out, errors = engine.communicate()
         assert engine.returncode == 0, errors.decode()
         assert out.endswith(b"done\n")
@@ -380,7 +396,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     kv.mkdir()
     count = fill(kv)
     rng = random.Random(1)
-    layouts = ["v2", "v1"]
+    layouts = ["v2", "v2-checked", "v1"]
     left = 0
     for _ in range(12):
         command = [sys.executable, "-c", _FOREVER, str(kv), *layouts]

@@ -28,7 +28,7 @@ from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.cli.pieces import pieces
 from ds4kv.cli.progress import Advance, progress
 from ds4kv.cli.verdicts import State
-from ds4kv.header import CHUNK_SIZE
+from ds4kv.header import CHUNK_SIZE, Form
 
 __all__ = ["configure", "run"]
 
@@ -179,4 +179,4 @@ def _judge(path: str, own_threads: int, stopped: threading.Event, advance: Advan
 
 
 def _proof(checkpoint: ds4kv.CheckpointReader) -> str:
-    return "decodes"
+    return "checksums" if checkpoint.form is Form.CHECKED else "decodes"

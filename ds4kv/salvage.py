@@ -311,7 +311,7 @@ class Wreck:
         try:
             self._decode_into(room, record)
         except CorruptError as error:
-            return record, room, f"chunk {index}: {error.why.partition(': ')[2] or error.why}"
+            return record, room, error.why.replace("chunk 0", f"chunk {index}", 1)  # it is the only one of its region
         except OSError as error:  # of the disk: lost like bytes that are wrong
             return record, room, f"chunk {index}: {error.strerror or error}"
         return record, room, None

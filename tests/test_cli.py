@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -588,6 +589,183 @@ def test_convert_in_place_replaces_nothing_by_halves(tmp_path: Path) -> None:
     assert main(["convert", str(path), str(path), "--codec", "none"]) == 0
     assert reference.parse(path.read_bytes()).codec == reference.NONE
     assert list(tmp_path.iterdir()) == [path]
+
+
+CHUNK = 4096
+NUMBERS = b"DSV4" + b"".join(bytes([i % 251, i // 251, 0, 63]) for i in range(3 * CHUNK // 4))  # four chunks
+FACTS = {"tokens": 600, "ctx_size": 9, "text": b"text", "trailer": b"KTM", "ext_flags": 0xF1, "hits": 3}
+FACTS |= {"quant_bits": 4, "created_at": 5, "last_used": 6, "chunk_size": CHUNK}
+
+
+def make(path: Path, layout: str, payload: bytes = NUMBERS, **options: Any) -> Path:
+    """A checkpoint in any layout that is read; v2-mid in its two forms as v2-mid and v2-mid transposed."""
+    options = {**FACTS, **options}
+    if layout == "v1":
+        del options["chunk_size"]
+    if "mid" not in layout:
+        ds4kv.dump(path, payload, layout=layout, **options)
+        return path
+    # Of v2-checked without the checksums, or of v2, with another header.
+    ds4kv.dump(path, payload, layout="v2-checked" if "transposed" in layout else "v2", **options)
+    content = bytearray(path.read_bytes())
+    at, skipped = 52 + len(options["text"]) + 12, 0
+    for _ in range(-(-len(payload) // CHUNK) if "transposed" in layout else 0):
+        del content[at + 8 : at + 12]
+        at, skipped = at + 8 + int.from_bytes(content[at + 4 : at + 8], "little"), skipped + 4
+    content[40:48] = (int.from_bytes(content[40:48], "little") - skipped).to_bytes(8, "little")
+    content[7] = options.get("model_id", 0)
+    content[20:24] = bytes([options.get("payload_abi", 0), 1, 12, 0])
+    path.write_bytes(content)
+    return path
+
+
+SOURCES = ["v1", "v2", "v2-checked", "v2-mid", "v2-mid transposed"]
+
+
+def kept(path: Path) -> Any:
+    """All that no conversion changes."""
+    found = ds4kv.load(path)
+    return found.header._replace(layout="", codec=0, chunk_size=0, payload_bytes=0), *found[1:]
+
+
+@pytest.mark.parametrize("source_layout", SOURCES)
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+def test_convert_from_every_layout_to_every_layout(
+    source_layout: str, layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = make(tmp_path / "source.kv", source_layout), tmp_path / "target.kv"
+    assert ds4kv.read_header(source).layout == source_layout.split()[0]
+    assert main(["convert", str(source), str(target), "--layout", layout]) == 0
+    assert ds4kv.read_header(target).layout == layout
+    assert kept(target) == kept(source)
+    assert ds4kv.load(target).payload == NUMBERS
+    codec = "none" if layout == "v1" else "lz4"
+    assert capsys.readouterr().out.startswith(f"{target}: {layout} {codec}, {target.stat().st_size:,} bytes; ")
+
+
+@pytest.mark.parametrize("source_layout", ["v1", "v2-checked", "v2-mid transposed"])
+def test_convert_carries_a_model_id_or_refuses(
+    source_layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "source.kv", tmp_path / "target.kv"
+    make(source, source_layout.replace("-mid transposed", "-checked"), model_id=1, payload_abi=2)
+    if "mid" in source_layout:
+        source.unlink()
+        content = bytearray(make(source, source_layout).read_bytes())
+        content[7], content[20] = 1, 2
+        source.write_bytes(content)
+    for layout in ("v1", "v2-checked"):
+        assert main(["convert", str(source), str(target), "--layout", layout]) == 0
+        header = ds4kv.read_header(target)
+        assert (header.layout, header.model_id, header.payload_abi) == (layout, 1, 2)
+        target.unlink()
+    capsys.readouterr()
+    assert main(["convert", str(source), str(target), "--layout", "v2"]) == 2
+    assert "layout v2 has no room for model_id and payload_abi" in error_line(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_convert_has_8_bits_for_an_abi_in_v2_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = make(tmp_path / "source.kv", "v1", payload_abi=768), tmp_path / "target.kv"
+    argv = ["convert", str(source), str(target), "--layout"]
+    assert main([*argv, "v2-checked"]) == 2
+    assert "payload_abi is 768" in error_line(capsys.readouterr().err)
+    assert main([*argv, "v1"]) == 0
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_convert_to_v2_checked_by_level(tmp_path: Path) -> None:
+    source = make(tmp_path / "source.kv", "v1", bytes(reference_noise(200_000)))
+    sizes = {}
+    for level in (None, 0, 1, 12):
+        options = [] if level is None else ["--level", str(level)]
+        target = tmp_path / f"{level}.kv"
+        assert main(["convert", str(source), str(target), "--layout", "v2-checked", *options]) == 0
+        sizes[level] = target.stat().st_size
+    assert sizes[None] == sizes[1]
+    assert sizes[12] < sizes[1] < sizes[0] < source.stat().st_size
+
+
+def reference_noise(size: int) -> bytearray:
+    """Bytes that each level makes something else of."""
+    rng = random.Random(5)
+    words = [rng.randbytes(rng.randint(4, 60)) for _ in range(300)]
+    noise = bytearray()
+    while len(noise) < size:
+        noise += rng.choice(words) + rng.randbytes(rng.randint(0, 6))
+    return noise[:size]
+
+
+def test_convert_says_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = make(tmp_path / "source.kv", "v2", os.urandom(50_000)), tmp_path / "target.kv"
+    assert main(["convert", str(source), str(target), "--layout", "v2-checked"]) == 0
+    size = target.stat().st_size
+    out = capsys.readouterr().out
+    assert out.startswith(f"{target}: v1 none, {size:,} bytes, as v2-checked would save too little; {source} had ")
+    assert kept(target) == kept(source)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--codec", "none"], "codec lz4, not none"),
+        (["--codec", "lz4hc"], "codec lz4, not lz4hc"),
+        (["--chunk-size", "5000"], "power of two"),
+        (["--level", "13"], "level is 13"),
+    ],
+)
+def test_convert_to_what_v2_checked_is_not(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "target.kv"
+    argv = ["convert", str(CONTROL), str(target), "--layout", "v2-checked"]
+    assert main([*argv, *options]) == 2
+    assert message in error_line(capsys.readouterr().err)
+    assert not target.exists()
+    assert main([*argv, "--codec", "lz4", "--chunk-size", "4096", "--level", "12"]) == 0
+
+
+@pytest.mark.parametrize("layout", SOURCES)
+def test_info_and_verify_of_every_layout(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path / "a.kv", layout)
+    has_checksums = layout == "v2-checked"
+    assert main(["info", "--json", str(path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["layout"], facts["checksums"]) == (layout.split()[0], has_checksums)
+    assert (facts["raw_total"], facts["text_start"], facts["trailer_bytes"]) == (len(NUMBERS), "text", 3)
+    assert (facts["chunk_size"], facts["chunk_count"]) == ((None, None) if layout == "v1" else (CHUNK, 4))
+    assert (facts["model_id"], facts["payload_abi"]) == ((None, None) if layout == "v2" else (0, 0))
+    assert main(["info", str(path)]) == 0
+    assert f"checksums          {'yes' if has_checksums else 'no'}\n" in capsys.readouterr().out
+    assert main(["verify", str(path)]) == 0
+    proof = "checksums" if has_checksums else "decodes"
+    assert capsys.readouterr().out.splitlines()[0] == f"{path}: ok: {proof}"
+
+
+def test_verify_finds_what_only_a_checksum_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    payload = NUMBERS + bytes(range(100))  # which end as literals
+    for layout, code, said in (("v2", 0, "ok: decodes"), ("v2-checked", 1, "corrupt: chunk 3 has another XXH32")):
+        path = make(tmp_path / "a.kv", layout, payload, trailer=b"")
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        assert main(["verify", str(path)]) == code
+        assert capsys.readouterr().out.startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize("layout", ["v2-mid", "v2-mid transposed"])
+def test_salvage_of_v2_mid_writes_what_is_written(layout: str, tmp_path: Path) -> None:
+    path, out = make(tmp_path / "a.kv", layout), tmp_path / "out.kv"
+    os.truncate(path, path.stat().st_size - 10)
+    for model_id, written in ((0, "v2"), (7, "v2-checked")):
+        with path.open("r+b") as fp:
+            fp.seek(7)
+            fp.write(bytes([model_id]))
+        assert main(["salvage", str(path), str(out)]) == 0
+        saved = ds4kv.load(out)
+        assert (saved.header.layout, saved.header.model_id) == (written, model_id)
+        assert saved.payload == NUMBERS[: 3 * CHUNK]
+        assert saved.text == b"text"
 
 
 # ------------------------------------------------------------------------------------------------ ab

@@ -148,7 +148,8 @@ class Wreck:
         try:
             self._file_size = os.fstat(self._fp.fileno()).st_size
             headers, text_bytes = self._headers()
-            self.text = self._fp.read_at(layout.PREFIX_SIZE, text_bytes)
+            left = self._file_size - layout.PREFIX_SIZE
+            self.text = self._fp.read_at(layout.PREFIX_SIZE, min(text_bytes, left))
             self._region_start = layout.PREFIX_SIZE + text_bytes
             self._region_end = self._region_start + headers[0].payload_bytes
             self._notes = self._look_at_text()

@@ -288,7 +288,7 @@ static void test_refusals(void)
 
     CASE("a block that lz4 refuses");
     bytes bad = bytes_copy(good);
-    size_t record = REGION_START + record_offset((bytes){good.at + REGION_START, good.n - REGION_START}, 1);
+    size_t record = REGION_START + record_offset((bytes){good.at + REGION_START, good.n - REGION_START}, 1, DS4KV_FORM_PLAIN);
     bad.at[record + DS4KV_RECORD_HEAD_SIZE] = 0x02;
     write_file(path, bad);
     ds4kv_checkpoint *checkpoint;

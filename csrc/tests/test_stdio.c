@@ -375,7 +375,7 @@ static void test_bad_regions(void)
     bytes region = region_of(payload, CHUNK);
 
     for (uint32_t chunk = 0; chunk < 7; chunk++) {
-        size_t at = record_offset(region, chunk);
+        size_t at = record_offset(region, chunk, DS4KV_FORM_PLAIN);
         bytes bad = bytes_copy(region);
         CASE("the head of record %u is wrong", chunk);
         set_u32(bad.at + at, CHUNK + 1);

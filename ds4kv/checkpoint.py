@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from ds4kv.salvage import Damage
+
     StrPath = str | os.PathLike[str]
 
 __all__ = ["Checkpoint", "CheckpointReader", "CheckpointWriter", "create", "dump", "load", "open", "read_header"]
@@ -42,14 +44,18 @@ _PIECE_SIZE = 1 << 22
 _LEAST_SAVING = 64  # layout v2-checked saves one byte of so many, or isn't used
 
 
-class Checkpoint(namedtuple("Checkpoint", "header text payload trailer")):
-    """A whole checkpoint in memory. ``payload`` is a view of its bytes: of ``into`` if that was given to load."""
+class Checkpoint(namedtuple("Checkpoint", "header text payload trailer damage", defaults=((),))):
+    """A whole checkpoint in memory. ``payload`` is a view of its bytes: of ``into`` if that was given to load.
+
+    ``damage`` says what a salvage could not save: ``payload`` then ends at the first byte that is lost.
+    """
 
     __slots__ = ()
     header: Header
     text: bytes
     payload: memoryview
     trailer: bytes
+    damage: tuple[Damage, ...]
 
 
 def read_header(path: StrPath) -> Header:
@@ -74,15 +80,26 @@ def open(path: StrPath, *, workers: int | None = None, verify: bool = True) -> C
 
 
 def load(
-    path: StrPath, *, workers: int | None = None, into: WriteableBuffer | None = None, verify: bool = True
+    path: StrPath,
+    *,
+    workers: int | None = None,
+    into: WriteableBuffer | None = None,
+    verify: bool = True,
+    salvage: bool = False,
 ) -> Checkpoint:
     """Reads a whole checkpoint.
 
     The payload is decoded straight into ``into``, a writable C-contiguous buffer of exactly its size, or into fresh
     memory. After an error the contents of ``into`` are undefined. ``verify`` as in :func:`open`.
 
+    With ``salvage`` a damaged file is no error: the payload is what is good from its first byte on, and ``damage`` of
+    the result says what is lost. ``into`` may then be larger; what is good behind the first damage is in its place
+    there, and the rest is undefined. Without a header to go by it raises as without ``salvage``.
+
     Raises ValueError if ``into`` has another size, else as :func:`open`.
     """
+    if salvage:
+        return _salvage(path, workers, into)
     with open(path, workers=workers, verify=verify) as checkpoint:
         raw_total = checkpoint.payload.raw_total
         memory = _fresh_memory(raw_total) if into is None else into
@@ -90,6 +107,18 @@ def load(
             raise ValueError(f"into is {size} bytes, the payload of {os.fsdecode(path)} is {raw_total}")
         checkpoint.payload.readinto(memory)
         return Checkpoint(checkpoint.header, checkpoint.text, _as_bytes(memory), checkpoint.trailer)
+
+
+def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None) -> Checkpoint:
+    from ds4kv.salvage import Wreck  # here, because hardly any program needs it
+
+    with Wreck(path, workers=workers) as wreck:
+        memory = _fresh_memory(wreck.claimed_bytes) if into is None else into
+        if (size := _core.size_of(memory)) < wreck.claimed_bytes:
+            raise ValueError(f"into is {size} bytes, the records of {os.fsdecode(path)} claim {wreck.claimed_bytes}")
+        view = _as_bytes(memory)
+        good_bytes, damage = wreck.examine(into=view)
+        return Checkpoint(wreck.header, wreck.text, view[:good_bytes], wreck.trailer, damage)
 
 
 def create(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +65,8 @@ def content(name: str | None) -> bytes:
         (["info", "a", "b"], "unrecognized arguments: b"),
         (["info", "--js", "a"], "unrecognized arguments: --js"),
         (["verify"], "FILE|DIR"),
+        (["verify", str(CONTROL), "--threads", "65"], "from 0 to 64"),
+        (["verify", str(CONTROL), "--resume", str(CONTROL)], "holds something else than verdicts"),
         (["convert", "a"], "DST"),
         (["convert", "a", "b", "--layout", "v3"], "v1"),
         (["convert", "a", "b", "--codec", "zstd"], "lz4hc"),
@@ -120,16 +126,21 @@ def test_damaged_file_is_one_line_and_exit_code_1(
 def test_version_and_help() -> None:
     assert ds4kv_command("--version").stdout == f"ds4kv {ds4kv.__version__}\n".encode()
     overview = ds4kv_command("--help").stdout
-    for name in (b"ab", b"info", b"verify", b"convert", b"cat", b"ls", b"find", b"evict", b"rm", b"sessions"):
+    for name in (
+        *(b"ab", b"info", b"verify", b"convert", b"salvage", b"cat"),
+        *(b"ls", b"find", b"upgrade", b"evict", b"rm", b"sessions"),
+    ):
         assert name in overview
         ran = ds4kv_command(name.decode(), "--help")
         assert ran.returncode == 0
         assert ran.stdout.startswith(b"usage: ds4kv " + name)
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "convert", "cat", "ab --csv"])
+@pytest.mark.parametrize("command", ["info", "verify", "convert", "salvage", "cat", "upgrade", "ab --csv"])
 def test_only_what_needs_the_extra_imports_it(command: str, tmp_path: Path) -> None:
-    argv = [*command.split(), str(CONTROL)] + ([str(tmp_path / "new.kv")] if command == "convert" else [])
+    source = tmp_path if command == "upgrade" else CONTROL
+    writes = command in ("convert", "salvage")
+    argv = [*command.split(), str(source)] + ([str(tmp_path / "new.kv")] if writes else [])
     code = f"""
 import sys
 from ds4kv.cli import main
@@ -193,6 +204,7 @@ def test_info_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         "file size": "3,049 bytes",
         "layout": "v2",
         "codec": "lz4",
+        "checksums": "no",
         "chunk size": "16,777,216 bytes",
         "chunks": "1",
         "payload": "4,096 bytes",
@@ -286,7 +298,7 @@ def test_verify_gives_every_file_its_verdict(tmp_path: Path, capsys: pytest.Capt
 
 def test_verify_sums_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(CONTROL)]) == 0
-    assert capsys.readouterr().out == f"{CONTROL}: ok\n1 file: 1 ok\n"
+    assert capsys.readouterr().out == f"{CONTROL}: ok: decodes\n1 file: 1 ok\n"
     assert main(["verify", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "0 files: 0 ok\n"
     (tmp_path / "directory.kv").mkdir()
@@ -307,6 +319,148 @@ def test_verify_lets_no_name_fake_a_line(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["verify", str(tmp_path)]) == 1
     line, _summary = capsys.readouterr().out.splitlines()
     assert "ok\\n.kv': corrupt: " in line
+
+
+def test_verify_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "missing-\u00fc.kv"
+    assert main(["verify", "--json", str(CONTROL), str(FLIPPED), str(missing)]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    whys = [row.pop("why") for row in rows]
+    assert whys[0] is None
+    assert whys[1].startswith("chunk 1: ")
+    assert whys[2] == "No such file or directory"
+    size = CONTROL.stat().st_size
+    assert rows == [
+        {"path": str(CONTROL), "verdict": "ok", "proof": "decodes", "file_bytes": size, "resumed": False},
+        {"path": str(FLIPPED), "verdict": "corrupt", "proof": None, "file_bytes": size, "resumed": False},
+        {"path": str(missing), "verdict": "unreadable", "proof": None, "file_bytes": None, "resumed": False},
+    ]
+
+
+@pytest.mark.parametrize("threads", ["0", "1", "3"])
+def test_verify_of_many_keeps_the_order_and_the_number_of_threads(
+    threads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of both kinds: judged several at a time, and alone with all threads."""
+    monkeypatch.setattr("ds4kv.cli.verify._LARGE", 50_000)
+    for i in range(40):
+        large = i % 7 == 3
+        ds4kv.dump(tmp_path / f"{i:02}.kv", os.urandom(60_000 if large else 500), tokens=1, ctx_size=1, chunk_size=9000)
+    (tmp_path / "11.kv").write_bytes(b"KVX")
+    lock, most = threading.Lock(), [0]
+    busy: Counter[int] = Counter()
+
+    class Counted(ds4kv.CheckpointReader):
+        share = 0
+
+        def __init__(self, path: str, workers: int) -> None:
+            super().__init__(path, workers=workers)
+            self.share = max(workers, 1)
+            with lock:
+                busy[self.share] += self.share
+                most[0] = max(most[0], busy.total())
+
+        def close(self) -> None:
+            super().close()
+            with lock:
+                busy[self.share] -= self.share
+                self.share = 0
+
+    monkeypatch.setattr(ds4kv, "open", Counted)
+    assert main(["verify", str(tmp_path), "--threads", threads]) == 1
+    *lines, summary = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(tmp_path / f"{i:02}.kv") for i in range(40)]
+    assert summary == "40 files: 39 ok, 1 corrupt"
+    assert most[0] <= max(int(threads), 1)
+
+
+def stamped(path: Path) -> dict[str, Any]:
+    """Each file that a state of verify is about, and its verdict."""
+    lines = path.read_text().splitlines()
+    assert lines[0] == '{"ds4kv verify": 1}'
+    rows = [json.loads(line) for line in lines[1:]]
+    return {row["path"]: row["verdict"] for row in rows}
+
+
+def test_verify_passes_over_what_it_has_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state, kv = tmp_path / "state", tmp_path / "kv \u00fc\n"
+    kv.mkdir()
+    good, bad, missing = kv / "good.kv", kv / "bad.kv", kv / "missing.kv"
+    shutil.copyfile(CONTROL, good)
+    shutil.copyfile(FLIPPED, bad)
+    argv = ["verify", "--json", "--resume", str(state), str(good), str(bad), str(missing)]
+
+    def judged() -> list[tuple[str, bool]]:
+        assert main(argv) == 1
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["path"] for row in rows] == argv[4:]
+        return [(row["verdict"], row["resumed"]) for row in rows]
+
+    assert judged() == [("ok", False), ("corrupt", False), ("unreadable", False)]
+    assert stamped(state) == {str(good): "ok", str(bad): "corrupt"}
+    assert judged() == [("ok", True), ("corrupt", True), ("unreadable", False)]
+    # The same bytes, and another time: it has to be looked at.
+    os.utime(good, ns=(0, 1))
+    assert judged() == [("ok", False), ("corrupt", True), ("unreadable", False)]
+    status = bad.stat()
+    shutil.copyfile(CONTROL, bad)
+    bad.write_bytes(bad.read_bytes() + b"trailer")
+    os.utime(bad, ns=(status.st_atime_ns, status.st_mtime_ns))
+    shutil.copyfile(CONTROL, missing)
+    assert main(argv) == 0
+    assert '"resumed": true' in capsys.readouterr().out.splitlines()[0]
+    assert stamped(state) == dict.fromkeys(argv[4:], "ok")
+    assert main(["verify", "--resume", str(state), str(kv)]) == 0
+    *lines, summary = capsys.readouterr().out.splitlines()
+    assert all(line.endswith(": ok: decodes (judged before)") for line in lines)
+    assert summary == "3 files: 3 ok"
+
+
+def test_verify_takes_up_a_state_that_was_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "state"
+    argv = ["verify", "--json", "--resume", str(state), str(CONTROL), str(WITH_TRAILER)]
+    assert main(argv) == 0
+    whole = state.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for size in range(len(whole) + 1):
+        state.write_bytes(whole[:size])
+        capsys.readouterr()
+        assert main(argv) == 0
+        resumed = [json.loads(line)["resumed"] for line in capsys.readouterr().out.splitlines()]
+        left = [size >= len(b"".join(lines[:2])), size >= len(whole)]
+        assert resumed == left
+        assert stamped(state) == {str(CONTROL): "ok", str(WITH_TRAILER): "ok"}
+
+
+@pytest.mark.parametrize("content", [b"KVC", b'{"ds4kv verify": 2}\n', b'{"ds4kv verify": 1}\n[]\n', b"\n"])
+def test_verify_overwrites_no_file_that_is_not_its_own(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
+    state.write_bytes(content)
+    assert main(["verify", "--resume", str(state), str(CONTROL)]) == 2
+    error_line(capsys.readouterr().err)
+    assert state.read_bytes() == content
+    assert main(["verify", "--resume", str(tmp_path / "missing" / "state"), str(CONTROL)]) == 1
+
+
+def test_verify_shows_progress_on_a_terminal_and_results_elsewhere(tmp_path: Path) -> None:
+    """stderr is a terminal, stdout isn't: it has every line, and nothing else."""
+    pty = pytest.importorskip("pty")
+    for without_rich in ("", "sys.modules['rich'] = None; "):
+        ours, theirs = pty.openpty()
+        code = f"import sys; {without_rich}from ds4kv.cli import main; sys.exit(main())"
+        ran = subprocess.run([sys.executable, "-c", code, "verify", CONTROL], stdout=subprocess.PIPE, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # that is how a terminal ends
+            while piece := os.read(ours, 1000):
+                shown += piece
+        os.close(ours)
+        assert ran.returncode == 0
+        assert ran.stdout == f"{CONTROL}: ok: decodes\n1 file: 1 ok\n".encode()
+        assert (b"\x1b" in shown) == (not without_rich)
+        assert b"Traceback" not in shown
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -435,6 +589,183 @@ def test_convert_in_place_replaces_nothing_by_halves(tmp_path: Path) -> None:
     assert main(["convert", str(path), str(path), "--codec", "none"]) == 0
     assert reference.parse(path.read_bytes()).codec == reference.NONE
     assert list(tmp_path.iterdir()) == [path]
+
+
+CHUNK = 4096
+NUMBERS = b"DSV4" + b"".join(bytes([i % 251, i // 251, 0, 63]) for i in range(3 * CHUNK // 4))  # four chunks
+FACTS = {"tokens": 600, "ctx_size": 9, "text": b"text", "trailer": b"KTM", "ext_flags": 0xF1, "hits": 3}
+FACTS |= {"quant_bits": 4, "created_at": 5, "last_used": 6, "chunk_size": CHUNK}
+
+
+def make(path: Path, layout: str, payload: bytes = NUMBERS, **options: Any) -> Path:
+    """A checkpoint in any layout that is read; v2-mid in its two forms as v2-mid and v2-mid transposed."""
+    options = {**FACTS, **options}
+    if layout == "v1":
+        del options["chunk_size"]
+    if "mid" not in layout:
+        ds4kv.dump(path, payload, layout=layout, **options)
+        return path
+    # Of v2-checked without the checksums, or of v2, with another header.
+    ds4kv.dump(path, payload, layout="v2-checked" if "transposed" in layout else "v2", **options)
+    content = bytearray(path.read_bytes())
+    at, skipped = 52 + len(options["text"]) + 12, 0
+    for _ in range(-(-len(payload) // CHUNK) if "transposed" in layout else 0):
+        del content[at + 8 : at + 12]
+        at, skipped = at + 8 + int.from_bytes(content[at + 4 : at + 8], "little"), skipped + 4
+    content[40:48] = (int.from_bytes(content[40:48], "little") - skipped).to_bytes(8, "little")
+    content[7] = options.get("model_id", 0)
+    content[20:24] = bytes([options.get("payload_abi", 0), 1, 12, 0])
+    path.write_bytes(content)
+    return path
+
+
+SOURCES = ["v1", "v2", "v2-checked", "v2-mid", "v2-mid transposed"]
+
+
+def kept(path: Path) -> Any:
+    """All that no conversion changes."""
+    found = ds4kv.load(path)
+    return found.header._replace(layout="", codec=0, chunk_size=0, payload_bytes=0), *found[1:]
+
+
+@pytest.mark.parametrize("source_layout", SOURCES)
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+def test_convert_from_every_layout_to_every_layout(
+    source_layout: str, layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = make(tmp_path / "source.kv", source_layout), tmp_path / "target.kv"
+    assert ds4kv.read_header(source).layout == source_layout.split()[0]
+    assert main(["convert", str(source), str(target), "--layout", layout]) == 0
+    assert ds4kv.read_header(target).layout == layout
+    assert kept(target) == kept(source)
+    assert ds4kv.load(target).payload == NUMBERS
+    codec = "none" if layout == "v1" else "lz4"
+    assert capsys.readouterr().out.startswith(f"{target}: {layout} {codec}, {target.stat().st_size:,} bytes; ")
+
+
+@pytest.mark.parametrize("source_layout", ["v1", "v2-checked", "v2-mid transposed"])
+def test_convert_carries_a_model_id_or_refuses(
+    source_layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "source.kv", tmp_path / "target.kv"
+    make(source, source_layout.replace("-mid transposed", "-checked"), model_id=1, payload_abi=2)
+    if "mid" in source_layout:
+        source.unlink()
+        content = bytearray(make(source, source_layout).read_bytes())
+        content[7], content[20] = 1, 2
+        source.write_bytes(content)
+    for layout in ("v1", "v2-checked"):
+        assert main(["convert", str(source), str(target), "--layout", layout]) == 0
+        header = ds4kv.read_header(target)
+        assert (header.layout, header.model_id, header.payload_abi) == (layout, 1, 2)
+        target.unlink()
+    capsys.readouterr()
+    assert main(["convert", str(source), str(target), "--layout", "v2"]) == 2
+    assert "layout v2 has no room for model_id and payload_abi" in error_line(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_convert_has_8_bits_for_an_abi_in_v2_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = make(tmp_path / "source.kv", "v1", payload_abi=768), tmp_path / "target.kv"
+    argv = ["convert", str(source), str(target), "--layout"]
+    assert main([*argv, "v2-checked"]) == 2
+    assert "payload_abi is 768" in error_line(capsys.readouterr().err)
+    assert main([*argv, "v1"]) == 0
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_convert_to_v2_checked_by_level(tmp_path: Path) -> None:
+    source = make(tmp_path / "source.kv", "v1", bytes(reference_noise(200_000)))
+    sizes = {}
+    for level in (None, 0, 1, 12):
+        options = [] if level is None else ["--level", str(level)]
+        target = tmp_path / f"{level}.kv"
+        assert main(["convert", str(source), str(target), "--layout", "v2-checked", *options]) == 0
+        sizes[level] = target.stat().st_size
+    assert sizes[None] == sizes[1]
+    assert sizes[12] < sizes[1] < sizes[0] < source.stat().st_size
+
+
+def reference_noise(size: int) -> bytearray:
+    """Bytes that each level makes something else of."""
+    rng = random.Random(5)
+    words = [rng.randbytes(rng.randint(4, 60)) for _ in range(300)]
+    noise = bytearray()
+    while len(noise) < size:
+        noise += rng.choice(words) + rng.randbytes(rng.randint(0, 6))
+    return noise[:size]
+
+
+def test_convert_says_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = make(tmp_path / "source.kv", "v2", os.urandom(50_000)), tmp_path / "target.kv"
+    assert main(["convert", str(source), str(target), "--layout", "v2-checked"]) == 0
+    size = target.stat().st_size
+    out = capsys.readouterr().out
+    assert out.startswith(f"{target}: v1 none, {size:,} bytes, as v2-checked would save too little; {source} had ")
+    assert kept(target) == kept(source)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--codec", "none"], "codec lz4, not none"),
+        (["--codec", "lz4hc"], "codec lz4, not lz4hc"),
+        (["--chunk-size", "5000"], "power of two"),
+        (["--level", "13"], "level is 13"),
+    ],
+)
+def test_convert_to_what_v2_checked_is_not(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "target.kv"
+    argv = ["convert", str(CONTROL), str(target), "--layout", "v2-checked"]
+    assert main([*argv, *options]) == 2
+    assert message in error_line(capsys.readouterr().err)
+    assert not target.exists()
+    assert main([*argv, "--codec", "lz4", "--chunk-size", "4096", "--level", "12"]) == 0
+
+
+@pytest.mark.parametrize("layout", SOURCES)
+def test_info_and_verify_of_every_layout(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path / "a.kv", layout)
+    has_checksums = layout == "v2-checked"
+    assert main(["info", "--json", str(path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["layout"], facts["checksums"]) == (layout.split()[0], has_checksums)
+    assert (facts["raw_total"], facts["text_start"], facts["trailer_bytes"]) == (len(NUMBERS), "text", 3)
+    assert (facts["chunk_size"], facts["chunk_count"]) == ((None, None) if layout == "v1" else (CHUNK, 4))
+    assert (facts["model_id"], facts["payload_abi"]) == ((None, None) if layout == "v2" else (0, 0))
+    assert main(["info", str(path)]) == 0
+    assert f"checksums          {'yes' if has_checksums else 'no'}\n" in capsys.readouterr().out
+    assert main(["verify", str(path)]) == 0
+    proof = "checksums" if has_checksums else "decodes"
+    assert capsys.readouterr().out.splitlines()[0] == f"{path}: ok: {proof}"
+
+
+def test_verify_finds_what_only_a_checksum_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    payload = NUMBERS + bytes(range(100))  # which end as literals
+    for layout, code, said in (("v2", 0, "ok: decodes"), ("v2-checked", 1, "corrupt: chunk 3 has another XXH32")):
+        path = make(tmp_path / "a.kv", layout, payload, trailer=b"")
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        assert main(["verify", str(path)]) == code
+        assert capsys.readouterr().out.startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize("layout", ["v2-mid", "v2-mid transposed"])
+def test_salvage_of_v2_mid_writes_what_is_written(layout: str, tmp_path: Path) -> None:
+    path, out = make(tmp_path / "a.kv", layout), tmp_path / "out.kv"
+    os.truncate(path, path.stat().st_size - 10)
+    for model_id, written in ((0, "v2"), (7, "v2-checked")):
+        with path.open("r+b") as fp:
+            fp.seek(7)
+            fp.write(bytes([model_id]))
+        assert main(["salvage", str(path), str(out)]) == 0
+        saved = ds4kv.load(out)
+        assert (saved.header.layout, saved.header.model_id) == (written, model_id)
+        assert saved.payload == NUMBERS[: 3 * CHUNK]
+        assert saved.text == b"text"
 
 
 # ------------------------------------------------------------------------------------------------ ab
@@ -578,12 +909,42 @@ def test_stopped_ab_leaves_nothing(number: signal.Signals, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_verify_can_be_taken_up_again(
+    number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kv, state = tmp_path / "kv", tmp_path / "state"
+    kv.mkdir()
+    ds4kv.dump(kv / "00.kv", bytes(200_000), tokens=1, ctx_size=1)
+    for i in range(1, 100):
+        os.link(kv / "00.kv", kv / f"{i:02}.kv")
+    large = kv / "50.kv"
+    large.unlink()
+    with large.open("wb") as fp:  # 64 GiB of nothing: it takes longer than the test
+        fp.write(reference.build(b"", version=1, codec=0, chunk_size=0, payload_bytes=64 << 30)[:52])
+        fp.truncate((64 << 30) + 52)
+    argv = ["verify", "--resume", str(state), str(kv), "--json"]
+    code, err = stop_when(argv, lambda: state.exists() and state.read_bytes().count(b"\n") >= 30, number)
+    assert (code, err) == (-number if number == signal.SIGKILL else 128 + number, b"")
+    judged = stamped(state)
+    assert 29 <= len(judged) <= 50
+    large.unlink()
+    assert main(argv) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["resumed"] for row in rows] == [row["path"] in judged for row in rows]
+    assert len(rows) == len(stamped(state)) == 99
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_convert_leaves_the_target_as_it_was(number: signal.Signals, tmp_path: Path) -> None:
     source, target = tmp_path / "source.kv", tmp_path / "target.kv"
     ds4kv.dump(source, os.urandom(MIB) * 64, tokens=1, ctx_size=1, codec="none")
     target.write_bytes(b"what was there")
     argv = ["convert", str(source), str(target), "--level", "12", "--chunk-size", "65536", "--threads", "1"]
-    assert stop_when(argv, lambda: any(tmp_path.glob("target.kv.tmp.*")), number) == (128 + number, b"")
+
+    def under_way() -> bool:
+        return any(temporary.stat().st_size > 1 << 16 for temporary in tmp_path.glob("target.kv.tmp.*"))
+
+    assert stop_when(argv, under_way, number) == (128 + number, b"")
     assert sorted(tmp_path.iterdir()) == [source, target]
     assert target.read_bytes() == b"what was there"

@@ -55,7 +55,9 @@ def test_links_lead_somewhere(link: str) -> None:
 def test_every_subcommand_it_names_exists() -> None:
     command = [sys.executable, "-m", "ds4kv", "--help"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    named = set(re.findall(r"`(?:ds4kv )?(ab|info|verify|convert|cat|ls|find|evict|rm|sessions)\b", README))
-    assert named == {"ab", "info", "verify", "convert", "cat", "ls", "find", "evict", "rm", "sessions"}
+    directory = {"ls", "find", "upgrade", "evict", "rm", "sessions"}
+    every = {"ab", "info", "verify", "convert", "salvage", "cat", *directory}
+    named = set(re.findall(rf"`(?:ds4kv )?({'|'.join(every)})\b", README))
+    assert named == every
     for name in named:
         assert re.search(rf"\b{name}\b", shown)

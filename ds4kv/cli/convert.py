@@ -23,20 +23,25 @@ __all__ = ["configure", "run"]
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a checkpoint")
     parser.add_argument("target", metavar="DST", help="the file to write; it may be SRC")
-    parser.add_argument("--layout", choices=["v1", "v2"], default="v2", help="layout of DST, v2 by default")
+    parser.add_argument(
+        "--layout", choices=["v1", "v2", "v2-checked"], default="v2", help="layout of DST, v2 by default"
+    )
     parser.add_argument(
         "--codec",
         choices=[codec.name.lower() for codec in Codec],
         help="codec of DST, lz4 by default; layout v1 has none",
     )
     parser.add_argument(
-        "--level", metavar="N", type=int, help="1 to 12: higher is smaller and slower to write, but not to read"
+        "--level",
+        metavar="N",
+        type=int,
+        help="0 to 12: higher is smaller and slower to write, but not to read; by default 1 for v2-checked, else 0",
     )
     parser.add_argument(
         "--chunk-size",
         metavar="N",
         type=whole_number(1, MAX_CHUNK_SIZE),
-        help=f"payload bytes compressed at a time, {CHUNK_SIZE} by default",
+        help=f"payload bytes compressed at a time, {CHUNK_SIZE} by default; for v2-checked a power of two",
     )
     parser.add_argument(
         "--threads",
@@ -55,8 +60,11 @@ def run(args: argparse.Namespace) -> int:
                 target.payload.write(piece)
             target.trailer = source.trailer
         file_size = os.stat(args.target).st_size
+        header = target.header
+        # Layout v2-checked leaves a payload that it can't shrink as it is.
+        why = "" if header.layout == args.layout else f", as {args.layout} would save too little"
         print(
-            f"{printable(args.target)}: {args.layout} {target.header.codec.name.lower()}, {file_size:,} bytes;"
+            f"{printable(args.target)}: {header.layout} {header.codec.name.lower()}, {file_size:,} bytes{why};"
             f" {printable(args.source)} had {source.file_size:,}"
         )
     return 0

@@ -17,7 +17,7 @@ import ds4kv
 from ds4kv import layout
 from ds4kv.cli.listing import text_start
 from ds4kv.cli.messages import printable, reason, verdict
-from ds4kv.header import Codec, Ext, Header, Layout
+from ds4kv.header import Codec, Ext, Form, Header, Layout
 
 __all__ = ["configure", "run"]
 
@@ -74,6 +74,7 @@ def _header_facts(header: Header) -> dict[str, Any]:
     facts = {
         "layout": header.layout,
         "codec": header.codec.name.lower(),
+        "checksums": header.form is Form.CHECKED,
         "quant_bits": header.quant_bits,
         "tokens": header.tokens,
         "ctx_size": header.ctx_size,
@@ -85,7 +86,7 @@ def _header_facts(header: Header) -> dict[str, Any]:
         "last_used": header.last_used,
         "payload_bytes": header.payload_bytes,
     }
-    if header.layout is Layout.V1:
+    if header.layout is not Layout.V2:
         facts |= {"model_id": header.model_id, "payload_abi": header.payload_abi}
     if header.codec is not Codec.NONE:
         facts["chunk_size"] = header.chunk_size
@@ -122,6 +123,7 @@ _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "file_bytes": ("file size", _bytes),
     "layout": ("layout", str),
     "codec": ("codec", str),
+    "checksums": ("checksums", lambda has: "yes" if has else "no"),
     "chunk_size": ("chunk size", _bytes),
     "chunk_count": ("chunks", _count),
     "raw_total": ("payload", _bytes),

@@ -1,0 +1,122 @@
+"""``ds4kv upgrade``: all checkpoints of a directory in another layout, each in its place, beside a running server.
+
+Damaged files are left alone and told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import Any
+
+from ds4kv.cli.arguments import UsageError, whole_number
+from ds4kv.cli.messages import printable, reason, verdict
+from ds4kv.cli.progress import progress
+from ds4kv.upgrade import Outcome, Upgrade
+from ds4kv.workers import MAX_WORKERS
+
+__all__ = ["configure", "run"]
+
+_MIB = 1 << 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Each new file is put on the disk, read back and compared before it takes the old one's name; hits, times, tool"
+        " map, owner and mode stay. The exit code is 1 if any file failed."
+    )
+    parser.add_argument("directory", metavar="DIR", help="a directory of checkpoints")
+    parser.add_argument(
+        "--layout", choices=["v1", "v2", "v2-checked"], default="v2-checked", help="%(default)s by default"
+    )
+    parser.add_argument(
+        "--level",
+        metavar="N",
+        type=whole_number(0, 12),
+        help="0 to 12: higher is smaller and slower to write, but not to read",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="convert all, write nothing, say what it would give")
+    parser.add_argument("--json", action="store_true", help="one JSON object; sizes are in bytes")
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=whole_number(0, MAX_WORKERS),
+        help="worker threads to read with, and as many to write with; by default one for each CPU, at most 8",
+    )
+    parser.add_argument(
+        "--nice", metavar="N", type=whole_number(0, 19), default=0, help="let other processes go first, 19 the most"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        upgrade = Upgrade(
+            args.directory, layout=args.layout, level=args.level, workers=args.threads, dry_run=args.dry_run
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if args.nice:
+        os.nice(args.nice)  # threads that are started from now on have it too
+    outcomes = []
+    with progress(sum(entry.stat().st_size for entry in os.scandir(args.directory) if entry.is_file())) as advance:
+        for outcome in upgrade.run():
+            outcomes.append(outcome)
+            advance(outcome.path, outcome.before)
+            if not args.json and outcome.action != "current":
+                print(_in_words(outcome, args.dry_run), flush=True)
+    if args.json:
+        print(json.dumps(_facts(args, outcomes), indent=2))
+    else:
+        _sum_up(args, outcomes)
+    return 1 if any(outcome.action == "failed" for outcome in outcomes) else 0
+
+
+def _in_words(outcome: Outcome, dry_run: bool) -> str:
+    path = printable(outcome.path)
+    if outcome.error is not None:
+        return f"{path}: failed: {verdict(outcome.error)}: {reason(outcome.error)}"
+    if outcome.action != "upgraded":
+        return f"{path}: {outcome.action}: {outcome.why}"
+    would = "would become" if dry_run else "became"
+    return f"{path}: {outcome.before:,} bytes {would} {outcome.after:,}, {_won(outcome.before, outcome.after)}"
+
+
+def _won(before: int, after: int) -> str:
+    return f"{before - after:,} won" if after <= before else f"{after - before:,} lost"
+
+
+def _facts(args: argparse.Namespace, outcomes: list[Outcome]) -> dict[str, Any]:
+    return {
+        "directory": args.directory,
+        "layout": args.layout,
+        "dry_run": args.dry_run,
+        "before": sum(outcome.before for outcome in outcomes),
+        "after": sum(outcome.after for outcome in outcomes),
+        "files": [
+            {
+                "path": outcome.path,
+                "action": outcome.action,
+                "before": outcome.before,
+                "after": outcome.after,
+                "why": outcome.why if outcome.error is None else reason(outcome.error),
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def _sum_up(args: argparse.Namespace, outcomes: list[Outcome]) -> None:
+    before = sum(outcome.before for outcome in outcomes)
+    after = sum(outcome.after for outcome in outcomes)
+    counts = [
+        f"{n} {action}"
+        for action in ("upgraded", "current", "kept", "skipped", "failed")
+        if (n := sum(outcome.action == action for outcome in outcomes)) or action == "upgraded"
+    ]
+    dry = "dry run: " if args.dry_run else ""
+    s = "s" * (len(outcomes) != 1)
+    print(
+        f"{dry}{len(outcomes)} checkpoint{s}: {', '.join(counts)}; {before / _MIB:,.1f} MiB before,"
+        f" {after / _MIB:,.1f} MiB after, {_won(before, after)}"
+    )

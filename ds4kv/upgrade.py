@@ -1,0 +1,324 @@
+"""Checkpoints of a directory written again in another layout, each in its place, while servers go on using them.
+
+A checkpoint is converted to a temporary file beside it, which is put on the disk, read back from there, and held
+against what was converted. Only then, with the store's lock held, does it take the name: if the old file is the same
+one still. A use or a tool map that came meanwhile is carried over. A process killed at any moment leaves the old file
+or the new one, and at most a temporary one that stores clean up.
+
+ds4-server takes no lock. What it notes in the moment between the last look and the rename is one hit, or tool map, that
+is lost; readers that have the old file open keep it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import stat
+from collections import namedtuple
+
+from ds4kv import layout, temporary
+from ds4kv.checkpoint import CheckpointReader, CheckpointWriter
+from ds4kv.errors import Ds4kvError
+from ds4kv.header import CHUNK_SIZE, Codec, Form, Header, Layout
+from ds4kv.index import is_entry_name, read_entry, stamp
+from ds4kv.layout import PREFIX_SIZE
+from ds4kv.lock import locked
+from ds4kv.rewrite import identity
+from ds4kv.stream import PayloadWriter, RawWriter, encoder_level
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from _typeshed import ReadableBuffer
+__all__ = ["Outcome", "Upgrade"]
+
+_PIECE_SIZE = 1 << 20
+_ATTEMPTS = 2
+_LEAST_SAVING = 64  # as for CheckpointWriter: v2-checked saves one byte of so many, or isn't used
+
+
+class Outcome(namedtuple("Outcome", "path action before after why error", defaults=(None, None))):
+    """What became of one file: its sizes in bytes, the same where it stayed as it was.
+
+    ``action`` is ``upgraded``, or would be by a dry run; ``current``, of that layout already; ``kept``, because it is
+    as good as it was; ``skipped``, because somebody else is at it; ``failed``, with its ``error``. ``why`` says more.
+    """
+
+    __slots__ = ()
+    path: str
+    action: str
+    before: int
+    after: int
+    why: str | None
+    error: Exception | None
+
+
+class _TooLittleError(Exception):
+    """The layout would save so little that a new file is of another one."""
+
+
+class _ChangedError(Exception):
+    """The file is not the one any more that was converted."""
+
+
+class Upgrade:
+    """An upgrade of a directory to ``layout``; ``level``, ``workers`` and ``nice`` as for :func:`ds4kv.create`.
+
+    A dry run does all the work and writes nothing. Raises ValueError for what can't be written.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        layout: str = "v2-checked",
+        level: int | None = None,
+        workers: int | None = None,
+        nice: int = 0,
+        dry_run: bool = False,
+    ) -> None:
+        self._directory = os.fsdecode(directory)
+        self._layout = Layout(layout)
+        if self._layout not in (Layout.V1, Layout.V2, Layout.V2_CHECKED):
+            raise ValueError(f"layout {layout} isn't written: use v1, v2 or v2-checked")
+        if self._layout is Layout.V1 and level is not None:
+            raise ValueError(f"level is {level}, but layout v1 has no levels")
+        if self._layout is not Layout.V1:
+            encoder_level(Codec.LZ4, level)
+        if not 0 <= nice <= 19:
+            raise ValueError(f"nice is {nice}, outside 0..19")
+        self._level = level
+        self._workers = workers
+        self._nice = nice
+        self._dry_run = dry_run
+
+    def run(self) -> Iterator[Outcome]:
+        """Goes over every checkpoint that is there now, in the order of names. Raises OSError if it can't be listed."""
+        names = sorted(filter(is_entry_name, os.listdir(self._directory)))
+        if not self._dry_run:
+            temporary.remove_stale(self._directory)
+        for name in names:
+            yield self._upgrade(os.path.join(self._directory, name))
+
+    def _upgrade(self, path: str) -> Outcome:
+        size = 0
+        try:
+            size = os.lstat(path).st_size
+            if os.path.islink(path):
+                return Outcome(path, "skipped", size, size, "a link: upgrade the directory that it leads to")
+            for attempt in range(_ATTEMPTS):
+                entry = read_entry(path)
+                size = entry.file_size
+                if self._is_current(entry.header):
+                    return Outcome(path, "current", size, size)
+                try:
+                    return self._try(path)
+                except _ChangedError:
+                    if attempt == _ATTEMPTS - 1:
+                        return Outcome(path, "skipped", size, size, "it was replaced meanwhile, again and again")
+        except FileNotFoundError:
+            return Outcome(path, "skipped", size, size, "it was removed meanwhile")
+        except (Ds4kvError, OSError, MemoryError, ValueError) as error:
+            return Outcome(path, "failed", size, size, None, error)
+        raise AssertionError
+
+    def _is_current(self, header: Header) -> bool:
+        return header.layout is self._layout and (header.codec is Codec.NONE) == (self._layout is Layout.V1)
+
+    def _try(self, path: str) -> Outcome:
+        with _Source(path, workers=self._workers) as source:
+            size = source.file_size
+            header = self._header(source.header)
+            after = self._rehearse(source, header) if self._dry_run else self._replace(source, header)
+        if after is None:
+            return Outcome(path, "kept", size, size, f"as {self._layout} it would not shrink")
+        return Outcome(path, "upgraded", size, after)
+
+    def _header(self, header: Header) -> Header:
+        codec = Codec.NONE if self._layout is Layout.V1 else Codec.LZ4
+        chunk_size = 0 if codec is Codec.NONE else CHUNK_SIZE
+        return Header(**header._asdict() | {"layout": self._layout, "codec": codec, "chunk_size": chunk_size})
+
+    def _rehearse(self, source: _Source, header: Header) -> int | None:
+        """Size of the file that would be written; None if the old one would be kept."""
+        raw_total, form = source.payload.raw_total, header.form
+        if form is Form.CHECKED and raw_total == 0:
+            return None
+        payload: PayloadWriter | RawWriter
+        if form is None or form is Form.RAW:
+            payload = RawWriter(_Nowhere(), raw_total=raw_total)
+        else:
+            payload = PayloadWriter(
+                _Nowhere(),
+                chunk_size=header.chunk_size,
+                form=form,
+                workers=self._workers,
+                nice=self._nice,
+                level=self._level,
+                raw_total=raw_total,
+            )
+        with payload:
+            _copy(source, payload)
+        if form is Form.CHECKED and _LEAST_SAVING * (raw_total - payload.region_bytes) < raw_total:
+            return None
+        return PREFIX_SIZE + source.text_bytes + payload.region_bytes + source.trailer_bytes
+
+    def _replace(self, source: _Source, header: Header) -> int | None:
+        """Size of the file that was written in its place; None if the old one was kept."""
+        candidate = _Candidate(source, header, self._level, self._workers, self._nice)
+        try:
+            with candidate:
+                digest = _copy(source, candidate.payload)
+                _, candidate.trailer = source.now()
+            if candidate.header.layout is not self._layout:
+                return None  # of an empty payload
+            candidate.check(source.text, digest, self._workers)
+            with locked(self._directory):
+                return candidate.take_over(source)
+        except _TooLittleError:
+            return None
+        finally:
+            candidate.discard()
+
+
+class _Source(CheckpointReader):
+    """The checkpoint as it was when it was opened, and as it is now."""
+
+    def status(self) -> os.stat_result:
+        return os.fstat(self._fp.fileno())
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    def now(self) -> tuple[Header, bytes]:
+        """Header and trailer, which are all that is ever changed in a file. Raises _ChangedError if more was."""
+        size = self.status().st_size
+        header, text_bytes = layout.examine(self._fp.read_at, size)
+        for field in ("tokens", "codec", "payload_bytes"):
+            if text_bytes != self.text_bytes or getattr(header, field) != getattr(self.header, field):
+                raise _ChangedError
+        return header, self._fp.read_at(self._region_end, max(size - self._region_end, 0))
+
+
+class _Candidate(CheckpointWriter):
+    """A checkpoint that is published under another temporary name, and looked at before it takes its own."""
+
+    def __init__(self, source: _Source, header: Header, level: int | None, workers: int | None, nice: int) -> None:
+        super().__init__(
+            source.path,
+            header,
+            source.text,
+            b"",
+            level=level,
+            workers=workers,
+            nice=nice,
+            raw_total=source.payload.raw_total,
+            fsync=True,
+        )
+        self._path = f"{source.path}.tmp.{os.getpid()}.{os.urandom(4).hex()}"
+        # A store leaves a temporary file alone that is locked, and this keeps the lock when the writer is closed.
+        self._fd = os.dup(self._fp.fileno())
+        temporary.hold(self._fd)
+
+    def _store_raw(self) -> None:
+        raise _TooLittleError
+
+    def check(self, text: bytes, digest: bytes, workers: int | None) -> None:
+        """Reads the file back from the disk. Raises OSError if that isn't what was written."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            with CheckpointReader(self._path, workers=workers) as written:
+                same = (written.header, written.text, written.trailer) == (self.header, text, self.trailer)
+                same = same and _copy(written, None) == digest
+        except Ds4kvError as error:
+            raise OSError(errno.EIO, f"what was written reads back damaged: {error.why}", self._path) from error
+        if not same:
+            raise OSError(errno.EIO, "what was written does not read back the same", self._path)
+
+    def take_over(self, source: _Source) -> int:
+        """Takes the name of the source, with what it has become meanwhile; for who holds the lock. The file's size.
+
+        Raises _ChangedError or FileNotFoundError if another file has the name, or none.
+        """
+        region_end = os.fstat(self._fd).st_size - len(self.trailer)
+        while True:
+            status = source.status()
+            if identity(os.stat(source.path, follow_symlinks=False)) != identity(status):
+                raise _ChangedError
+            self._carry_over(source, region_end)
+            self._look_like(status)
+            if stamp(source.status()) == stamp(status):
+                break
+        os.replace(self._path, source.path)
+        _sync(os.path.dirname(source.path) or ".")
+        return os.fstat(self._fd).st_size
+
+    def _carry_over(self, source: _Source, region_end: int) -> None:
+        now, trailer = source.now()
+        header = self.header._replace(hits=now.hits, last_used=now.last_used, ext_flags=now.ext_flags)
+        if (header, trailer) == (self.header, self.trailer):
+            return
+        _write(self._fd, header.pack(), 0)
+        _write(self._fd, trailer, region_end)
+        os.ftruncate(self._fd, region_end + len(trailer))
+        os.fsync(self._fd)
+        self.header, self.trailer = header, trailer
+
+    def _look_like(self, status: os.stat_result) -> None:
+        """Has the file the owner, mode and times of the old one."""
+        ours = os.fstat(self._fd)
+        if (ours.st_uid, ours.st_gid) != (status.st_uid, status.st_gid):
+            os.fchown(self._fd, status.st_uid, status.st_gid)
+        os.fchmod(self._fd, stat.S_IMODE(status.st_mode))
+        os.utime(self._fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def discard(self) -> None:
+        """Removes what has not taken its name."""
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+        finally:
+            os.close(self._fd)
+
+
+class _Nowhere(io.RawIOBase):
+    """Takes everything, keeps nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, b: ReadableBuffer, /) -> int:
+        return memoryview(b).nbytes
+
+
+def _copy(source: CheckpointReader, payload: PayloadWriter | RawWriter | None) -> bytes:
+    """Copies the payload, if there is a place for it; its digest."""
+    import hashlib
+
+    digest = hashlib.blake2b()
+    buffer = memoryview(bytearray(_PIECE_SIZE))
+    while n := source.payload.readinto(buffer):
+        digest.update(buffer[:n])
+        if payload is not None:
+            payload.write(buffer[:n])
+    return digest.digest()
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        n = os.pwrite(fd, view, offset)
+        view, offset = view[n:], offset + n
+
+
+def _sync(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

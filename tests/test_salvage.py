@@ -1,0 +1,423 @@
+"""Salvage: what is good of a damaged file is kept, what isn't is named, and nothing that is damaged is given out."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reference
+
+import ds4kv
+from ds4kv.cli import main
+from ds4kv.salvage import Damage, Wreck, examine
+
+GOLDEN = Path(__file__).parent / "golden"
+MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
+BAD = GOLDEN / "bad"
+BASE = (BAD / "base.payload.bin").read_bytes()
+
+CHUNK = 4096
+TEXT = b"the rendered prompt"
+TRAILER = b"KTM\1\0\0\0\0"
+HEAD_BYTES = {"v2": 8, "v2-checked": 12}
+LAYOUTS = list(HEAD_BYTES)
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+_rng = random.Random(7)
+PAYLOAD = b"".join(_rng.randbytes(32) * _rng.randint(1, 8) for _ in range(160))[: 5 * CHUNK - 100]
+
+
+def make(directory: Path, layout: str = "v2", payload: bytes = PAYLOAD, **options: Any) -> Path:
+    """A good checkpoint of five chunks with a trailer."""
+    path = directory / "damaged.kv"
+    options = {"chunk_size": CHUNK, "text": TEXT, "trailer": TRAILER, "ext_flags": 1, "hits": 7, **options}
+    if layout == "v1":
+        del options["chunk_size"]
+    ds4kv.dump(path, payload, tokens=5, ctx_size=9, layout=layout, **options)
+    return path
+
+
+def records(path: Path, layout: str) -> list[tuple[int, int]]:
+    """Offset and size of each record, told from the bytes alone."""
+    content = path.read_bytes()
+    text_bytes, region_bytes = int.from_bytes(content[48:52], "little"), int.from_bytes(content[40:48], "little")
+    at, end, found = 52 + text_bytes + 12, 52 + text_bytes + region_bytes, []
+    while at < end:
+        size = HEAD_BYTES[layout] + int.from_bytes(content[at + 4 : at + 8], "little")
+        found.append((at, size))
+        at += size
+    return found
+
+
+def overwrite(path: Path, offset: int, new: bytes) -> None:
+    with path.open("r+b") as fp:
+        fp.seek(offset)
+        fp.write(new)
+
+
+def spoil(path: Path, layout: str, chunk: int) -> int:
+    """Makes one block no block; the offset of its record."""
+    offset, size = records(path, layout)[chunk]
+    overwrite(path, offset + HEAD_BYTES[layout], b"\xff" * (size - HEAD_BYTES[layout]))
+    return offset
+
+
+def lost(path: Path) -> list[tuple[int, int | None]]:
+    """The payload that is lost."""
+    return [each[:2] for each in examine(path)[1] if each.raw_start != each.raw_stop]
+
+
+# ------------------------------------------------------------------------------------------- library
+
+
+@pytest.mark.parametrize("case", MANIFEST["good"], ids=[case["file"] for case in MANIFEST["good"]])
+def test_nothing_is_found_in_good_files(case: dict[str, Any]) -> None:
+    payload = (GOLDEN / case["payload"]).read_bytes() if case["payload"] else b""
+    assert examine(GOLDEN / case["file"]) == (len(payload), ())
+    checkpoint = ds4kv.load(GOLDEN / case["file"], salvage=True)
+    assert checkpoint == ds4kv.load(GOLDEN / case["file"])
+    assert checkpoint.damage == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "good_bytes", "ranges", "offset", "why"),
+    [
+        ("ok_control.kv", 9000, [], None, None),
+        ("payload_trunc_mid_chunk.kv", 4096, [(4096, 9000)], 2079, "chunk 1: the file ends at byte 3077"),
+        ("chunk_count_plus_1.kv", 9000, [], 70, "the frame can't be true"),
+        ("raw_0.kv", 4096, [(4096, 9000)], 2079, "chunk 1 claims 0 payload bytes"),
+        ("flip_token.kv", 4096, [(4096, 8192)], 2079, "chunk 1: this is no LZ4 block"),
+        ("trailing_in_payload.kv", 9000, [], 4542, "7 bytes are left over after the last record"),
+    ],
+)
+def test_of_the_shared_corrupt_files(
+    file: str, good_bytes: int, ranges: list[tuple[int, int]], offset: int | None, why: str | None
+) -> None:
+    found, damage = examine(BAD / file)
+    assert found == good_bytes
+    assert [each[:2] for each in damage if each.raw_start != each.raw_stop] == ranges
+    assert len(damage) == (why is not None)
+    if why is not None:
+        assert damage[0].offset == offset
+        assert damage[0].why.startswith(why)
+    checkpoint = ds4kv.load(BAD / file, salvage=True)
+    assert checkpoint.payload == BASE[:good_bytes]
+    assert checkpoint.damage == damage
+
+
+@every_layout
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_damaged_block_costs_its_chunk_alone(layout: str, workers: int, tmp_path: Path) -> None:
+    for chunk in range(5):
+        path = make(tmp_path, layout)
+        offset = spoil(path, layout, chunk)
+        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, len(PAYLOAD))
+        good_bytes, damage = examine(path, workers)
+        assert good_bytes == start
+        assert [each[:3] for each in damage] == [(start, stop, offset)]
+        room = bytearray(len(PAYLOAD) + 10)
+        checkpoint = ds4kv.load(path, into=room, salvage=True, workers=workers)
+        assert checkpoint.payload == PAYLOAD[:start]
+        # What is good behind the damage is where it belongs.
+        assert room[:start] == PAYLOAD[:start] and room[stop : len(PAYLOAD)] == PAYLOAD[stop:]
+        assert (checkpoint.text, checkpoint.trailer, checkpoint.header) == (TEXT, TRAILER, ds4kv.read_header(path))
+
+
+def test_damage_that_meets_is_one(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    offsets = [spoil(path, "v2", chunk) for chunk in (0, 1, 3)]
+    good_bytes, damage = examine(path)
+    assert good_bytes == 0
+    assert [each[:3] for each in damage] == [(0, 2 * CHUNK, offsets[0]), (3 * CHUNK, 4 * CHUNK, offsets[2])]
+    offset, _ = records(path, "v2")[4]
+    overwrite(path, offset, bytes(4))
+    assert lost(path) == [(0, 2 * CHUNK), (3 * CHUNK, len(PAYLOAD))]
+
+
+@every_layout
+@pytest.mark.parametrize("field", [0, 4])
+@pytest.mark.parametrize("value", [0, 1, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_behind_a_broken_head_all_is_lost(layout: str, field: int, value: int, tmp_path: Path) -> None:
+    for chunk in range(5):
+        path = make(tmp_path, layout)
+        offset, _ = records(path, layout)[chunk]
+        overwrite(path, offset + field, value.to_bytes(4, "little"))
+        start = chunk * CHUNK
+        assert lost(path) == [(start, len(PAYLOAD))]
+        good_bytes, damage = examine(path)
+        assert good_bytes == start
+        assert offset <= damage[0].offset <= offset + 4
+        assert ds4kv.load(path, salvage=True).payload == PAYLOAD[:start]
+
+
+@every_layout
+def test_a_block_size_that_is_wrong_by_little(layout: str, tmp_path: Path) -> None:
+    """The head may be true by itself; but what it leads to isn't."""
+    for chunk in range(5):
+        for by in (-1, 1, 3):
+            path = make(tmp_path, layout)
+            offset, size = records(path, layout)[chunk]
+            overwrite(path, offset + 4, (size - HEAD_BYTES[layout] + by).to_bytes(4, "little"))
+            good_bytes, damage = examine(path)
+            assert damage
+            assert PAYLOAD[:good_bytes] == ds4kv.load(path, salvage=True).payload
+            assert good_bytes <= (chunk + 1) * CHUNK
+
+
+@pytest.mark.parametrize("layout", ["v1", *LAYOUTS])
+def test_cut_short_anywhere(layout: str, tmp_path: Path) -> None:
+    payload = PAYLOAD[: 2 * 256 + 100]
+    options = {} if layout == "v1" else {"chunk_size": 256}
+    content = make(tmp_path, layout, payload, **options).read_bytes()
+    whole = tmp_path / "damaged.kv"
+    region_start = 52 + len(TEXT)
+    region_end = region_start + int.from_bytes(content[40:48], "little")
+    ends = [at + size for at, size in records(whole, layout)] if layout != "v1" else []
+    cut = tmp_path / "cut.kv"
+    for size in range(len(content)):
+        cut.write_bytes(content[:size])
+        if size < 52:
+            with pytest.raises(ds4kv.TruncatedError):
+                examine(cut)
+            continue
+        good_bytes, damage = examine(cut)
+        checkpoint = ds4kv.load(cut, salvage=True)
+        if layout == "v1":
+            expected = min(max(size - region_start, 0), len(payload))
+        else:
+            expected = min(256 * sum(end <= size for end in ends), len(payload))
+        assert (good_bytes, bytes(checkpoint.payload)) == (expected, payload[:expected])
+        assert checkpoint.text == TEXT[: size - 52]
+        assert checkpoint.trailer == content[region_end:size]
+        if size >= region_end:
+            assert damage == ()
+        else:
+            is_framed = layout == "v1" or size >= region_start + 12
+            assert [each[:2] for each in damage] == [(expected, len(payload) if is_framed else None)]
+            assert "ends at" in damage[0].why
+
+
+@every_layout
+def test_a_damaged_frame_costs_nothing(layout: str, tmp_path: Path) -> None:
+    content = make(tmp_path, layout).read_bytes()
+    path = tmp_path / "damaged.kv"
+    start = 52 + len(TEXT)
+    for offset in range(start, start + 12):
+        for flip in (0x01, 0x80, 0xFF):
+            path.write_bytes(content)
+            overwrite(path, offset, bytes([content[offset] ^ flip]))
+            good_bytes, damage = examine(path)
+            assert good_bytes == len(PAYLOAD)
+            assert [each[:3] for each in damage] == [(0, 0, start)]
+            assert ds4kv.load(path, salvage=True).payload == PAYLOAD
+
+
+def test_how_much_is_lost_may_be_unknown(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    offset, _ = records(path, "v2")[3]
+    overwrite(path, 52 + len(TEXT) + 8, b"\x09")
+    os.truncate(path, offset + 20)
+    good_bytes, damage = examine(path)
+    assert good_bytes == 3 * CHUNK
+    assert [each[:2] for each in damage] == [(3 * CHUNK, None)]
+    with Wreck(path) as wreck:
+        assert (wreck.raw_total, wreck.claimed_bytes) == (None, 3 * CHUNK)
+
+
+def test_a_damaged_text_costs_no_payload(tmp_path: Path) -> None:
+    path = tmp_path / f"{hashlib.sha1(TEXT).hexdigest()}.kv"
+    shutil.move(make(tmp_path), path)
+    assert examine(path) == (len(PAYLOAD), ())
+    overwrite(path, 52, b"T")
+    good_bytes, damage = examine(path)
+    assert good_bytes == len(PAYLOAD)
+    assert [each[:3] for each in damage] == [(0, 0, 52)]
+    assert "SHA-1" in damage[0].why
+    checkpoint = ds4kv.load(path, salvage=True)
+    assert (checkpoint.payload, checkpoint.text) == (PAYLOAD, b"T" + TEXT[1:])
+
+
+def test_a_disk_that_fails_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(tmp_path)
+    bad, _ = records(path, "v2")[2]
+    preadv = os.preadv
+
+    def fail(fd: int, buffers: Any, offset: int) -> int:
+        if offset == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", fail)
+    assert examine(path) == (2 * CHUNK, (Damage(2 * CHUNK, 3 * CHUNK, bad, "chunk 2: Input/output error"),))
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "error"),
+    [
+        (0, b"X", ds4kv.CorruptError),
+        (3, b"\x03", ds4kv.UnsupportedError),
+        (4, b"\x03", ds4kv.CorruptError),
+        (7, b"\x07", ds4kv.UnsupportedError),
+        (8, bytes(4), ds4kv.CorruptError),
+    ],
+)
+def test_without_a_header_there_is_nothing_to_go_by(
+    offset: int, value: bytes, error: type[Exception], tmp_path: Path
+) -> None:
+    path = make(tmp_path)
+    examine(path)  # the control
+    overwrite(path, offset, value)
+    for salvage in (lambda: examine(path), lambda: ds4kv.load(path, salvage=True)):
+        with pytest.raises(error) as caught:
+            salvage()
+        assert caught.value.path == str(path)
+
+
+def test_into_has_room_for_what_the_records_claim(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    spoil(path, "v2", 1)
+    ds4kv.load(path, into=bytearray(len(PAYLOAD)), salvage=True)
+    with pytest.raises(ValueError, match="into is"):
+        ds4kv.load(path, into=bytearray(len(PAYLOAD) - 1), salvage=True)
+
+
+def test_without_salvage_damage_is_an_error(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    assert ds4kv.load(path).damage == ()
+    spoil(path, "v2", 1)
+    with pytest.raises(ds4kv.CorruptError):
+        ds4kv.load(path)
+
+
+@every_layout
+def test_any_bytes_changed_give_no_surprise(layout: str, tmp_path: Path) -> None:
+    content = make(tmp_path, layout).read_bytes()
+    path = tmp_path / "damaged.kv"
+    rng = random.Random(layout)
+    for _ in range(300):
+        changed = bytearray(content)
+        for _ in range(rng.randint(1, 3)):
+            changed[rng.randrange(3, len(changed))] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed[: rng.choice([len(changed), rng.randrange(52, len(changed))])])
+        try:
+            good_bytes, damage = examine(path)
+        except (ds4kv.CorruptError, ds4kv.UnsupportedError) as error:
+            assert error.offset is not None and error.offset < 52
+            continue
+        assert len(ds4kv.load(path, salvage=True).payload) == good_bytes
+        ranges = [each[:2] for each in damage if each.raw_start != each.raw_stop]
+        assert all(stop is None or start < stop for start, stop in ranges)
+        assert ranges == sorted(ranges, key=lambda each: each[0])
+        assert not ranges or ranges[0][0] == good_bytes
+
+
+# ------------------------------------------------------------------------------------------- command
+
+
+@every_layout
+def test_the_command_saves_what_is_good(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = make(tmp_path, layout), tmp_path / "gerettet-\u00fc-\u4f60.kv"
+    spoil(path, layout, 3)
+    before, status = path.read_bytes(), path.stat()
+    assert main(["salvage", str(path), str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{out}: 12,288 of {len(PAYLOAD):,} bytes of payload saved"
+    assert lines[1].startswith("lost: bytes 12,288 to 16,383, 4,096 bytes: chunk 3: ")
+    assert len(lines) == 2
+    saved = ds4kv.load(out)
+    assert (saved.payload, saved.text, saved.trailer) == (PAYLOAD[: 3 * CHUNK], TEXT, TRAILER)
+    assert saved.header._replace(payload_bytes=0) == ds4kv.read_header(path)._replace(payload_bytes=0)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, status.st_mtime_ns)
+    assert sorted(tmp_path.iterdir()) == sorted([path, out])
+
+
+def test_the_command_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = make(tmp_path), tmp_path / "out.kv"
+    offset = spoil(path, "v2", 3)
+    assert main(["salvage", "--json", str(path), str(out)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    [damage] = told.pop("damage")
+    assert told == {"path": str(path), "out": str(out), "saved_bytes": 3 * CHUNK, "raw_total": len(PAYLOAD)}
+    assert damage.pop("why").startswith("chunk 3: ")
+    assert damage == {"raw_start": 3 * CHUNK, "raw_stop": 4 * CHUNK, "offset": offset}
+
+
+def test_the_command_says_that_nothing_could_be_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = make(tmp_path), tmp_path / "out.kv"
+    spoil(path, "v2", 0)
+    assert main(["salvage", str(path), str(out)]) == 1
+    told, err = capsys.readouterr()
+    assert told.splitlines()[1].startswith("lost: bytes 0 to 4,095")
+    assert err == f"ds4kv: error: {path}: nothing could be saved\n"
+    assert main(["salvage", "--json", str(path), str(out)]) == 1
+    assert json.loads(capsys.readouterr().out)["out"] is None
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_command_on_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = make(tmp_path), tmp_path / "out.kv"
+    assert main(["salvage", str(path), str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["nothing is lost: no damage was found"]
+    assert out.read_bytes() == path.read_bytes()
+
+
+def test_no_tool_map_is_claimed_that_is_not_there(tmp_path: Path) -> None:
+    path, out = make(tmp_path, ext_flags=0xF5), tmp_path / "out.kv"
+    os.truncate(path, path.stat().st_size - len(TRAILER) - 1)
+    assert main(["salvage", str(path), str(out)]) == 0
+    saved = ds4kv.load(out)
+    assert (saved.header.ext_flags, saved.trailer, saved.payload) == (0xF4, b"", PAYLOAD[: 4 * CHUNK])
+
+
+@pytest.mark.parametrize("layout", ["v1", "v2 none"])
+def test_the_command_on_a_raw_file_that_was_cut(
+    layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "damaged.kv", tmp_path / "out.kv"
+    version = 1 if layout == "v1" else 2
+    content = reference.build(PAYLOAD, text=TEXT, version=version, codec=0, chunk_size=0)
+    path.write_bytes(content[:-5])
+    assert main(["salvage", str(path), str(out)]) == 0
+    assert "lost: bytes" in capsys.readouterr().out
+    assert out.read_bytes()[52:] == content[52:-5]
+    assert ds4kv.load(out).payload == PAYLOAD[:-5]
+
+
+@pytest.mark.parametrize("way", ["itself", "another spelling", "symbolic link", "hard link"])
+def test_the_damaged_file_is_never_the_target(way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = make(tmp_path), tmp_path / "out.kv"
+    spoil(path, "v2", 3)
+    before = path.read_bytes()
+    target = {"itself": path, "another spelling": tmp_path / "." / ".." / tmp_path.name / path.name}.get(way, out)
+    if way == "symbolic link":
+        out.symlink_to(path)
+    if way == "hard link":
+        out.hardlink_to(path)
+    assert main(["salvage", str(path), str(target)]) == 2
+    assert "is the damaged file itself" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert {name.name for name in tmp_path.iterdir()} <= {path.name, out.name}
+
+
+def test_bad_use_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path)
+    for argv, code, message in [
+        ([str(path)], 2, "OUT"),
+        ([str(path), str(tmp_path)], 2, "is a directory"),
+        ([str(path), str(tmp_path / f"{'0' * 40}.kv")], 2, "SHA-1"),
+        ([str(tmp_path / "missing.kv"), str(tmp_path / "out.kv")], 1, "No such file"),
+        ([str(BAD / "codec_7.kv"), str(tmp_path / "out.kv")], 1, "codec 7"),
+        ([str(path), str(tmp_path / "missing" / "out.kv")], 1, "No such file"),
+    ]:
+        assert main(["salvage", *argv]) == code
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("ds4kv: error: ") and message in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [path]

@@ -186,16 +186,6 @@ static int workers_fault(ds4kv_fault *fault, int workers)
                : fault_set(fault, DS4KV_PARAM, 0, "workers", "%d workers; 0 to %d can be", workers, DS4KV_MAX_WORKERS);
 }
 
-/* Neither read nor written by stdio.c so far, and never taken for what it does read and write. */
-static int form_fault(ds4kv_fault *fault, int status, const ds4kv_header *header)
-{
-    int form = header_form(header);
-    if (form == DS4KV_FORM_RAW || form == DS4KV_FORM_PLAIN)
-        return DS4KV_OK;
-    return fault_set(fault, status, 21, "layout", "layout %s is neither read nor written in C",
-                     header->layout == DS4KV_LAYOUT_V2_MID ? "v2-mid" : "v2-checked");
-}
-
 static int open_all(checkpoint *c, const char *path, int workers, ds4kv_fault *fault)
 {
     uint64_t size = 0;
@@ -213,8 +203,7 @@ static int open_all(checkpoint *c, const char *path, int workers, ds4kv_fault *f
     c->region_start = PREFIX_SIZE + (uint64_t)c->seen.text_bytes;
     c->region_end = c->region_start + c->seen.header.payload_bytes;
     c->seen.trailer_bytes = size - c->region_end;
-    status = form_fault(fault, DS4KV_UNSUPPORTED, &c->seen.header);
-    return status != DS4KV_OK ? status : open_payload(c, workers, fault);
+    return open_payload(c, workers, fault);
 }
 
 int ds4kv_checkpoint_open(ds4kv_checkpoint **out, const char *path, int workers, ds4kv_fault *fault)
@@ -344,8 +333,6 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
         status = fault_set(fault, DS4KV_PARAM, 21, "layout", "v2-mid is read here, not written: use v2-checked");
     if (status == DS4KV_OK && header->codec == DS4KV_CODEC_LZ4HC)
         status = fault_set(fault, DS4KV_PARAM, 7, "codec", "LZ4HC is read here, not written: use codec LZ4");
-    if (status == DS4KV_OK)
-        status = form_fault(fault, DS4KV_PARAM, header);
     if (status == DS4KV_OK && text_bytes > UINT32_MAX)
         status = fault_set(fault, DS4KV_PARAM, 48, "text_bytes", "a text of %zu bytes; its length has 32 bits",
                            text_bytes);

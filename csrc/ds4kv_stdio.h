@@ -42,8 +42,8 @@ extern "C" {
 #endif
 
 /* A stream to fwrite the payload to, buffered. The region begins at out's position, with a frame that fclose fills in;
- * out is then at the region's end. Before, and after an error, no reader takes what is there for a region. NULL and
- * errno on failure. */
+ * out is then at the region's end. Before, and after an error, what is there is a frame of no chunks: no reader takes
+ * records behind it. NULL and errno on failure. */
 DS4KV_API FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers);
 
 /* The same in any form that is written, at any level; ds4kv_writer_new in ds4kv.h has their numbers. */

@@ -398,8 +398,10 @@ class CheckpointReader(Single):
 
     def close(self) -> None:
         """Closes the stream and the file."""
-        self.payload.close()
-        self._fp.close()
+        try:
+            self.payload.close()
+        finally:
+            self._fp.close()
 
     def __enter__(self) -> Self:
         return self

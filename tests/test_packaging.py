@@ -35,6 +35,27 @@ def sources(monkeypatch, tmp_path):
     return folder
 
 
+@pytest.mark.parametrize("name", ["lz4", "xxhash"])
+def test_what_is_compiled_is_what_is_locked(name):
+    vendor.verify(VENDORED.parent / name)
+
+
+def test_xxhash_is_fetched_and_verified_as_lz4_is(tmp_path, monkeypatch):
+    origin = VENDORED.parent / "xxhash"
+    ignore = shutil.ignore_patterns("*.h", "LICENSE")
+    clone = Path(shutil.copytree(origin, tmp_path / "xxhash", ignore=ignore))
+    monkeypatch.setenv("DS4KV_XXHASH_SOURCE", str(tmp_path))
+    with pytest.raises(vendor.VendorError, match=r"DS4KV_XXHASH_SOURCE=.* has no file xxhash\.h: it must hold xxhash\.h,"):
+        vendor.fetch(clone)
+    monkeypatch.setenv("DS4KV_XXHASH_SOURCE", str(origin))
+    vendor.fetch(clone)
+    assert "BSD 2-Clause License" in (clone / "LICENSE").read_text()
+    with (clone / "xxhash.h").open("ab") as fp:
+        fp.write(b"\n")
+    with pytest.raises(vendor.VendorError, match=r"expected SHA-256 .*, found .*"):
+        vendor.verify(clone)
+
+
 @pytest.fixture
 def clone(tmp_path):
     """vendor/lz4 as git has it: without the sources."""
@@ -80,7 +101,7 @@ def test_a_changed_byte_is_refused(sources, clone, name):
 def test_an_absent_file_is_not_verified(sources, clone):
     vendor.fetch(clone)
     (clone / "lz4.h").unlink()
-    with pytest.raises(vendor.VendorError, match=r"lz4\.h is absent: run `python3 .*fetch\.py`"):
+    with pytest.raises(vendor.VendorError, match=r"lz4\.h is absent: run `python3 .*fetch\.py .*clone`"):
         vendor.verify(clone)
 
 
@@ -148,7 +169,7 @@ def test_what_is_installed():
     assert {path for path in installed if path.endswith((".c", ".h", ".o", ".a"))} == headers | {"ds4kv/lib/libds4kv.a"}
     assert {path.split("/")[0] for path in installed if path.endswith(".py")} == {"ds4kv"}
     licences = [path for path in installed if path.endswith("LICENSE")]
-    assert len(licences) == 2, "ds4kv's own, and that of lz4, whose code the wheel carries"
+    assert len(licences) == 3, "ds4kv's own, and those of lz4 and xxHash, whose code the wheel carries"
 
 
 def test_importing_ds4kv_needs_nothing_but_cffi():

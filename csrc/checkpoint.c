@@ -21,6 +21,9 @@
 #include "ds4kv_stdio.h"
 #include "internal.h"
 
+#define CHECKED_LEVEL 1 /* LZ4HC, as ds4 has it */
+#define LEAST_SAVING 64 /* v2-checked saves one byte of so many, or is not used */
+
 #ifdef __linux__
 #include <stdio_ext.h>
 #define fpurge __fpurge
@@ -30,7 +33,7 @@ typedef struct {
     ds4kv_checkpoint seen; /* first: what callers have is a pointer to it */
     FILE *file;
     uint64_t region_start, region_end;
-    ds4kv_frame frame; /* of a compressed region that is read */
+    ds4kv_frame frame; /* of the region that is read; all 0 for one that is raw */
     char *path; /* NULL: being read */
     char *temporary;
     pid_t owner;
@@ -150,24 +153,29 @@ static int read_text(checkpoint *c, uint64_t left, ds4kv_fault *fault)
 static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
 {
     const ds4kv_header *header = &c->seen.header;
-    if (header->codec != DS4KV_CODEC_NONE) {
+    int form = header_form(header);
+    if (form != DS4KV_FORM_RAW) {
         /* stdio.c reads the frame as well, and has but an errno to say what is wrong with it. */
         uint8_t head[DS4KV_FRAME_SIZE];
         size_t n = header->payload_bytes < sizeof head ? 0 : sizeof head;
         int status = read_at(c, head, n, c->region_start, fault);
         if (status != DS4KV_OK)
             return status;
-        status = ds4kv_frame_decode(&c->frame, head, header->payload_bytes, header->chunk_size, DS4KV_FORM_PLAIN,
-                                    fault);
+        uint32_t frame_form = form < 0 ? DS4KV_FORM_PLAIN : (uint32_t)form; /* their frames are the same */
+        status = ds4kv_frame_decode(&c->frame, head, header->payload_bytes, header->chunk_size, frame_form, fault);
         if (status != DS4KV_OK) {
             fault->offset += c->region_start;
             return status;
         }
+        if (form < 0)
+            status = mid_form(&c->frame.form, &c->frame, fileno(c->file), c->region_start, header->payload_bytes, fault);
+        if (status != DS4KV_OK)
+            return status;
     }
     if (fseeko(c->file, (off_t)c->region_start, SEEK_SET) != 0)
         return io_fault(fault, "can't be read", errno);
-    uint32_t chunk_size = header->codec == DS4KV_CODEC_NONE ? 0 : header->chunk_size;
-    c->seen.payload = ds4kv_fopen_reader(c->file, header->payload_bytes, chunk_size, workers, &c->seen.raw_total);
+    c->seen.payload = ds4kv_fopen_reader_as(c->file, header->payload_bytes, header->chunk_size, c->frame.form, workers,
+                                            &c->seen.raw_total);
     return c->seen.payload ? DS4KV_OK : io_fault(fault, "the payload can't be read", errno);
 }
 
@@ -176,6 +184,16 @@ static int workers_fault(ds4kv_fault *fault, int workers)
     return workers >= 0 && workers <= DS4KV_MAX_WORKERS
                ? DS4KV_OK
                : fault_set(fault, DS4KV_PARAM, 0, "workers", "%d workers; 0 to %d can be", workers, DS4KV_MAX_WORKERS);
+}
+
+/* Neither read nor written by stdio.c so far, and never taken for what it does read and write. */
+static int form_fault(ds4kv_fault *fault, int status, const ds4kv_header *header)
+{
+    int form = header_form(header);
+    if (form == DS4KV_FORM_RAW || form == DS4KV_FORM_PLAIN)
+        return DS4KV_OK;
+    return fault_set(fault, status, 21, "layout", "layout %s is neither read nor written in C",
+                     header->layout == DS4KV_LAYOUT_V2_MID ? "v2-mid" : "v2-checked");
 }
 
 static int open_all(checkpoint *c, const char *path, int workers, ds4kv_fault *fault)
@@ -195,7 +213,8 @@ static int open_all(checkpoint *c, const char *path, int workers, ds4kv_fault *f
     c->region_start = PREFIX_SIZE + (uint64_t)c->seen.text_bytes;
     c->region_end = c->region_start + c->seen.header.payload_bytes;
     c->seen.trailer_bytes = size - c->region_end;
-    return open_payload(c, workers, fault);
+    status = form_fault(fault, DS4KV_UNSUPPORTED, &c->seen.header);
+    return status != DS4KV_OK ? status : open_payload(c, workers, fault);
 }
 
 int ds4kv_checkpoint_open(ds4kv_checkpoint **out, const char *path, int workers, ds4kv_fault *fault)
@@ -257,8 +276,7 @@ static char *resolve(const char *path)
     return whole;
 }
 
-/* The temporary file beside the target, under a name that a store of ds4kv removes once this process is gone. */
-static int create_temporary(checkpoint *c, const char *path, ds4kv_fault *fault)
+static int find_target(checkpoint *c, const char *path, ds4kv_fault *fault)
 {
     struct stat stat_of_target;
     c->path = resolve(path);
@@ -267,7 +285,12 @@ static int create_temporary(checkpoint *c, const char *path, ds4kv_fault *fault)
     if (stat(c->path, &stat_of_target) == 0 && !S_ISREG(stat_of_target.st_mode))
         return io_fault(fault, "not a regular file, and not to be replaced by one",
                         S_ISDIR(stat_of_target.st_mode) ? EISDIR : EEXIST);
+    return DS4KV_OK;
+}
 
+/* The temporary file beside the target, under a name that a store of ds4kv removes once this process is gone. */
+static int create_temporary(checkpoint *c, ds4kv_fault *fault)
+{
     size_t size = strlen(c->path) + 32;
     char *name = malloc(size);
     int fd;
@@ -278,7 +301,7 @@ static int create_temporary(checkpoint *c, const char *path, ds4kv_fault *fault)
         clock_gettime(CLOCK_MONOTONIC, &now);
         uint32_t number = (uint32_t)now.tv_nsec ^ (uint32_t)now.tv_sec << 20 ^ (uint32_t)(uintptr_t)c;
         snprintf(name, size, "%s.tmp.%ld.%08" PRIx32, c->path, (long)c->owner, number);
-        fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     } while (fd < 0 && errno == EEXIST);
     if (fd < 0) {
         int os_error = errno;
@@ -287,7 +310,7 @@ static int create_temporary(checkpoint *c, const char *path, ds4kv_fault *fault)
     }
     c->temporary = name;
     (void)flock(fd, LOCK_EX | LOCK_NB); /* tells stores elsewhere, where this process looks gone, that it is not */
-    c->file = fdopen(fd, "wb");
+    c->file = fdopen(fd, "w+b");
     if (c->file)
         return DS4KV_OK;
     int os_error = errno;
@@ -317,15 +340,21 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     int status = ds4kv_header_pack(header, head, fault);
     if (status == DS4KV_OK)
         status = workers_fault(fault, workers);
+    if (status == DS4KV_OK && header->layout == DS4KV_LAYOUT_V2_MID)
+        status = fault_set(fault, DS4KV_PARAM, 21, "layout", "v2-mid is read here, not written: use v2-checked");
     if (status == DS4KV_OK && header->codec == DS4KV_CODEC_LZ4HC)
         status = fault_set(fault, DS4KV_PARAM, 7, "codec", "LZ4HC is read here, not written: use codec LZ4");
+    if (status == DS4KV_OK)
+        status = form_fault(fault, DS4KV_PARAM, header);
     if (status == DS4KV_OK && text_bytes > UINT32_MAX)
         status = fault_set(fault, DS4KV_PARAM, 48, "text_bytes", "a text of %zu bytes; its length has 32 bits",
                            text_bytes);
     if (status == DS4KV_OK)
         status = name_fault(fault, DS4KV_PARAM, path, text, text_bytes);
     if (status == DS4KV_OK)
-        status = create_temporary(c, path, fault);
+        status = find_target(c, path, fault);
+    if (status == DS4KV_OK)
+        status = create_temporary(c, fault);
     if (status != DS4KV_OK)
         return status;
 
@@ -334,8 +363,10 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     status = write_front(c, text, fault);
     if (status != DS4KV_OK)
         return status;
-    c->seen.payload =
-        header->codec == DS4KV_CODEC_NONE ? c->file : ds4kv_fopen_writer(c->file, header->chunk_size, workers);
+    int form = header_form(header), level = form == DS4KV_FORM_CHECKED ? CHECKED_LEVEL : 0;
+    c->seen.payload = form == DS4KV_FORM_RAW
+                          ? c->file
+                          : ds4kv_fopen_writer_as(c->file, header->chunk_size, (uint32_t)form, level, workers);
     return c->seen.payload ? DS4KV_OK : io_fault(fault, "can't be written", errno);
 }
 
@@ -356,7 +387,73 @@ int ds4kv_checkpoint_create(ds4kv_checkpoint **out, const char *path, const ds4k
     return status;
 }
 
+/* ---- what v2-checked saves too little of ---- */
+
+static int copy(FILE *to, FILE *from, uint64_t n)
+{
+    char piece[65536];
+    errno = EIO; /* if a stream gives no reason */
+    for (size_t part; n > 0; n -= part) {
+        part = n < sizeof piece ? (size_t)n : sizeof piece;
+        if (fread(piece, 1, part, from) != part || fwrite(piece, 1, part, to) != part)
+            return errno;
+    }
+    return fflush(to) == 0 ? 0 : errno;
+}
+
+/* Header, text and payload of the file `from`, to one of layout v1, which c has now. errno, or 0. */
+static int copy_raw(checkpoint *c, FILE *from, uint64_t region_bytes)
+{
+    uint64_t raw_total;
+    ds4kv_fault fault;
+    int error = create_temporary(c, &fault) == DS4KV_OK ? 0 : fault.os_error;
+    if (error == 0)
+        error = fseeko(from, 0, SEEK_SET) == 0 ? copy(c->file, from, c->region_start) : errno;
+    if (error == 0 && region_bytes > DS4KV_FRAME_SIZE) {
+        FILE *payload = ds4kv_fopen_reader_as(from, region_bytes, c->seen.header.chunk_size, DS4KV_FORM_CHECKED, 0,
+                                              &raw_total);
+        error = payload ? copy(c->file, payload, raw_total) : errno;
+        if (payload)
+            fclose(payload);
+    }
+    return error;
+}
+
+/* The payload once more, as it is, if v2-checked saves less than 1 byte of 64, in another temporary file that takes the
+ * place of this one. A payload of no bytes has no region of that layout at all: there, the frame stands alone. */
+static int store_raw_if_better(checkpoint *c)
+{
+    uint8_t head[DS4KV_FRAME_SIZE];
+    size_t n = sizeof head;
+    off_t end = ftello(c->file);
+    int os_error = errno;
+    if (end < 0 || file_read(fileno(c->file), head, &n, c->region_start, &os_error) != DS4KV_OK)
+        return os_error;
+    uint64_t raw_total = get_u64(head), region_bytes = (uint64_t)end - c->region_start;
+    if (raw_total > region_bytes && LEAST_SAVING * (raw_total - region_bytes) >= raw_total)
+        return 0;
+
+    FILE *file = c->file;
+    char *temporary = c->temporary;
+    c->file = NULL;
+    c->temporary = NULL;
+    int error = copy_raw(c, file, region_bytes);
+    fclose(file);
+    unlink(temporary);
+    free(temporary);
+    c->seen.header.layout = DS4KV_LAYOUT_V1;
+    c->seen.header.codec = DS4KV_CODEC_NONE;
+    c->seen.header.chunk_size = 0;
+    return error;
+}
+
 /* ---- the end ---- */
+
+/* Whether nothing of a payload has come to the file but the room for its frame. */
+static bool is_empty(const checkpoint *c)
+{
+    return ftello(c->file) == (off_t)(c->region_start + DS4KV_FRAME_SIZE);
+}
 
 /* Closes the payload's stream, after which the file's is behind the region, if it was written; -1, with errno. */
 static int end_payload(checkpoint *c)
@@ -365,10 +462,13 @@ static int end_payload(checkpoint *c)
     c->seen.payload = NULL;
     if (!payload)
         return c->os_error == 0 ? 0 : -1;
-    if (payload != c->file && fclose(payload) != 0)
+    bool is_checked = c->seen.header.layout == DS4KV_LAYOUT_V2_CHECKED;
+    if (payload != c->file && fclose(payload) != 0 && !(c->path && is_checked && errno == EINVAL && is_empty(c)))
         c->os_error = errno; /* the first error of all, as errors stick */
     else if (payload == c->file && ferror(payload))
         c->os_error = EIO; /* the fwrite that failed told its errno */
+    if (c->path && c->os_error == 0 && is_checked)
+        c->os_error = store_raw_if_better(c);
     if (c->path && c->os_error == 0) {
         off_t end = ftello(c->file);
         if (end < 0)

@@ -107,6 +107,7 @@ DS4KV_API void ds4kv_checkpoint_name(const void *text, size_t text_bytes, char n
 DS4KV_API int ds4kv_checkpoint_open(ds4kv_checkpoint **checkpoint, const char *path, int workers, ds4kv_fault *fault);
 
 /* Creates a temporary file beside `path`, of mode 0600, with this header and text, which may go when the call returns.
+ * Layout v2-checked is written at LZ4HC level 1, and becomes v1 in close if it saves less than 1/64 of the payload.
  * A link at `path` stays, and what it leads to is replaced or made. PARAM: a header that no file may hold, codec LZ4HC,
  * which needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */
 DS4KV_API int ds4kv_checkpoint_create(ds4kv_checkpoint **checkpoint, const char *path, const ds4kv_header *header,

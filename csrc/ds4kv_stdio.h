@@ -23,7 +23,8 @@
  * errno:
  *     EBADMSG   the region is corrupt: its bytes are proven wrong
  *     ENODATA   `in` ended before the region did; EIO where there is no ENODATA
- *     EINVAL    chunk_size outside 1..64 MiB, workers outside 0..64, or a payload of more chunks than a u32 counts
+ *     EINVAL    chunk_size outside 1..64 MiB, workers outside 0..64, no such form or level, a payload of more chunks
+ *               than a u32 counts, or an empty one in form CHECKED
  *     ESPIPE    `out` can't go back to its frame: it is a pipe, or opened for appending
  *     EBADF     in a forked child
  *     ENOMEM    no memory
@@ -45,12 +46,19 @@ extern "C" {
  * errno on failure. */
 DS4KV_API FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers);
 
+/* The same in any form that is written, at any level; ds4kv_writer_new in ds4kv.h has their numbers. */
+DS4KV_API FILE *ds4kv_fopen_writer_as(FILE *out, uint32_t chunk_size, uint32_t form, int level, int workers);
+
 /* A stream to fread the payload from, buffered. The region is region_bytes bytes at in's position; chunk_size is the
  * one in the file's header, or 0 for a region of codec none, which is the payload as it is. *raw_total becomes the
  * payload's size; raw_total may be NULL. Once the last byte is read, in is at the region's end; before, it is anywhere.
  * The stream may be closed at any time. NULL and errno on failure. */
 DS4KV_API FILE *ds4kv_fopen_reader(FILE *in, uint64_t region_bytes, uint32_t chunk_size, int workers,
                                    uint64_t *raw_total);
+
+/* The same of a region in any form; DS4KV_FORM_RAW is what chunk_size 0 says above. */
+DS4KV_API FILE *ds4kv_fopen_reader_as(FILE *in, uint64_t region_bytes, uint32_t chunk_size, uint32_t form, int workers,
+                                      uint64_t *raw_total);
 
 /* Closes a stream of either kind. Of a writer's, nothing more is compressed or written. */
 DS4KV_API void ds4kv_fabandon(FILE *stream);

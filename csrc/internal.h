@@ -4,7 +4,7 @@
  * Floors: oneshot.c stands on reader.c; writer.c and reader.c on ring.c, codec.c and frame.c; those three do not know
  * each other, but that a ring runs a codec on its slots, and a codec makes record heads. codec.c stands on transpose.c
  * and hash.c. file.c is below all. Of whole files, checkpoint.c stands on
- * stdio.c, layout.c and sha1.c; layout.c on header.c and file.c.
+ * stdio.c, layout.c, mid.c and sha1.c; layout.c on header.c and file.c, mid.c on reader.c.
  */
 #ifndef DS4KV_INTERNAL_H
 #define DS4KV_INTERNAL_H
@@ -108,6 +108,13 @@ int header_form(const ds4kv_header *header);
 /* Reads the header of an open file and the size of its text, and refuses layouts that are not read. Sizes that point past
  * the file's end are the caller's to judge. */
 int layout_examine(ds4kv_header *header, uint32_t *text_bytes, int fd, uint64_t file_size, ds4kv_fault *fault);
+
+/* ---- mid.c ---- */
+
+/* PLAIN or TRANSPOSED, for a region of layout v2-mid that begins at `start` of a file and has this frame, whose form is
+ * not looked at. UNSUPPORTED if it is ambiguous; else what reading it may come to. */
+int mid_form(uint32_t *form, const ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes,
+             ds4kv_fault *fault);
 
 /* ---- sha1.c ---- */
 

@@ -312,6 +312,11 @@ static FILE *source_stream(source *source)
 
 FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers)
 {
+    return ds4kv_fopen_writer_as(out, chunk_size, DS4KV_FORM_PLAIN, 0, workers);
+}
+
+FILE *ds4kv_fopen_writer_as(FILE *out, uint32_t chunk_size, uint32_t form, int level, int workers)
+{
     FILE *stream = NULL;
     int mode = fcntl(fileno(out), F_GETFL); /* -1: no descriptor behind it, as in memory */
     off_t start = ftello(out);
@@ -327,7 +332,7 @@ FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers)
     sink->out = out;
     sink->start = start;
     sink->region_bytes = DS4KV_FRAME_SIZE;
-    sink->error = errno_of(ds4kv_writer_new(&sink->writer, DS4KV_UNKNOWN, chunk_size, DS4KV_FORM_PLAIN, 0,
+    sink->error = errno_of(ds4kv_writer_new(&sink->writer, DS4KV_UNKNOWN, chunk_size, form, level,
                                             cut_to_cpus(workers)));
     if (sink->error == 0)
         sink->error = write_frame(sink);
@@ -342,7 +347,7 @@ FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers)
 }
 
 /* Reads and judges the frame at in's position. */
-static int read_frame(ds4kv_frame *frame, FILE *in, uint64_t region_bytes, uint32_t chunk_size)
+static int read_frame(ds4kv_frame *frame, FILE *in, uint64_t region_bytes, uint32_t chunk_size, uint32_t form)
 {
     uint8_t head[DS4KV_FRAME_SIZE] = {0};
     ds4kv_fault fault;
@@ -350,14 +355,14 @@ static int read_frame(ds4kv_frame *frame, FILE *in, uint64_t region_bytes, uint3
     errno = EIO;                                                /* if in gives no reason */
     if (fread(head, 1, size, in) < size)
         return ferror(in) ? errno : TRUNCATED_ERRNO;
-    return errno_of(ds4kv_frame_decode(frame, head, region_bytes, chunk_size, DS4KV_FORM_PLAIN, &fault));
+    return errno_of(ds4kv_frame_decode(frame, head, region_bytes, chunk_size, form, &fault));
 }
 
 /* The payload's size, and who reads it. errno, or 0. */
-static int open_region(source *source, uint32_t chunk_size, int workers)
+static int open_region(source *source, uint32_t chunk_size, uint32_t form, int workers)
 {
     ds4kv_frame frame;
-    int error = read_frame(&frame, source->in, source->region_bytes, chunk_size);
+    int error = read_frame(&frame, source->in, source->region_bytes, chunk_size, form);
     if (error != 0)
         return error;
     source->raw_left = frame.raw_total;
@@ -369,6 +374,13 @@ static int open_region(source *source, uint32_t chunk_size, int workers)
 }
 
 FILE *ds4kv_fopen_reader(FILE *in, uint64_t region_bytes, uint32_t chunk_size, int workers, uint64_t *raw_total)
+{
+    uint32_t form = chunk_size == 0 ? DS4KV_FORM_RAW : DS4KV_FORM_PLAIN;
+    return ds4kv_fopen_reader_as(in, region_bytes, chunk_size, form, workers, raw_total);
+}
+
+FILE *ds4kv_fopen_reader_as(FILE *in, uint64_t region_bytes, uint32_t chunk_size, uint32_t form, int workers,
+                            uint64_t *raw_total)
 {
     FILE *stream = NULL;
     struct stat facts;
@@ -384,8 +396,8 @@ FILE *ds4kv_fopen_reader(FILE *in, uint64_t region_bytes, uint32_t chunk_size, i
     source->owner = getpid();
     if (source->start < 0)
         source->error = errno;
-    else if (chunk_size != 0)
-        source->error = open_region(source, chunk_size, workers);
+    else if (form != DS4KV_FORM_RAW)
+        source->error = open_region(source, chunk_size, form, workers);
     if (source->error == 0 && !(stream = source_stream(source)))
         source->error = errno;
     if (!stream) {

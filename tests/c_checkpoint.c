@@ -3,6 +3,7 @@
  *
  *     c_checkpoint examine FILE...    reads each whole: status, offset and sentence, a line each
  *     c_checkpoint copy FROM TO       reads one and writes it again: the files are to be the same
+ *     c_checkpoint checked FROM TO    the same, in layout v2-checked with chunks of 4 KiB
  *     c_checkpoint payload FILE       writes the payload to the standard output, as an engine that reads to the end
  */
 #include <stdlib.h>
@@ -26,11 +27,16 @@ static int examine(const char *path, ds4kv_fault *fault)
     return status;
 }
 
-static int copy(const char *from, const char *to, ds4kv_fault *fault)
+static int copy(const char *from, const char *to, int checked, ds4kv_fault *fault)
 {
     ds4kv_checkpoint *in, *out;
     if (ds4kv_checkpoint_open(&in, from, 2, fault) != DS4KV_OK)
         return 1;
+    if (checked) {
+        in->header.layout = DS4KV_LAYOUT_V2_CHECKED;
+        in->header.codec = DS4KV_CODEC_LZ4;
+        in->header.chunk_size = 4096;
+    }
     char *payload = malloc(in->raw_total + 1), *trailer = malloc(in->trailer_bytes + 1);
     if (ds4kv_checkpoint_create(&out, to, &in->header, in->text, in->text_bytes, 2, fault) != DS4KV_OK)
         return 2;
@@ -61,7 +67,9 @@ int main(int argc, char **argv)
 {
     ds4kv_fault fault = {0};
     if (argc == 4 && strcmp(argv[1], "copy") == 0)
-        return copy(argv[2], argv[3], &fault);
+        return copy(argv[2], argv[3], 0, &fault);
+    if (argc == 4 && strcmp(argv[1], "checked") == 0)
+        return copy(argv[2], argv[3], 1, &fault);
     if (argc == 3 && strcmp(argv[1], "payload") == 0)
         return payload(argv[2], &fault);
     for (int i = 2; i < argc; i++) {

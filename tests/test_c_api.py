@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import struct
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reference
+import test_layouts
 import test_strict
 
 import ds4kv
@@ -148,6 +151,36 @@ def test_golden_file_in_c(case: dict[str, Any], program: Path, tmp_path: Path) -
     assert again.read_bytes() == (GOLDEN / case["file"]).read_bytes()
 
 
+@pytest.mark.parametrize("payload", [b"", b"one", bytes(20000), payload_of(300), random.Random(1).randbytes(9000)])
+def test_checked_files_in_c(payload: bytes, program: Path, tmp_path: Path) -> None:
+    raw, ours, its = tmp_path / "raw.kv", tmp_path / "python.kv", tmp_path / "c.kv"
+    how: dict[str, Any] = {"tokens": 7, "ctx_size": 9, "text": TEXT, "trailer": b"KTM", "created_at": NOW}
+    how |= {"model_id": 1, "payload_abi": 2}
+    ds4kv.dump(raw, payload, layout="v1", **how)
+    header = ds4kv.dump(ours, payload, layout="v2-checked", chunk_size=4096, **how)
+    assert header.layout == ("v2-checked" if len(payload) in (20000, 76808) else "v1")
+    made = run(program, "checked", raw, its)
+    assert (made.returncode, made.stderr) == (0, b"")
+    assert its.read_bytes() == ours.read_bytes()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["c.kv", "python.kv", "raw.kv"]
+    read = run(program, "payload", ours)
+    assert (read.returncode, read.stdout) == (0, payload)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_mid_files_in_c(grouped: bool, program: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mid.kv"
+    payload = b"DSV4" + payload_of(100)
+    path.write_bytes(reference.build_mid(payload, grouped=grouped, log2=12, block=reference.high, text=TEXT))
+    read = run(program, "payload", path)
+    assert (read.returncode, read.stdout) == (0, payload)
+    assert run(program, "copy", path, tmp_path / "again.kv").returncode == 2  # it is not written
+    path.write_bytes(reference.build_mid(payload[4:], grouped=grouped, log2=12, text=TEXT))
+    status, offset, why = examined(program, [path])[0]
+    assert (status, offset) == python_verdict(path) == (-9, 21)
+    assert "ambiguous" in why
+
+
 def examined(program: Path, paths: list[Path]) -> list[tuple[int, int, str]]:
     lines = run(program, "examine", *paths).stdout.decode().splitlines()
     assert len(lines) == len(paths)
@@ -155,7 +188,10 @@ def examined(program: Path, paths: list[Path]) -> list[tuple[int, int, str]]:
 
 
 def python_verdict(path: Path) -> tuple[int, int | None]:
+    """What is to be expected of C as well, which doesn't read two of the layouts."""
     try:
+        if ds4kv.read_header(path).layout in ("v2-mid", "v2-checked"):
+            return -9, 21
         ds4kv.load(path)
     except ds4kv.Ds4kvError as error:
         return STATUS[type(error)], error.offset
@@ -176,15 +212,14 @@ def test_the_rules_for_files_in_c(program: Path, tmp_path: Path) -> None:
             path = tmp_path / f"{len(bad)}.{number}.kv"
             path.write_bytes(data)
             folder.append(path)
-    verdicts = {"corrupt": -1, "truncated": -2, "unsupported": -9}
     found = examined(program, bad)
-    for rule, (status, offset, why) in zip(test_strict.FILES, found, strict=True):
-        assert (status, offset) == (verdicts[rule.verdict], rule.at), rule.id
+    for path, rule, (status, offset, why) in zip(bad, test_strict.FILES, found, strict=True):
+        assert (status, offset) == python_verdict(path), rule.id
         assert why, rule.id
         if rule.id == "v2-crc":
             assert rule.id in why
-    for rule, (status, *_) in zip(test_strict.FILES, examined(program, good), strict=True):
-        assert status == 0, rule.id
+    for path, rule, (status, *_) in zip(good, test_strict.FILES, examined(program, good), strict=True):
+        assert status == python_verdict(path)[0], rule.id
 
 
 def test_the_rules_for_regions_in_c(program: Path, tmp_path: Path) -> None:
@@ -196,9 +231,9 @@ def test_the_rules_for_regions_in_c(program: Path, tmp_path: Path) -> None:
             folder.append(path)
     for path, rule, (status, offset, _) in zip(bad, test_strict.REGIONS, examined(program, bad), strict=True):
         assert (status, offset) == python_verdict(path), rule.id
-        assert status == -1
+        assert status == (-9 if rule.checked else -1)
     for rule, (status, *_) in zip(test_strict.REGIONS, examined(program, good), strict=True):
-        assert status == 0, rule.id
+        assert status == (-9 if rule.checked else 0), rule.id
 
 
 def test_c_and_python_judge_damaged_headers_alike(program: Path, tmp_path: Path) -> None:
@@ -214,6 +249,16 @@ def test_c_and_python_judge_damaged_headers_alike(program: Path, tmp_path: Path)
             paths[-1].write_bytes(content)
     for path, (status, offset, why) in zip(paths, examined(program, paths), strict=True):
         assert (status, offset) == python_verdict(path), (path.name, why)
+
+
+def test_files_that_look_like_another_layout_in_c(program: Path, tmp_path: Path) -> None:
+    paths = []
+    for number, example in enumerate(test_layouts.FOOLERS):
+        paths.append(tmp_path / f"{number}.kv")
+        paths[-1].write_bytes(example.values[1])
+    for path, example, (status, offset, why) in zip(paths, test_layouts.FOOLERS, examined(program, paths), strict=True):
+        assert (status, offset) == python_verdict(path), (example.id, why)
+        assert status == (0 if example.values[0] in ("v1", "v2") else -9)
 
 
 def test_names_are_sha1_of_texts_of_any_length(program: Path, tmp_path: Path) -> None:

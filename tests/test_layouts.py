@@ -190,7 +190,7 @@ def raw(number: int, payload: bytes = PAYLOAD, **parts: object) -> bytes:
 
 
 def fooler(id: str, name: str, data: bytes) -> object:
-    return pytest.param(name, data, id=id)
+    return pytest.param(name, data, id=id)  # test_c_api.py has them as well
 
 
 def foolers() -> Iterator[object]:

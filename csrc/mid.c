@@ -1,0 +1,87 @@
+/*
+ * mid.c - layout v2-mid, whose files have plain blocks or transposed ones and don't say which.
+ *
+ * The way by which the payload begins as one of DeepSeek V4 is the right one. If neither or both do, and the payload is
+ * another one way than the other, the file is ambiguous.
+ */
+#include <string.h>
+
+#include "internal.h"
+
+#define MAGIC "DSV4"
+#define MAGIC_SIZE 4
+
+typedef struct {
+    ds4kv_reader *reader[2]; /* of form PLAIN, of form TRANSPOSED */
+    uint8_t piece[2][4096];
+    int64_t size[2];
+} trial;
+
+static int begin(trial *trial, const ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes)
+{
+    for (int i = 0; i < 2; i++) {
+        ds4kv_frame as = *frame;
+        as.form = i ? DS4KV_FORM_TRANSPOSED : DS4KV_FORM_PLAIN;
+        int status = ds4kv_reader_new(&trial->reader[i], &as, region_bytes, 0, DS4KV_FRAME_SIZE, 0);
+        if (status == DS4KV_OK)
+            status = ds4kv_reader_from_file(trial->reader[i], fd, start);
+        if (status != DS4KV_OK)
+            return status;
+    }
+    return DS4KV_OK;
+}
+
+/* The next piece of both. */
+static int advance(trial *trial, ds4kv_fault *fault)
+{
+    for (int i = 0; i < 2; i++) {
+        trial->size[i] = ds4kv_reader_take(trial->reader[i], trial->piece[i], sizeof trial->piece[i], 1);
+        if (trial->size[i] < 0) {
+            ds4kv_reader_fault(trial->reader[i], fault);
+            return (int)trial->size[i];
+        }
+    }
+    return DS4KV_OK;
+}
+
+static bool is_payload(const trial *trial, int i)
+{
+    return trial->size[i] >= MAGIC_SIZE && memcmp(trial->piece[i], MAGIC, MAGIC_SIZE) == 0;
+}
+
+static bool is_same(const trial *trial)
+{
+    return trial->size[0] == trial->size[1] && memcmp(trial->piece[0], trial->piece[1], (size_t)trial->size[0]) == 0;
+}
+
+static int decide(trial *trial, uint32_t *form, ds4kv_fault *fault)
+{
+    int status = advance(trial, fault);
+    bool plain = is_payload(trial, 0), transposed = is_payload(trial, 1);
+    *form = transposed && !plain ? DS4KV_FORM_TRANSPOSED : DS4KV_FORM_PLAIN;
+    if (plain != transposed)
+        return status;
+    while (status == DS4KV_OK && trial->size[0] > 0 && is_same(trial))
+        status = advance(trial, fault);
+    if (status != DS4KV_OK || is_same(trial))
+        return status;
+    return fault_set(fault, DS4KV_UNSUPPORTED, 21, "codec",
+                     "v2-mid, and neither plain nor transposed it tells a payload: it is ambiguous");
+}
+
+int mid_form(uint32_t *form, const ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes,
+             ds4kv_fault *fault)
+{
+    trial trial = {0};
+    int status = begin(&trial, frame, fd, start, region_bytes);
+    if (status == DS4KV_NOMEM)
+        fault_set(fault, status, 0, "file", "no memory for a chunk");
+    if (status == DS4KV_OK) {
+        status = decide(&trial, form, fault);
+        if (status != DS4KV_OK && status != DS4KV_UNSUPPORTED)
+            fault->offset += start;
+    }
+    for (int i = 0; i < 2; i++)
+        ds4kv_reader_free(trial.reader[i]);
+    return status;
+}

@@ -28,7 +28,7 @@ from ds4kv.store import Store
 
 SESSION = 50
 STEPS = int(os.environ.get("DS4KV_STEPS", "2500"))
-LOCK, QUARANTINE = ".ds4kv.lock", "quarantine"
+LOCK, LEDGER, QUARANTINE = ".ds4kv.lock", ".ds4kv", "quarantine"
 
 BLOCKS = [
     b"<tool_calls>one</tool_calls>",
@@ -428,7 +428,7 @@ class StoreMachine(RuleBasedStateMachine):
     def directory_is_the_models(self) -> None:
         if not self.directory.exists():
             return
-        names = set(self.order()) - {LOCK, QUARANTINE}
+        names = set(self.order()) - {LOCK, LEDGER, QUARANTINE}
         assert {name: (self.directory / name).read_bytes() for name in names} == self.model.files
         aside = self.directory / QUARANTINE
         moved = {path.name: path.read_bytes() for path in aside.iterdir()} if aside.exists() else {}

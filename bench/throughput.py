@@ -3,6 +3,7 @@
     python bench/throughput.py reach [--tokens 17000 47000] [--dir DIR]      each promise, and what it measures
     python bench/throughput.py small [--dir DIR]                             64 KiB to 4 MiB
     python bench/throughput.py disk  [--tokens 17000] --dir DIR              fsynced saves, cold loads
+    python bench/throughput.py layouts [--tokens 17000] [--real FILE]        every layout and level; what proofs cost
     python bench/throughput.py sweep [--csv FILE] [--plot FILE] [--dir DIR]  chunk size x workers x layout x payload
 
 README.md beside this file says what is measured and why. DIR is where checkpoints go: a tmpfs measures us, a disk
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import common
+import layouts
 from common import FACTS, MIB, table
 
 import ds4kv
@@ -300,9 +302,9 @@ def plot(rows: list[dict[str, object]], path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["reach", "small", "disk", "sweep"])
+    parser.add_argument("what", choices=["reach", "small", "disk", "layouts", "sweep"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[17_000, 47_000])
-    parser.add_argument("--real", type=Path, help="a file of real KV, to sweep as well")
+    parser.add_argument("--real", type=Path, help="a file of real KV, for layouts and sweep as well")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dir", default="/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir())
     parser.add_argument("--csv", type=Path)
@@ -312,10 +314,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.dir) as directory:
         if args.what == "small":
             small(directory, args.rounds)
-        elif args.what == "sweep":
+        elif args.what in ("sweep", "layouts"):
             payloads = {f"{tokens} tokens": common.synthetic_payload(tokens) for tokens in args.tokens}
             if args.real:
                 payloads["real sample"] = common.file_payload(args.real, REAL_SAMPLE_BYTES)
+            if args.what == "layouts":
+                layouts.compare(directory, payloads, args.rounds)
+                for name, payload in payloads.items():
+                    layouts.promises(directory, payload, name, args.rounds)
+                return
             rows = sweep(directory, payloads, args.rounds)
             print(table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
             if args.csv:

@@ -36,11 +36,22 @@ def cdef_of(header: str) -> str:
     return re.sub(r"\bDS4KV_API\b", "", declarations)
 
 
+PYTHON_FILE = """
+extern "Python" int64_t python_write(void *stream, const char *raw, size_t n);
+extern "Python" int64_t python_read(void *stream, char *raw, size_t n);
+static FILE *python_file_open(void *stream, int writes, char *buffer, size_t size);
+int fflush(FILE *file);
+int ferror(FILE *file);
+void clearerr(FILE *file);
+int fclose(FILE *file);
+"""
+
 ffibuilder = FFI()
 ffibuilder.cdef(cdef_of((CSRC / "ds4kv.h").read_text(encoding="utf-8")))
+ffibuilder.cdef(PYTHON_FILE)
 ffibuilder.set_source(
     "ds4kv._native",
-    '#include "ds4kv.h"',
+    '#include "ds4kv.h"\n#include "python_file.h"',
     sources=[str(CSRC / name) for name in CORE] + [str(LZ4 / name) for name in ("lz4.c", "lz4hc.c")],
     depends=[str(path) for folder in (CSRC, LZ4, XXHASH) for path in sorted(folder.glob("*.h"))],
     include_dirs=[str(CSRC), str(LZ4), str(XXHASH)],

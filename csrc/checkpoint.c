@@ -2,14 +2,15 @@
  * checkpoint.c - one .kv file: opened and closed, or created and published.
  *
  * The file's stream and the payload's are two: the payload's is made by stdio.c and leaves the other at the region's
- * end. With codec none they are one and the same. What is read from a file by its number is read before either stream
- * begins.
+ * end. They are one and the same where codec none is written. What is read from a file by its number is read before
+ * either stream begins.
  */
 #define _GNU_SOURCE /* realpath, fdopen, fseeko, __fpurge */
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -73,18 +74,17 @@ void ds4kv_checkpoint_name(const void *text, size_t text_bytes, char name[44])
     memcpy(name + 40, ".kv", 4);
 }
 
-/* Frees everything. A forked child first forgets what it has buffered: it is the parent's to write, and where the parent
- * reads must not move. */
+/* Frees everything, and writes nothing more. What is buffered is forgotten: in a forked child it is the parent's to
+ * write, and where the parent reads must not move. */
 static void destroy(checkpoint *c)
 {
-    bool is_foreign = c->owner != getpid();
     if (c->seen.payload && c->seen.payload != c->file)
-        fclose(c->seen.payload); /* which knows a forked child by itself */
-    if (c->file && is_foreign)
+        ds4kv_fabandon(c->seen.payload);
+    if (c->file) {
         fpurge(c->file);
-    if (c->file)
         fclose(c->file);
-    if (c->temporary && !is_foreign)
+    }
+    if (c->temporary && c->owner == getpid())
         unlink(c->temporary);
     free((char *)c->seen.text);
     free(c->path);
@@ -150,7 +150,6 @@ static int read_text(checkpoint *c, uint64_t left, ds4kv_fault *fault)
 static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
 {
     const ds4kv_header *header = &c->seen.header;
-    c->seen.raw_total = header->payload_bytes;
     if (header->codec != DS4KV_CODEC_NONE) {
         /* stdio.c reads the frame as well, and has but an errno to say what is wrong with it. */
         uint8_t head[DS4KV_FRAME_SIZE];
@@ -158,7 +157,8 @@ static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
         int status = read_at(c, head, n, c->region_start, fault);
         if (status != DS4KV_OK)
             return status;
-        status = ds4kv_frame_decode(&c->frame, head, header->payload_bytes, header->chunk_size, DS4KV_FORM_PLAIN, fault);
+        status = ds4kv_frame_decode(&c->frame, head, header->payload_bytes, header->chunk_size, DS4KV_FORM_PLAIN,
+                                    fault);
         if (status != DS4KV_OK) {
             fault->offset += c->region_start;
             return status;
@@ -166,10 +166,8 @@ static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
     }
     if (fseeko(c->file, (off_t)c->region_start, SEEK_SET) != 0)
         return io_fault(fault, "can't be read", errno);
-    c->seen.payload = header->codec == DS4KV_CODEC_NONE
-                          ? c->file
-                          : ds4kv_fopen_reader(c->file, header->payload_bytes, header->chunk_size, workers,
-                                               &c->seen.raw_total);
+    uint32_t chunk_size = header->codec == DS4KV_CODEC_NONE ? 0 : header->chunk_size;
+    c->seen.payload = ds4kv_fopen_reader(c->file, header->payload_bytes, chunk_size, workers, &c->seen.raw_total);
     return c->seen.payload ? DS4KV_OK : io_fault(fault, "the payload can't be read", errno);
 }
 
@@ -216,7 +214,18 @@ int ds4kv_checkpoint_open(ds4kv_checkpoint **out, const char *path, int workers,
 
 /* ---- writing ---- */
 
-/* `path` as it stays when the working directory changes, with its link followed. */
+/* folder/name in memory of its own. */
+static char *join(const char *folder, const char *name)
+{
+    size_t size = strlen(folder) + strlen(name) + 2;
+    char *whole = malloc(size);
+    if (whole)
+        snprintf(whole, size, "%s/%s", folder, name);
+    return whole;
+}
+
+/* `path` as it stays when the working directory changes, with its links followed, be it to where nothing is yet. They
+ * come to an end: realpath has followed them, and says ELOOP where they don't. */
 static char *resolve(const char *path)
 {
     char *whole = realpath(path, NULL);
@@ -232,10 +241,18 @@ static char *resolve(const char *path)
         errno = ENOENT;
         return NULL;
     }
-    size_t size = directory ? strlen(directory) + strlen(name) + 2 : 0;
-    whole = directory ? malloc(size) : NULL;
-    if (whole)
-        snprintf(whole, size, "%s/%s", directory, name);
+    whole = directory ? join(directory, name) : NULL;
+
+    char target[PATH_MAX];
+    ssize_t n = whole ? readlink(whole, target, sizeof target - 1) : -1;
+    if (n >= 0) {
+        target[n] = 0;
+        free(whole);
+        whole = *target == '/' ? strdup(target) : join(directory, target);
+        char *next = whole ? resolve(whole) : NULL;
+        free(whole);
+        whole = next;
+    }
     free(directory);
     return whole;
 }
@@ -351,7 +368,7 @@ static int end_payload(checkpoint *c)
     if (payload != c->file && fclose(payload) != 0)
         c->os_error = errno; /* the first error of all, as errors stick */
     else if (payload == c->file && ferror(payload))
-        c->os_error = EIO; /* the fwrite or fread that failed told its errno */
+        c->os_error = EIO; /* the fwrite that failed told its errno */
     if (c->path && c->os_error == 0) {
         off_t end = ftello(c->file);
         if (end < 0)
@@ -378,6 +395,10 @@ FILE *ds4kv_checkpoint_trailer(ds4kv_checkpoint *seen)
 /* An errno has no room for what is wrong, and where: the region is read once more, up to there. */
 static int find_fault(checkpoint *c, ds4kv_fault *fault)
 {
+    struct stat stat;
+    if (c->seen.header.codec == DS4KV_CODEC_NONE && fstat(fileno(c->file), &stat) == 0)
+        return fault_set(fault, DS4KV_TRUNCATED, (uint64_t)stat.st_size, "payload",
+                         "the input ends within the payload");
     uint8_t raw[4096];
     ds4kv_reader *reader;
     int64_t status = ds4kv_reader_new(&reader, &c->frame, c->seen.header.payload_bytes, 0, DS4KV_FRAME_SIZE, 0);
@@ -407,6 +428,17 @@ static int judge(checkpoint *c, ds4kv_fault *fault)
     return is_proven ? find_fault(c, fault) : io_fault(fault, "the payload can't be read", c->os_error);
 }
 
+/* Of the file at `path`, which is absolute; that is cut. */
+static int sync_directory(char *path, ds4kv_fault *fault)
+{
+    path[strrchr(path, '/') - path + 1] = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int os_error = fd < 0 || fsync(fd) != 0 ? errno : 0;
+    if (fd >= 0)
+        close(fd);
+    return os_error ? io_fault(fault, "has its name, which can't be sent to the disk", os_error) : DS4KV_OK;
+}
+
 static int publish(checkpoint *c, ds4kv_fault *fault)
 {
     uint8_t head[DS4KV_HEADER_SIZE];
@@ -421,6 +453,8 @@ static int publish(checkpoint *c, ds4kv_fault *fault)
     if (fseeko(c->file, 0, SEEK_SET) != 0 || fwrite(head, 1, sizeof head, c->file) != sizeof head ||
         fflush(c->file) != 0)
         return io_fault(fault, "can't be written", errno);
+    if (c->seen.fsync && fsync(fileno(c->file)) != 0)
+        return io_fault(fault, "can't be sent to the disk", errno);
     FILE *file = c->file;
     c->file = NULL;
     if (fclose(file) != 0)
@@ -429,7 +463,7 @@ static int publish(checkpoint *c, ds4kv_fault *fault)
         return io_fault(fault, "can't take its name", errno);
     free(c->temporary);
     c->temporary = NULL;
-    return DS4KV_OK;
+    return c->seen.fsync ? sync_directory(c->path, fault) : DS4KV_OK;
 }
 
 int ds4kv_checkpoint_close(ds4kv_checkpoint *seen, ds4kv_fault *fault)

@@ -24,8 +24,9 @@
  *   - CORRUPT and TRUNCATED alone are a reason to remove a file. UNSUPPORTED files may be perfect, and so may those that
  *     the system could not read.
  *   - Streams that a checkpoint gives are closed by it, and by nobody else.
- *   - A checkpoint stays with the process that opened it. A forked child abandons its copy before it calls exit, which
- *     would write what stdio has gathered of a payload without codec; close does the same there, and answers STATE.
+ *   - A checkpoint stays with the process that opened it. A forked child ends by _exit, or abandons its copy before it
+ *     calls exit, which would write what stdio has gathered of a payload without codec, and move the position that the
+ *     parent reads at; close does as abandon there, and answers STATE.
  */
 #ifndef DS4KV_FILE_H
 #define DS4KV_FILE_H
@@ -43,6 +44,9 @@ extern "C" {
 
 /* ---- header ---- */
 
+/* All are read, and all but v2-mid written. */
+enum { DS4KV_LAYOUT_V1 = 1, DS4KV_LAYOUT_V2, DS4KV_LAYOUT_V2_MID, DS4KV_LAYOUT_V2_CHECKED };
+
 enum { DS4KV_CODEC_NONE, DS4KV_CODEC_LZ4, DS4KV_CODEC_LZ4HC };
 
 enum {
@@ -59,17 +63,17 @@ enum { DS4KV_EXT_TOOL_MAP = 1, DS4KV_EXT_RESPONSES_VISIBLE = 2, DS4KV_EXT_THINKI
 
 /* Everything that the 48 bytes hold: a header that was unpacked packs to the same bytes. */
 typedef struct {
-    uint8_t version;      /* 1: layout v1, 2: v2 */
+    uint8_t layout;       /* a DS4KV_LAYOUT: byte 3 is 1 for v1, 2 for all others */
     uint8_t quant_bits;   /* 2 or 4 */
     uint8_t reason;       /* above 6 reads as unknown */
     uint8_t ext_flags;    /* unknown bits pass through */
-    uint8_t codec;        /* v2: how the region is stored; 0 in v1 */
-    uint8_t model_id;     /* v1: byte 7; 0 in v2 */
+    uint8_t codec;        /* how the region is stored: any in v2, none in v1, LZ4 in the others */
+    uint8_t model_id;     /* byte 7; 0 in v2, which has its codec there */
     uint32_t tokens;      /* at least 1 */
     uint32_t hits;
     uint32_t ctx_size;
-    uint32_t chunk_size;  /* v2: payload bytes per chunk, 1 to 64 MiB; 0 in v1, and without a codec */
-    uint32_t payload_abi; /* v1: bytes 20 to 23; 0 in v2 */
+    uint32_t chunk_size;  /* payload bytes per chunk, 1 to 64 MiB, and a power of two but in v2; 0 without a codec */
+    uint32_t payload_abi; /* v1: bytes 20 to 23; v2: 0; others: byte 20 */
     uint64_t created_at;  /* Unix seconds */
     uint64_t last_used;
     uint64_t payload_bytes; /* of the region, so after compression */
@@ -78,19 +82,20 @@ typedef struct {
 /* PARAM, with the field's name, for what no file may hold. */
 DS4KV_API int ds4kv_header_pack(const ds4kv_header *header, uint8_t *head, ds4kv_fault *fault);
 
-/* Reads 48 bytes: CORRUPT, or UNSUPPORTED for a version or codec that is not read. Other layouts that say version 2 look
- * like v2 from here: ds4kv_checkpoint_open tells them apart. */
-DS4KV_API int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, ds4kv_fault *fault);
+/* Reads 48 bytes, if they are of version 2 as those of this layout: CORRUPT, or UNSUPPORTED for a version or codec that
+ * is not read. Which of the layouts it is takes more of the file: ds4kv_checkpoint_open tells. PARAM: none of them. */
+DS4KV_API int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, int layout, ds4kv_fault *fault);
 
 /* ---- checkpoint ---- */
 
 typedef struct {
-    ds4kv_header header; /* being written: all but version, codec and chunk_size may be changed until close */
+    ds4kv_header header; /* being written: all but layout, codec and chunk_size may be changed until close */
     const char *text;    /* being read: its text_bytes, any bytes, and a NUL behind them; else NULL */
     uint32_t text_bytes;
     FILE *payload;          /* fread or fwrite it in pieces of any size; NULL once the trailer was asked for */
     uint64_t raw_total;     /* being read: bytes of payload, the engine's budget */
     uint64_t trailer_bytes; /* being read */
+    int fsync;              /* being written: set it, and close returns when file and name are on the disk */
 } ds4kv_checkpoint;
 
 /* The name that a store gives a checkpoint with this text: its SHA-1 in hex and ".kv", and a NUL. */
@@ -98,12 +103,12 @@ DS4KV_API void ds4kv_checkpoint_name(const void *text, size_t text_bytes, char n
 
 /* Opens one for reading: header, text and frame are read and held against each other, the file's size and, if it is
  * named by a SHA-1, its name. CORRUPT, TRUNCATED, UNSUPPORTED, IO, NOMEM; PARAM: workers outside 0..64.
- * With codec none the payload is the file itself: after raw_total bytes it goes on with the trailer. */
+ * The payload's stream ends after raw_total bytes. */
 DS4KV_API int ds4kv_checkpoint_open(ds4kv_checkpoint **checkpoint, const char *path, int workers, ds4kv_fault *fault);
 
 /* Creates a temporary file beside `path`, of mode 0600, with this header and text, which may go when the call returns.
- * A link at `path` stays, and what it leads to is replaced. PARAM: a header that no file may hold, codec LZ4HC, which
- * needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */
+ * A link at `path` stays, and what it leads to is replaced or made. PARAM: a header that no file may hold, codec LZ4HC,
+ * which needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */
 DS4KV_API int ds4kv_checkpoint_create(ds4kv_checkpoint **checkpoint, const char *path, const ds4kv_header *header,
                                       const void *text, size_t text_bytes, int workers, ds4kv_fault *fault);
 
@@ -112,11 +117,13 @@ DS4KV_API int ds4kv_checkpoint_create(ds4kv_checkpoint **checkpoint, const char 
 DS4KV_API FILE *ds4kv_checkpoint_trailer(ds4kv_checkpoint *checkpoint);
 
 /* Frees the checkpoint, whatever it returns. One that was created is first finished and takes its name; if that can't be
- * done its temporary file is removed, what was at `path` stays, and IO, NOMEM or PARAM say why. Of one that was opened it
- * returns what an fread that failed has met: CORRUPT, TRUNCATED, IO or NOMEM. */
+ * done its temporary file is removed, what was at `path` stays, and IO, NOMEM or PARAM say why. Only an error of fsync's
+ * last step, which is the directory's, comes after the file has its name. Of one that was opened it returns what an fread
+ * that failed has met: CORRUPT, TRUNCATED, IO or NOMEM. */
 DS4KV_API int ds4kv_checkpoint_close(ds4kv_checkpoint *checkpoint, ds4kv_fault *fault);
 
-/* Frees the checkpoint; one that was created leaves nothing behind. NULL is let pass. */
+/* Frees the checkpoint; one that was created leaves nothing behind, and what is not yet written is dropped. NULL is let
+ * pass. */
 DS4KV_API void ds4kv_checkpoint_abandon(ds4kv_checkpoint *checkpoint);
 
 #ifdef __cplusplus

@@ -12,7 +12,8 @@
  *
  * Laws:
  *   - `out` and `in` are the stream's alone from fopen to fclose. They stay open, and must be until then.
- *   - Streams don't seek. fclose ends the threads and frees the memory, whatever came before.
+ *   - Streams don't seek. fclose ends the threads and frees the memory, whatever came before. So does ds4kv_fabandon,
+ *     which writes nothing more.
  *   - Errors stick: after the first one, reads, writes and fclose fail with its errno. What fwrite takes is compressed
  *     and written later, so only fclose says that all of it is in `out`; an fsync is the caller's.
  *   - workers are 0 (all is done by the thread that reads or writes) to 64, cut to the CPUs of the process: more take
@@ -45,11 +46,14 @@ extern "C" {
 DS4KV_API FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers);
 
 /* A stream to fread the payload from, buffered. The region is region_bytes bytes at in's position; chunk_size is the
- * one in the file's header. *raw_total becomes the payload's size; raw_total may be NULL. Once the last byte is read,
- * in is at the region's end; before, it is anywhere. The stream may be closed at any time. NULL and errno on
- * failure. */
+ * one in the file's header, or 0 for a region of codec none, which is the payload as it is. *raw_total becomes the
+ * payload's size; raw_total may be NULL. Once the last byte is read, in is at the region's end; before, it is anywhere.
+ * The stream may be closed at any time. NULL and errno on failure. */
 DS4KV_API FILE *ds4kv_fopen_reader(FILE *in, uint64_t region_bytes, uint32_t chunk_size, int workers,
                                    uint64_t *raw_total);
+
+/* Closes a stream of either kind. Of a writer's, nothing more is compressed or written. */
+DS4KV_API void ds4kv_fabandon(FILE *stream);
 
 #ifdef __cplusplus
 }

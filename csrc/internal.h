@@ -94,12 +94,19 @@ uint32_t frame_raw_size(const ds4kv_frame *frame, uint32_t index);
 __attribute__((format(printf, 5, 6))) int fault_set(ds4kv_fault *fault, int status, uint64_t offset, const char *field,
                                                     const char *why, ...);
 
+/* ---- header.c ---- */
+
+/* The form of the region, a DS4KV_FORM; -1 for v2-mid, where only blocks tell PLAIN from TRANSPOSED. */
+int header_form(const ds4kv_header *header);
+
 /* ---- layout.c ---- */
 
 #define PREFIX_SIZE (DS4KV_HEADER_SIZE + 4) /* header and text length */
 
-/* Reads the header of an open file and the size of its text, and refuses what is not v1 or v2. Sizes that point past the
- * file's end are the caller's to judge. */
+#define MAX_LOG2 26 /* of DS4KV_MAX_CHUNK_SIZE */
+
+/* Reads the header of an open file and the size of its text, and refuses layouts that are not read. Sizes that point past
+ * the file's end are the caller's to judge. */
 int layout_examine(ds4kv_header *header, uint32_t *text_bytes, int fd, uint64_t file_size, ds4kv_fault *fault);
 
 /* ---- sha1.c ---- */

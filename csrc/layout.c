@@ -2,8 +2,8 @@
  * layout.c - which of five layouts a file has, as several proposals called themselves version 2.
  *
  * A layout that the header allows is a candidate; it fits when its frame holds and a walk over its record heads ends
- * exactly at the region's end. The walk reads heads only, and happens only where there is more than one candidate or one
- * that is not read here. A good file of another layout is never called damaged.
+ * exactly at the region's end. The walk reads heads only, and happens only where there is more than one candidate:
+ * whoever reads the region of a single one holds it against its frame and heads. A good file is never called damaged.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -11,9 +11,9 @@
 #include "internal.h"
 
 #define CRC_HEADER_SIZE 64
-#define MAX_LOG2 26
-#define MIN_LOG2 12 /* chunks of 4 KiB: below, a byte is taken for something else than a chunk size */
-#define MIN_BLOCK_SIZE 2
+#define MIN_LOG2 12 /* chunks of 4 KiB: a smaller exponent of an unknown codec may be a byte that means nothing */
+#define MIN_BLOCK_SIZE 2 /* token and literal */
+#define FITS UINT64_MAX
 
 typedef struct {
     int fd;
@@ -21,6 +21,12 @@ typedef struct {
     uint8_t head[CRC_HEADER_SIZE + 4];
     size_t head_size; /* less, if the file is shorter */
 } file;
+
+typedef struct {
+    int layout;
+    uint32_t chunk_size;
+    uint32_t record_head_size;
+} candidate;
 
 static int io_fault(ds4kv_fault *fault, uint64_t offset, int os_error)
 {
@@ -43,78 +49,149 @@ static bool has_header_crc(const file *file)
     return (crc ^ 0xffffffff) == get_u32(file->head + 48);
 }
 
+static uint64_t region_start(const file *file)
+{
+    return PREFIX_SIZE + (uint64_t)get_u32(file->head + DS4KV_HEADER_SIZE);
+}
+
 /* Where the region ends; false: beyond the file. */
 static bool region_end(const file *file, uint64_t *end)
 {
-    uint64_t start = PREFIX_SIZE + (uint64_t)get_u32(file->head + 48), bytes = get_u64(file->head + 40);
+    uint64_t start = region_start(file), bytes = get_u64(file->head + 40);
     *end = start + bytes;
     return start <= file->size && bytes <= file->size - start;
 }
 
-/* 1: the region is one of this layout, 0: it is not, or IO. */
-static int fits(const file *file, uint64_t chunk_size, uint64_t record_head_size, ds4kv_fault *fault)
+/* OK and the bytes, CORRUPT if the file has fewer, or IO. */
+static int read_piece(const file *file, uint8_t *bytes, size_t n, uint64_t at, ds4kv_fault *fault)
 {
-    uint8_t bytes[DS4KV_FRAME_SIZE];
-    size_t n = DS4KV_FRAME_SIZE;
-    uint64_t end, at = PREFIX_SIZE + (uint64_t)get_u32(file->head + 48);
-    int os_error, status;
-    if (!region_end(file, &end) || end - at < n)
-        return 0;
-    status = file_read(file->fd, bytes, &n, at, &os_error);
-    if (status != DS4KV_OK)
-        return status == DS4KV_IO ? io_fault(fault, at, os_error) : 0;
-    at += n;
-
-    uint64_t raw_total = get_u64(bytes);
-    uint32_t chunk_count = get_u32(bytes + 8);
-    if (chunk_count != raw_total / chunk_size + (raw_total % chunk_size != 0) ||
-        (end - at) / (record_head_size + MIN_BLOCK_SIZE) < chunk_count)
-        return 0;
-    for (uint32_t i = 0; i < chunk_count; i++) {
-        if (end - at < record_head_size)
-            return 0;
-        n = DS4KV_RECORD_HEAD_SIZE;
-        status = file_read(file->fd, bytes, &n, at, &os_error);
-        if (status != DS4KV_OK)
-            return status == DS4KV_IO ? io_fault(fault, at, os_error) : 0;
-        at += record_head_size;
-        uint32_t block_size = get_u32(bytes + 4);
-        if (block_size < MIN_BLOCK_SIZE || block_size > end - at)
-            return 0;
-        at += block_size;
-    }
-    return at == end;
+    int os_error, status = file_read(file->fd, bytes, &n, at, &os_error);
+    return status == DS4KV_IO ? io_fault(fault, at, os_error) : status == DS4KV_OK ? DS4KV_OK : DS4KV_CORRUPT;
 }
 
-/* OK: of the version-2 layouts, this is v2. */
-static int refuse_others(const file *file, ds4kv_fault *fault)
+/* Where the region, all of which is there, stops being of this layout, or FITS. OK, or IO. */
+static int walk(const file *file, candidate layout, uint64_t *misfit, ds4kv_fault *fault)
 {
-    const uint8_t *head = file->head;
-    uint32_t chunk_size = get_u32(head + 20);
-    uint8_t codec = head[7], other_codec = head[21], log2 = head[22];
-
-    if (codec == 0 && chunk_size == 0 && has_header_crc(file))
-        return fault_set(fault, DS4KV_UNSUPPORTED, 48, "layout", "layout v2-crc is not read by this release");
-    if ((other_codec != 1 && other_codec != 2) || log2 > MAX_LOG2) {
-        if (codec == 0 && other_codec > 2 && log2 >= MIN_LOG2 && log2 <= MAX_LOG2 && head[23] == 0)
-            return fault_set(fault, DS4KV_UNSUPPORTED, 21, "codec", "codec %d in byte 21 is not known", other_codec);
+    uint8_t bytes[DS4KV_FRAME_SIZE];
+    uint64_t end, at = region_start(file);
+    *misfit = at;
+    if (!region_end(file, &end) || end - at < DS4KV_FRAME_SIZE)
         return DS4KV_OK;
+    int status = read_piece(file, bytes, DS4KV_FRAME_SIZE, at, fault);
+    if (status != DS4KV_OK)
+        return status == DS4KV_IO ? status : DS4KV_OK;
+    at += DS4KV_FRAME_SIZE;
+
+    uint64_t left = get_u64(bytes);
+    uint32_t chunk_count = get_u32(bytes + 8);
+    if (chunk_count != left / layout.chunk_size + (left % layout.chunk_size != 0) ||
+        (chunk_count == 0 && layout.layout == DS4KV_LAYOUT_V2_CHECKED) ||
+        (end - at) / (layout.record_head_size + MIN_BLOCK_SIZE) < chunk_count)
+        return DS4KV_OK;
+    for (uint32_t i = 0; i < chunk_count; i++) {
+        uint32_t raw_size = min_u32(layout.chunk_size, left);
+        *misfit = at;
+        if (end - at < layout.record_head_size)
+            return DS4KV_OK;
+        status = read_piece(file, bytes, 8, at, fault);
+        if (status != DS4KV_OK)
+            return status == DS4KV_IO ? status : DS4KV_OK;
+        uint32_t block_size = get_u32(bytes + 4);
+        if (get_u32(bytes) != raw_size || block_size < MIN_BLOCK_SIZE ||
+            block_size > end - at - layout.record_head_size)
+            return DS4KV_OK;
+        at += (uint64_t)layout.record_head_size + block_size;
+        left -= raw_size;
     }
-    if ((codec == DS4KV_CODEC_LZ4 || codec == DS4KV_CODEC_LZ4HC) && chunk_size <= DS4KV_MAX_CHUNK_SIZE) {
-        int fit = fits(file, chunk_size, 8, fault);
-        if (fit != 0)
-            return fit < 0 ? fit : DS4KV_OK;
-    }
-    int fit = fits(file, (uint64_t)1 << log2, other_codec == 2 ? 12 : 8, fault);
-    if (fit != 0)
-        return fit < 0 ? fit
-                       : fault_set(fault, DS4KV_UNSUPPORTED, 21, "layout", "layout %s is not read by this release",
-                                   other_codec == 2 ? "v2-checked" : "v2-mid");
-    uint64_t end;
-    if (codec == 0 && region_end(file, &end))
-        return fault_set(fault, DS4KV_CORRUPT, 21, "codec",
-                         "byte 21 claims codec %d, and the region holds no records of it", other_codec);
+    *misfit = at == end ? FITS : at;
     return DS4KV_OK;
+}
+
+/* The layouts with a codec that the header allows, the one that is preferred where several fit first. */
+static int find_candidates(const file *file, candidate found[2])
+{
+    int n = 0;
+    uint32_t chunk_size = get_u32(file->head + 20);
+    uint8_t codec = file->head[7], other_codec = file->head[21], log2 = file->head[22];
+    if ((codec == DS4KV_CODEC_LZ4 || codec == DS4KV_CODEC_LZ4HC) && chunk_size > 0 &&
+        chunk_size <= DS4KV_MAX_CHUNK_SIZE)
+        found[n++] = (candidate){DS4KV_LAYOUT_V2, chunk_size, 8};
+    if ((other_codec == 1 || other_codec == 2) && log2 <= MAX_LOG2 && file->head[23] == 0)
+        found[n++] = other_codec == 1 ? (candidate){DS4KV_LAYOUT_V2_MID, (uint32_t)1 << log2, 8}
+                                      : (candidate){DS4KV_LAYOUT_V2_CHECKED, (uint32_t)1 << log2, 12};
+    return n;
+}
+
+/* Whether the region fits with chunks of the size that its first record claims, whatever the header says. */
+static int is_of_records(const file *file, uint32_t record_head_size, bool *is, ds4kv_fault *fault)
+{
+    uint8_t bytes[4];
+    uint64_t misfit = 0;
+    int status = read_piece(file, bytes, sizeof bytes, region_start(file) + DS4KV_FRAME_SIZE, fault);
+    *is = false;
+    if (status != DS4KV_OK || get_u32(bytes) == 0)
+        return status == DS4KV_IO ? status : DS4KV_OK;
+    status = walk(file, (candidate){DS4KV_LAYOUT_V2, get_u32(bytes), record_head_size}, &misfit, fault);
+    *is = misfit == FITS;
+    return status;
+}
+
+/* Not OK if byte 21 is a codec after all, without being a candidate's, and not one of bytes that mean nothing. With an
+ * exponent behind it that no writer would choose it may be either: the region tells, if it is of records. */
+static int refuse_unknown_codec(const file *file, ds4kv_fault *fault)
+{
+    uint8_t codec = file->head[21], log2 = file->head[22];
+    bool is = false;
+    int status = DS4KV_OK;
+    if (codec == 1 || codec == 2) {
+        status = is_of_records(file, codec == 1 ? 8 : 12, &is, fault);
+        if (status == DS4KV_OK && is) { /* says which of the two bytes is wrong */
+            ds4kv_header header;
+            int layout = codec == 1 ? DS4KV_LAYOUT_V2_MID : DS4KV_LAYOUT_V2_CHECKED;
+            status = ds4kv_header_unpack(&header, file->head, layout, fault);
+        }
+        return status;
+    }
+    if (file->head[23] != 0 || log2 > MAX_LOG2)
+        return DS4KV_OK;
+    is = log2 >= MIN_LOG2;
+    if (!is)
+        status = is_of_records(file, 8, &is, fault);
+    if (status == DS4KV_OK && !is)
+        status = is_of_records(file, 12, &is, fault);
+    if (status == DS4KV_OK && is)
+        status = fault_set(fault, DS4KV_UNSUPPORTED, 21, "codec", "codec %d in byte 21 is not known", codec);
+    return status;
+}
+
+/* The layout of a version-2 file, or a status. */
+static int find_layout(const file *file, ds4kv_fault *fault)
+{
+    static const char *const names[] = {[DS4KV_LAYOUT_V2_MID] = "v2-mid", [DS4KV_LAYOUT_V2_CHECKED] = "v2-checked"};
+    candidate candidates[2];
+    uint64_t end, farthest = 0;
+    bool is_whole = region_end(file, &end);
+
+    if (file->head[7] == 0 && get_u32(file->head + 20) == 0 && has_header_crc(file))
+        return fault_set(fault, DS4KV_UNSUPPORTED, 48, "layout", "layout v2-crc is not read");
+    int n = find_candidates(file, candidates);
+    if (n < 2 || !is_whole) {
+        int status = n == 0 && file->head[7] == 0 && file->head[21] != 0
+                         ? refuse_unknown_codec(file, fault)
+                         : DS4KV_OK;
+        return status != DS4KV_OK ? status : n > 0 ? candidates[0].layout : DS4KV_LAYOUT_V2;
+    }
+    for (int i = 0; i < n; i++) {
+        uint64_t misfit = 0;
+        int status = walk(file, candidates[i], &misfit, fault);
+        if (status != DS4KV_OK)
+            return status;
+        if (misfit == FITS)
+            return candidates[i].layout;
+        farthest = misfit > farthest ? misfit : farthest;
+    }
+    return fault_set(fault, DS4KV_CORRUPT, farthest, "layout", "layout v2 or %s is claimed, and the region is of neither",
+                     names[candidates[1].layout]);
 }
 
 int layout_examine(ds4kv_header *header, uint32_t *text_bytes, int fd, uint64_t file_size, ds4kv_fault *fault)
@@ -134,11 +211,9 @@ int layout_examine(ds4kv_header *header, uint32_t *text_bytes, int fd, uint64_t 
                          PREFIX_SIZE);
     if (is_checkpoint && head[3] == 1 && (head[21] == 1 || head[21] == 2))
         return fault_set(fault, DS4KV_UNSUPPORTED, 21, "codec", "version 1 with codec %d in byte 21", head[21]);
-    if (is_checkpoint && head[3] == 2) {
-        status = refuse_others(&file, fault);
-        if (status != DS4KV_OK)
-            return status;
-    }
+    int layout = is_checkpoint && head[3] == 2 ? find_layout(&file, fault) : DS4KV_LAYOUT_V2;
+    if (layout < 0)
+        return layout;
     *text_bytes = get_u32(head + DS4KV_HEADER_SIZE);
-    return ds4kv_header_unpack(header, head, fault);
+    return ds4kv_header_unpack(header, head, layout, fault);
 }

@@ -55,6 +55,16 @@ static int cut_to_cpus(int workers)
     return workers <= DS4KV_MAX_WORKERS && cpus > 0 && workers > cpus ? (int)cpus : workers;
 }
 
+/* The C library doesn't lead from a stream to what is behind it; but fclose comes there on the thread that calls it. */
+static _Thread_local bool is_abandoning;
+
+void ds4kv_fabandon(FILE *stream)
+{
+    is_abandoning = true;
+    (void)fclose(stream);
+    is_abandoning = false;
+}
+
 /* ---- writer ---- */
 
 typedef struct {
@@ -101,6 +111,8 @@ static bool drain_one(sink *sink)
 static ssize_t sink_write(void *cookie, const char *raw, size_t n)
 {
     sink *sink = cookie;
+    if (is_abandoning)
+        return (ssize_t)n;
     for (size_t done = 0; sink->error == 0 && done < n;) {
         int64_t accepted = ds4kv_writer_put(sink->writer, raw + done, n - done, 0);
         if (accepted < 0) {
@@ -134,7 +146,7 @@ static void finish(sink *sink)
 static int sink_close(void *cookie)
 {
     sink *sink = cookie;
-    if (sink->error == 0)
+    if (sink->error == 0 && !is_abandoning)
         finish(sink);
     int error = sink->error;
     ds4kv_writer_free(sink->writer);
@@ -153,7 +165,8 @@ typedef struct {
     off_t start;  /* in_file: of the region */
     uint64_t region_bytes;
     uint64_t raw_left;
-    ds4kv_reader *reader;
+    ds4kv_reader *reader; /* NULL: the payload is there as it is, or an error has come */
+    pid_t owner;
     int error; /* errno of the first failure, for good */
     char buffer[BUFFER_SIZE];
 } source;
@@ -179,9 +192,25 @@ static bool feed(source *source)
     return source->error == 0;
 }
 
+/* The same for a payload that is there as it is. */
+static size_t take_raw(source *source, char *raw, size_t n)
+{
+    if (source->owner != getpid()) {
+        source->error = EBADF; /* in's position is the parent's */
+        return 0;
+    }
+    errno = EIO; /* if in gives no reason */
+    size_t took = fread(raw, 1, n, source->in);
+    if (took < n)
+        source->error = ferror(source->in) ? errno : TRUNCATED_ERRNO;
+    return took;
+}
+
 /* At least one payload byte to raw, or an error. */
 static size_t take(source *source, char *raw, size_t n)
 {
+    if (!source->reader)
+        return take_raw(source, raw, n);
     int64_t took = ds4kv_reader_take(source->reader, raw, n, source->in_file);
     while (took == 0 && feed(source))
         took = ds4kv_reader_take(source->reader, raw, n, 0);
@@ -202,7 +231,7 @@ static ssize_t source_read(void *cookie, char *raw, size_t n)
     size_t done = 0;
     if (n > source->raw_left)
         n = (size_t)source->raw_left;
-    if (source->error == 0 && n > 0)
+    if (source->error == 0 && source->reader && n > 0)
         source->error = errno_of(ds4kv_reader_aim(source->reader, raw, n));
     while (source->error == 0 && done < n)
         done += take(source, raw + done, n - done);
@@ -210,7 +239,7 @@ static ssize_t source_read(void *cookie, char *raw, size_t n)
     if (source->error != 0) {
         ds4kv_reader_free(source->reader); /* raw is the caller's again: no worker may write there */
         source->reader = NULL;
-    } else if (source->in_file && n > 0 && source->raw_left == 0) {
+    } else if (source->in_file && source->reader && n > 0 && source->raw_left == 0) {
         off_t end = source->start + (off_t)source->region_bytes; /* the last record ended there */
         if (fseeko(source->in, end, SEEK_SET) != 0)
             source->error = errno;
@@ -298,7 +327,8 @@ FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers)
     sink->out = out;
     sink->start = start;
     sink->region_bytes = DS4KV_FRAME_SIZE;
-    sink->error = errno_of(ds4kv_writer_new(&sink->writer, DS4KV_UNKNOWN, chunk_size, DS4KV_FORM_PLAIN, 0, cut_to_cpus(workers)));
+    sink->error = errno_of(ds4kv_writer_new(&sink->writer, DS4KV_UNKNOWN, chunk_size, DS4KV_FORM_PLAIN, 0,
+                                            cut_to_cpus(workers)));
     if (sink->error == 0)
         sink->error = write_frame(sink);
     if (sink->error == 0 && !(stream = sink_stream(sink)))
@@ -323,6 +353,21 @@ static int read_frame(ds4kv_frame *frame, FILE *in, uint64_t region_bytes, uint3
     return errno_of(ds4kv_frame_decode(frame, head, region_bytes, chunk_size, DS4KV_FORM_PLAIN, &fault));
 }
 
+/* The payload's size, and who reads it. errno, or 0. */
+static int open_region(source *source, uint32_t chunk_size, int workers)
+{
+    ds4kv_frame frame;
+    int error = read_frame(&frame, source->in, source->region_bytes, chunk_size);
+    if (error != 0)
+        return error;
+    source->raw_left = frame.raw_total;
+    error = errno_of(ds4kv_reader_new(&source->reader, &frame, source->region_bytes, 0, DS4KV_FRAME_SIZE,
+                                      cut_to_cpus(workers)));
+    if (error == 0 && source->in_file)
+        error = errno_of(ds4kv_reader_from_file(source->reader, fileno(source->in), (uint64_t)source->start));
+    return error;
+}
+
 FILE *ds4kv_fopen_reader(FILE *in, uint64_t region_bytes, uint32_t chunk_size, int workers, uint64_t *raw_total)
 {
     FILE *stream = NULL;
@@ -335,23 +380,20 @@ FILE *ds4kv_fopen_reader(FILE *in, uint64_t region_bytes, uint32_t chunk_size, i
     /* Nothing of the region waits in a buffer to be written: whoever wrote it went back to where it starts. */
     source->start = source->in_file ? ftello(in) : 0;
     source->region_bytes = region_bytes;
-
-    ds4kv_frame frame;
-    source->error = source->start < 0 ? errno : read_frame(&frame, in, region_bytes, chunk_size);
-    if (source->error == 0)
-        source->error = errno_of(
-            ds4kv_reader_new(&source->reader, &frame, region_bytes, 0, DS4KV_FRAME_SIZE, cut_to_cpus(workers)));
-    if (source->error == 0 && source->in_file)
-        source->error = errno_of(ds4kv_reader_from_file(source->reader, fileno(in), (uint64_t)source->start));
+    source->raw_left = region_bytes;
+    source->owner = getpid();
+    if (source->start < 0)
+        source->error = errno;
+    else if (chunk_size != 0)
+        source->error = open_region(source, chunk_size, workers);
     if (source->error == 0 && !(stream = source_stream(source)))
         source->error = errno;
     if (!stream) {
         source_close(source);
         return NULL;
     }
-    source->raw_left = frame.raw_total;
     (void)setvbuf(stream, source->buffer, _IOFBF, sizeof source->buffer);
     if (raw_total)
-        *raw_total = frame.raw_total;
+        *raw_total = source->raw_left;
     return stream;
 }

@@ -1,4 +1,4 @@
-"""The C core in Python terms: the only module that touches ffi, and the only one that turns a status into an error.
+"""The C core in Python terms: the only module that calls it, and the only one that turns a status into an error.
 
 Each call into the core releases the GIL, so put and take are where other threads run. Objects here are not for two
 threads at once; :mod:`ds4kv.stream` sees to that.

@@ -22,6 +22,7 @@ _FRAME = struct.Struct("<QI")
 _RECORD = struct.Struct("<II")  # what the heads of all records begin with: raw size, block size
 _IN_BYTE_21 = {1: (Layout.V2_MID, 8), 2: (Layout.V2_CHECKED, 12)}  # and the sizes of their record heads
 _CRC_HEADER_SIZE = 64
+_MAX_LOG2 = MAX_CHUNK_SIZE.bit_length() - 1
 _MIN_LOG2 = 12  # chunks of 4 KiB: a smaller exponent of an unknown codec may be a byte that means nothing
 
 _MIN_BLOCK_SIZE = 2  # token and literal
@@ -81,8 +82,8 @@ def _layout_of_version_2(read_at: ReadAt, file_size: int, head: bytes) -> Layout
         )
     if candidates:
         return candidates[0].layout
-    if not head[7] and head[21] and is_whole:
-        _refuse_unknown_codec(read_at, head)
+    if not head[7] and head[21]:
+        _refuse_unknown_codec(read_at, head, is_whole)
     return Layout.V2
 
 
@@ -92,24 +93,25 @@ def _candidates(head: bytes) -> list[_Candidate]:
     chunk_size = int.from_bytes(head[20:24], "little")
     if head[7] in (Codec.LZ4, Codec.LZ4HC) and 1 <= chunk_size <= MAX_CHUNK_SIZE:
         candidates.append(_Candidate(Layout.V2, chunk_size, 8))
-    if head[21] in _IN_BYTE_21 and 1 << head[22] <= MAX_CHUNK_SIZE:
+    if head[21] in _IN_BYTE_21 and head[22] <= _MAX_LOG2 and head[23] == 0:
         layout, record_head_size = _IN_BYTE_21[head[21]]
         candidates.append(_Candidate(layout, 1 << head[22], record_head_size))
     return candidates
 
 
-def _refuse_unknown_codec(read_at: ReadAt, head: bytes) -> None:
+def _refuse_unknown_codec(read_at: ReadAt, head: bytes, is_whole: bool) -> None:
     """Raises if byte 21 is a codec after all, without being a candidate's, and not one of bytes that mean nothing.
 
-    An exponent that no writer would choose may be either: then it is one if the region consists of records.
+    With an exponent behind it that no writer would choose it may be either: the region tells, if it is of records.
     """
     codec, log2, zero = head[21:24]
     if codec in _IN_BYTE_21:
-        if _is_of_records(read_at, head, _IN_BYTE_21[codec][1]):
-            raise CorruptError(f"chunks of 2**{log2} bytes; 2**26 is the most", offset=22, field="chunk_size")
+        if is_whole and _is_of_records(read_at, head, _IN_BYTE_21[codec][1]):
+            Header.unpack(head, _IN_BYTE_21[codec][0])  # says which of the two bytes is wrong
         return
-    is_exponent = zero == 0 and 1 << log2 <= MAX_CHUNK_SIZE
-    if is_exponent and (log2 >= _MIN_LOG2 or any(_is_of_records(read_at, head, size) for size in (8, 12))):
+    if zero != 0 or log2 > _MAX_LOG2:
+        return
+    if log2 >= _MIN_LOG2 or (is_whole and any(_is_of_records(read_at, head, size) for size in (8, 12))):
         raise UnsupportedError(f"codec {codec} in byte 21 is not known", offset=21, field="codec")
 
 
@@ -148,10 +150,12 @@ def _misfit(read_at: ReadAt, head: bytes, candidate: _Candidate) -> int | None:
         if len(record) < _RECORD.size or end - offset < head_size:
             return offset
         raw_size, block_size = _RECORD.unpack(record)
-        if raw_size != min(chunk_size, raw_total - index * chunk_size) or block_size < _MIN_BLOCK_SIZE:
+        if raw_size != min(chunk_size, raw_total - index * chunk_size):
+            return offset
+        if not _MIN_BLOCK_SIZE <= block_size <= end - offset - head_size:
             return offset
         offset += head_size + block_size
-    return None if offset == end else min(offset, end)
+    return None if offset == end else offset
 
 
 def _has_header_crc(head: bytes) -> bool:

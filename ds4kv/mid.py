@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from ds4kv.errors import UnsupportedError
 from ds4kv.header import Form
 from ds4kv.stream import PayloadReader
@@ -24,7 +22,7 @@ def form_of(fp: RegularFile, region_bytes: int, *, chunk_size: int) -> Form:
     """PLAIN or TRANSPOSED: as which of them the region at the file's position is a payload of DeepSeek V4.
 
     The first chunk tells. If it doesn't, and the payload is another one way than the other, the file is ambiguous, an
-    UnsupportedError. CorruptError if the region can't be read. The position stays.
+    UnsupportedError. CorruptError if the region can't be read.
     """
     start = fp.tell()
 
@@ -32,14 +30,15 @@ def form_of(fp: RegularFile, region_bytes: int, *, chunk_size: int) -> Form:
         fp.seek(start)
         return PayloadReader(fp, region_bytes, chunk_size=chunk_size, form=form, workers=0)
 
-    with contextlib.ExitStack() as stack:
-        stack.callback(fp.seek, start)
-        plain, transposed = (stack.enter_context(read(form)) for form in (Form.PLAIN, Form.TRANSPOSED))
-        begins = [reader.read(len(_MAGIC)) == _MAGIC for reader in (plain, transposed)]
-        if begins == [False, True]:
-            return Form.TRANSPOSED
-        if begins == [True, False] or all(a == b for a, b in zip(_pieces(plain), _pieces(transposed), strict=True)):
-            return Form.PLAIN
+    try:
+        with read(Form.PLAIN) as plain, read(Form.TRANSPOSED) as transposed:
+            begins = [reader.read(len(_MAGIC)) == _MAGIC for reader in (plain, transposed)]
+            if begins == [False, True]:
+                return Form.TRANSPOSED
+            if begins == [True, False] or all(a == b for a, b in zip(_pieces(plain), _pieces(transposed), strict=True)):
+                return Form.PLAIN
+    finally:
+        fp.seek(start)
     raise UnsupportedError(
         "v2-mid files don't say whether their blocks are transposed, and neither way does this payload begin as one"
         " of DeepSeek V4: it is ambiguous",

@@ -1,7 +1,8 @@
 """Payload streams over any binary file object: what an engine writes its state to, and reads it from.
 
 All four are :class:`io.RawIOBase` objects, so :class:`io.BufferedWriter`, :func:`shutil.copyfileobj` and the like take
-them. They leave the file object open, positioned at the region's end, and are for one thread at a time.
+them, and C takes them by as_file(). They leave the file object open, positioned at the region's end, and are for one
+thread at a time.
 
 A finished region and a broken one differ in one thing: ``close()`` was reached. ``abandon()``, leaving a ``with`` block
 by an exception, and being garbage collected end the threads and write nothing more.
@@ -18,6 +19,7 @@ from array import array
 
 from ds4kv import _core
 from ds4kv import workers as _workers
+from ds4kv.c_files import CStream
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.files import regular_fd
 from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec, Form
@@ -158,7 +160,7 @@ class Finishable(Single):
             self.abandon()
 
 
-class _Writer(Finishable, io.RawIOBase):
+class _Writer(Finishable, CStream):
     """What both writers share: counting, and the difference between an end and a finish."""
 
     def __init__(self, fp: BinaryFile, raw_total: int | None) -> None:
@@ -196,6 +198,7 @@ class _Writer(Finishable, io.RawIOBase):
 
     def tell(self) -> int:
         """Payload bytes written so far."""
+        self._settle_file()
         return self._raw_bytes
 
     def write(self, b: ReadableBuffer, /) -> int:
@@ -204,6 +207,7 @@ class _Writer(Finishable, io.RawIOBase):
         An exception of the file object passes through; the stream is broken after, and only to be abandoned.
         Raises ValueError if that is more than raw_total announced.
         """
+        self._settle_file()
         with self._turn:
             if self.closed:
                 raise ValueError("write to a closed stream")
@@ -233,6 +237,11 @@ class _Writer(Finishable, io.RawIOBase):
         """
         if self.closed:
             return
+        try:
+            self._settle_file()
+        except BaseException:
+            self.abandon()
+            raise
         with self._turn:
             try:
                 if self._failed:
@@ -252,6 +261,7 @@ class _Writer(Finishable, io.RawIOBase):
 
     def _end(self) -> None:
         self._unfinished = False
+        self._drop_file()
         self._free()
         io.RawIOBase.close(self)
 
@@ -420,7 +430,7 @@ class RawWriter(_Writer):
             self.sums.append(self._hasher.take())
 
 
-class _Reader(Single, io.RawIOBase):
+class _Reader(Single, CStream):
     """What both readers share: a position in a payload whose size is known before its first byte."""
 
     def __init__(self, fp: BinaryFile, region_bytes: int, raw_total: int) -> None:
@@ -461,6 +471,7 @@ class _Reader(Single, io.RawIOBase):
 
         Raises io.UnsupportedOperation if the file object can't seek, ValueError for a position before the start.
         """
+        self._refuse_if_c_reads()
         with self._turn:
             self._check_open()
             if self._start is None:
@@ -478,6 +489,7 @@ class _Reader(Single, io.RawIOBase):
 
         Raises CorruptError for proven-wrong bytes, TruncatedError if the file object ends before the region.
         """
+        self._refuse_if_c_reads()
         with self._turn:
             self._check_open()
             with _core.target(b) as room:

@@ -3,6 +3,7 @@
  *
  *     c_checkpoint examine FILE...    reads each whole: status, offset and sentence, a line each
  *     c_checkpoint copy FROM TO       reads one and writes it again: the files are to be the same
+ *     c_checkpoint payload FILE       writes the payload to the standard output, as an engine that reads to the end
  */
 #include <stdlib.h>
 #include <string.h>
@@ -45,11 +46,24 @@ static int copy(const char *from, const char *to, ds4kv_fault *fault)
     return ds4kv_checkpoint_close(out, fault) != DS4KV_OK || ds4kv_checkpoint_close(in, fault) != DS4KV_OK ? 5 : 0;
 }
 
+static int payload(const char *path, ds4kv_fault *fault)
+{
+    static char piece[1000];
+    ds4kv_checkpoint *in;
+    if (ds4kv_checkpoint_open(&in, path, 2, fault) != DS4KV_OK)
+        return 1;
+    for (size_t n; (n = fread(piece, 1, sizeof piece, in->payload)) > 0;)
+        fwrite(piece, 1, n, stdout);
+    return ds4kv_checkpoint_close(in, fault) != DS4KV_OK;
+}
+
 int main(int argc, char **argv)
 {
     ds4kv_fault fault = {0};
     if (argc == 4 && strcmp(argv[1], "copy") == 0)
         return copy(argv[2], argv[3], &fault);
+    if (argc == 3 && strcmp(argv[1], "payload") == 0)
+        return payload(argv[2], &fault);
     for (int i = 2; i < argc; i++) {
         fault = (ds4kv_fault){0};
         int status = examine(argv[i], &fault);

@@ -1,6 +1,7 @@
 """An independent reading of `.kv` checkpoint files, for the tests to measure ds4kv against.
 
-It is slow and plain on purpose, uses the standard library alone and shares no line with the package.
+It is slow and plain on purpose, shares no line with the package, and has from elsewhere only what would
+be no second opinion if it were written for this: XXH32, and numpy to regroup bytes.
 `parse` takes the bytes of a whole file and either returns everything in it or raises `Bad` with the
 verdict the bytes deserve. `build` makes files, good or odd, out of parts. `lint` names what a careful
 writer would not have written although every reader must take it. FORMAT.md says the same in prose.
@@ -11,8 +12,12 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+import lz4.block
+import numpy as np
+import xxhash
 
 CORRUPT, TRUNCATED, UNSUPPORTED = "corrupt", "truncated", "unsupported"
 NONE, LZ4, LZ4HC = 0, 1, 2
@@ -31,11 +36,14 @@ class Bad(Exception):
 
 @dataclass(frozen=True)
 class Parsed:
+    layout: str
     version: int
     quant_bits: int
     reason_code: int
     ext_flags: int
-    codec: int  # how the payload is stored: 0 in every version 1 file, whatever byte 7 holds
+    codec: int  # how the payload is stored: 0 in v1, 1 where byte 21 says that there is a codec
+    model_id: int  # byte 7, where that is not the codec
+    payload_abi: int  # bytes 20..23 of v1; byte 20 where byte 21 is the codec
     tokens: int
     hits: int
     ctx_size: int
@@ -149,8 +157,28 @@ def _ceil(total: int, size: int) -> int:
     return -(-total // size)
 
 
-def decode_region(region: bytes, chunk_size: int) -> tuple[bytes, bool]:
+def regroup(raw: bytes) -> bytes:
+    """First every fourth byte, then every fourth from the second on, and so on; the odd rest stays."""
+    array = np.frombuffer(raw, np.uint8)
+    m = len(raw) // 4
+    return array[: 4 * m].reshape(m, 4).T.tobytes() + raw[4 * m :]
+
+
+def ungroup(grouped: bytes) -> bytes:
+    array = np.frombuffer(grouped, np.uint8)
+    m = len(grouped) // 4
+    return array[: 4 * m].reshape(4, m).T.tobytes() + grouped[4 * m :]
+
+
+def xxh32(raw: bytes) -> int:
+    return xxhash.xxh32_intdigest(raw)
+
+
+def decode_region(
+    region: bytes, chunk_size: int, *, grouped: bool = False, checked: bool = False
+) -> tuple[bytes, bool]:
     """The payload in an LZ4 region, and whether any of its blocks is loose."""
+    head_bytes = HEAD_BYTES + 4 * checked
     if not 1 <= chunk_size <= MAX_CHUNK:
         raise Bad(CORRUPT, "chunk size", 0)
     if len(region) < FRAME_BYTES:
@@ -158,25 +186,31 @@ def decode_region(region: bytes, chunk_size: int) -> tuple[bytes, bool]:
     total, count = struct.unpack_from("<QI", region)
     if count != _ceil(total, chunk_size):
         raise Bad(CORRUPT, "chunk count does not follow from total and chunk size", 8)
+    if checked and count == 0:
+        raise Bad(CORRUPT, "a region without chunks", 8)
     at = FRAME_BYTES
     payload = []
     left = total
     any_loose = False
     for _ in range(count):
-        if len(region) - at < HEAD_BYTES:
+        if len(region) - at < head_bytes:
             raise Bad(CORRUPT, "the region ends inside a record head", at)
         raw_size, block_size = struct.unpack_from("<II", region, at)
         if raw_size != min(chunk_size, left):
             raise Bad(CORRUPT, "raw size is not what this place asks for", at)
         if not 1 <= block_size <= bound(chunk_size):
             raise Bad(CORRUPT, "block size is zero or above the bound", at + 4)
-        at += HEAD_BYTES
+        at += head_bytes
         if block_size > len(region) - at:
             raise Bad(CORRUPT, "a block leaves the region", at - 4)
         try:
             chunk, loose = decode_block(region[at : at + block_size], raw_size)
         except Bad as bad:
             raise Bad(CORRUPT, bad.why, at + bad.at) from None
+        if grouped:
+            chunk = ungroup(chunk)
+        if checked and xxh32(chunk) != struct.unpack_from("<I", region, at - 4)[0]:
+            raise Bad(CORRUPT, "the chunk is not the one whose checksum this is", at - 4)
         payload.append(chunk)
         any_loose |= loose
         left -= raw_size
@@ -186,30 +220,83 @@ def decode_region(region: bytes, chunk_size: int) -> tuple[bytes, bool]:
     return b"".join(payload), any_loose
 
 
-def walk_fits(region: bytes, chunk_size: int, head_bytes: int) -> bool:
-    """Whether frame and record heads of such a size account for the region to the byte."""
-    if not 1 <= chunk_size <= MAX_CHUNK or len(region) < FRAME_BYTES:
+def misfit(region: bytes, chunk_size: int, head_bytes: int) -> int | None:
+    """Where frame and record heads of such a size stop accounting for the region; None: they do, to the byte."""
+    if len(region) < FRAME_BYTES:
+        return 0
+    total, count = struct.unpack_from("<QI", region)
+    if count != _ceil(total, chunk_size) or (count == 0 and head_bytes == 12):  # never empty, where there are checksums
+        return 0
+    if count * (head_bytes + 2) > len(region) - FRAME_BYTES:  # a block has a token and a literal
+        return 0
+    at = FRAME_BYTES
+    for n in range(count):
+        if len(region) - at < head_bytes:
+            return at
+        raw_size, block_size = struct.unpack_from("<II", region, at)
+        after = at + head_bytes + block_size
+        if raw_size != (chunk_size if n < count - 1 else total - n * chunk_size) or block_size < 2:
+            return at
+        if after > len(region):
+            return at
+        at = after
+    return None if at == len(region) else at
+
+
+def is_records(region: bytes, head_bytes: int) -> bool:
+    """The same where nothing but the first record says what the chunk size is."""
+    first = struct.unpack_from("<I", region, FRAME_BYTES)[0] if len(region) >= FRAME_BYTES + 4 else 0
+    if not first or len(region) < FRAME_BYTES + head_bytes:
         return False
     total, count = struct.unpack_from("<QI", region)
-    if count != _ceil(total, chunk_size):
+    sizes, at = [], FRAME_BYTES
+    while at + head_bytes <= len(region) and len(sizes) < count:
+        raw_size, block_size = struct.unpack_from("<II", region, at)
+        sizes.append(raw_size)
+        at += head_bytes + max(block_size, 2)
+    if not sizes:
         return False
-    if count * (head_bytes + 1) > len(region) - FRAME_BYTES:  # no block is empty
-        return False
-    at = FRAME_BYTES
-    for _ in range(count):
-        if len(region) - at < head_bytes:
-            return False
-        at += head_bytes + struct.unpack_from("<I", region, at + 4)[0]
-        if at > len(region):
-            return False
-    return at == len(region)
-
-
-def encode_region(payload: bytes, chunk_size: int) -> bytes:
-    """A correct region whose blocks are literals only."""
-    return region_of(
-        (len(raw), store(raw)) for raw in (payload[i : i + chunk_size] for i in range(0, len(payload), chunk_size))
+    *full, last = sizes
+    return (
+        at == len(region)
+        and len(sizes) == count
+        and sum(sizes) == total
+        and all(size == first for size in full)
+        and 0 < last <= first
     )
+
+
+def cut(payload: bytes, chunk_size: int) -> list[bytes]:
+    return [payload[i : i + chunk_size] for i in range(0, len(payload), chunk_size)]
+
+
+def fast(raw: bytes) -> bytes:
+    """The LZ4 block that LZ4_compress_default makes."""
+    return lz4.block.compress(raw, store_size=False)
+
+
+def high(raw: bytes) -> bytes:
+    """The LZ4 block that LZ4HC makes at level 1."""
+    return lz4.block.compress(raw, mode="high_compression", compression=1, store_size=False)
+
+
+Encoder = Callable[[bytes], bytes]
+
+
+def encode_region(payload: bytes, chunk_size: int, block: Encoder = store, *, grouped: bool = False) -> bytes:
+    """A correct region, of blocks that are literals only unless told."""
+    pieces = cut(payload, chunk_size)
+    return region_of((len(raw), block(regroup(raw) if grouped else raw)) for raw in pieces)
+
+
+def encode_checked(payload: bytes, chunk_size: int, block: Encoder = store) -> bytes:
+    """The same with regrouped bytes in the blocks and a checksum of the others in each head."""
+    pieces = cut(payload, chunk_size)
+    region = struct.pack("<QI", len(payload), len(pieces))
+    for raw in pieces:
+        encoded = block(regroup(raw))
+        region += struct.pack("<III", len(raw), len(encoded), xxh32(raw)) + encoded
+    return region
 
 
 def region_of(
@@ -253,6 +340,55 @@ def is_v2_crc(data: bytes) -> bool:
     return crc32c(data[:48] + bytes(4) + data[52:68]) == struct.unpack_from("<I", data, 48)[0]
 
 
+def claims(data: bytes) -> dict[str, tuple[int, int]]:
+    """The layouts that a version 2 header could be of because it names a codec their way, the most
+    likely first, each with its chunk size and the size of its record heads."""
+    model, (word,), (codec, log2, spare) = data[7], struct.unpack_from("<I", data, 20), data[21:24]
+    found = {}
+    if model in (LZ4, LZ4HC) and 1 <= word <= MAX_CHUNK:
+        found["v2"] = word, 8
+    if codec == 2 and log2 <= 26 and spare == 0:
+        found["v2-checked"] = 2**log2, 12
+    if codec == 1 and log2 <= 26 and spare == 0:
+        found["v2-mid"] = 2**log2, 8
+    return found
+
+
+def layout_of(data: bytes) -> str:
+    """Which layout a version 2 file has; Bad if there is something to say against it in any of them."""
+    at = TEXT_AT + struct.unpack_from("<I", data, HEADER_BYTES)[0]
+    end = at + struct.unpack_from("<Q", data, 40)[0]
+    region = data[at:end] if end <= len(data) else b""
+    claimed = claims(data)
+    if len(claimed) > 1 and end <= len(data):
+        misfits = {name: misfit(region, *how) for name, how in claimed.items()}
+        for name in claimed:
+            if misfits[name] is None:
+                return name
+        raise Bad(CORRUPT, f"neither of {', '.join(claimed)}", at + max(misfits.values()))
+    for name in claimed:
+        return name
+    codec, log2, spare = data[21:24]
+    if data[7] == 0:
+        if codec in (1, 2) and is_records(region, 4 + 4 * codec):
+            raise Bad(CORRUPT, f"chunks of 2**{log2} bytes, or {spare} behind it", 22 if log2 > 26 else 23)
+        likely = log2 >= 12 or is_records(region, 8) or is_records(region, 12)
+        if codec > 2 and log2 <= 26 and spare == 0 and likely:
+            raise Bad(UNSUPPORTED, f"codec {codec} in byte 21", 21)
+    return "v2"
+
+
+def decode_mid(region: bytes, chunk_size: int) -> tuple[bytes, bool]:
+    """Nothing says whether the blocks are regrouped, unless one of both ways begins as payloads do."""
+    (plain, loose), (grouped, _) = (decode_region(region, chunk_size, grouped=way) for way in (False, True))
+    if plain == grouped:
+        return plain, loose
+    found = [payload for payload in (plain, grouped) if payload[:4] == b"DSV4"]
+    if len(found) != 1:
+        raise Bad(UNSUPPORTED, "plain or regrouped, who knows", 0)
+    return found[0], loose
+
+
 def parse(data: bytes, name: str = "") -> Parsed:
     """Everything in the file, or Bad. A name of 40 hex digits and `.kv` must be the text's SHA-1."""
     if data[:3] != b"KVC"[: len(data)]:
@@ -282,39 +418,30 @@ def parse(data: bytes, name: str = "") -> Parsed:
     payload_at = text_at + struct.unpack_from("<I", data, HEADER_BYTES)[0]
     trailer_at = payload_at + payload_bytes
     text, region = data[text_at:payload_at], data[payload_at:trailer_at]
-    complete = trailer_at <= len(data)
 
-    # Which layout is it? Bytes 21 and 22 are where others keep a codec and a power of two.
-    other, log2, spare = data[21:24]
-    claims_other = other in (1, 2) and (version == 1 or log2 <= 26)
-    if version == 1:
-        if claims_other:
-            raise Bad(UNSUPPORTED, "version 1 with a codec in byte 21", 21)
-        codec = chunk_size = 0
-    elif claims_other:
-        own = complete and codec in (LZ4, LZ4HC) and walk_fits(region, chunk_size, HEAD_BYTES)
-        layout, head_bytes = ("v2-mid", 8) if other == 1 else ("v2-checked", 12)
-        if not own and complete and walk_fits(region, 1 << log2, head_bytes):
-            raise Bad(UNSUPPORTED, f"layout {layout}", 21)
-    elif codec == NONE and other > 2 and 12 <= log2 <= 26 and spare == 0:
-        raise Bad(UNSUPPORTED, f"codec {other} in byte 21", 21)
+    layout = f"v{version}" if version == 1 else layout_of(data)
+    if version == 1 and data[21] in (1, 2):
+        raise Bad(UNSUPPORTED, "version 1 with a codec in byte 21", 21)
 
     if quant_bits not in (2, 4):
         raise Bad(CORRUPT, "quantisation", 4)
     if tokens == 0:
         raise Bad(CORRUPT, "no tokens", 8)
+    model_id, payload_abi = (0, 0) if layout == "v2" else (codec, chunk_size)
+    if layout == "v1":
+        codec = chunk_size = 0
+    elif layout != "v2":
+        codec, chunk_size, payload_abi = LZ4, 1 << data[22], data[20]
     if codec > LZ4HC:
         raise Bad(UNSUPPORTED, f"codec {codec}", 7)
     if codec != NONE and not 1 <= chunk_size <= MAX_CHUNK:
         raise Bad(CORRUPT, "chunk size", 20)
     if payload_at > len(data):
         raise Bad(TRUNCATED, "the file ends inside its text", 48)
-    if not complete:
+    if trailer_at > len(data):
         raise Bad(TRUNCATED, "the file ends inside its payload region", 40)
     if re.fullmatch(r"[0-9a-fA-F]{40}\.kv", name) and hashlib.sha1(text).hexdigest() != name[:40].lower():
         raise Bad(CORRUPT, "the text is not the one the file is named after", text_at)
-    if codec == NONE and version == 2 and claims_other:
-        raise Bad(CORRUPT, "byte 21 claims a codec that the region does not bear out", 21)
 
     if codec == NONE:
         payload, loose = region, False
@@ -322,15 +449,22 @@ def parse(data: bytes, name: str = "") -> Parsed:
         raise Bad(CORRUPT, "the region is too short for its frame", payload_at)
     else:
         try:
-            payload, loose = decode_region(region, chunk_size)
+            if layout == "v2-mid":
+                payload, loose = decode_mid(region, chunk_size)
+            else:
+                is_checked = layout == "v2-checked"
+                payload, loose = decode_region(region, chunk_size, grouped=is_checked, checked=is_checked)
         except Bad as bad:
-            raise Bad(CORRUPT, bad.why, payload_at + bad.at) from None
+            raise Bad(bad.verdict, bad.why, payload_at + bad.at) from None
     return Parsed(
+        layout,
         version,
         quant_bits,
         reason_code,
         ext_flags,
         codec,
+        model_id,
+        payload_abi,
         tokens,
         hits,
         ctx_size,
@@ -387,6 +521,38 @@ def build(
         + region
         + trailer
     )
+
+
+def build_checked(
+    payload: bytes, *, log2: int = 6, model_id: int = 0, payload_abi: int = 0, block: Encoder = store, **parts: object
+) -> bytes:
+    """A v2-checked file."""
+    region = encode_checked(payload, 1 << log2, block)
+    return build(region, codec=model_id, chunk_size=payload_abi | 2 << 8 | log2 << 16, **parts)
+
+
+def build_mid(
+    payload: bytes,
+    *,
+    log2: int = 6,
+    model_id: int = 0,
+    payload_abi: int = 0,
+    block: Encoder = store,
+    grouped: bool = True,
+    **parts: object,
+) -> bytes:
+    """A v2-mid file, early (plain) or late (grouped)."""
+    region = encode_region(payload, 1 << log2, block, grouped=grouped)
+    return build(region, codec=model_id, chunk_size=payload_abi | 1 << 8 | log2 << 16, **parts)
+
+
+def build_crc(payload: bytes, *, text: bytes = b"", trailer: bytes = b"", **parts: object) -> bytes:
+    """A v2-crc file: its header goes on with four checksums, then come text length and all the rest."""
+    head = build(payload, codec=0, chunk_size=0, **parts)[:HEADER_BYTES]
+    length = struct.pack("<I", len(text))
+    sums = struct.pack("<III", crc32c(text), crc32c(payload), crc32c(trailer) if trailer else 0)
+    own = struct.pack("<I", crc32c(head + bytes(4) + sums + length))
+    return head + own + sums + length + text + payload + trailer
 
 
 # ------------------------------------------------------------------------------ the writer's side

@@ -1,4 +1,4 @@
-"""The worked example in FORMAT.md is a real file: both decoders load it, and ds4kv writes it."""
+"""The worked examples in FORMAT.md are real files: both decoders load them, and ds4kv writes them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ PAGE = Path(__file__).parent.parent / "FORMAT.md"
 LINE = re.compile(r"([0-9a-f]{4})  ((?:[0-9a-f]{2} )+) +\S.*")
 
 
-@pytest.fixture(scope="module")
-def page() -> str:
-    return PAGE.read_text(encoding="utf-8")
+TEXT = PAGE.read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def example(page: str) -> bytes:
-    (dump,) = re.findall(r"```hexdump\n(.*?)```", page, re.DOTALL)
+def bytes_of(dump: str) -> bytes:
     data = b""
     for line in dump.splitlines():
         match = LINE.fullmatch(line)
@@ -32,31 +28,38 @@ def example(page: str) -> bytes:
     return data
 
 
-@pytest.fixture(scope="module")
-def name(page: str) -> str:
-    (name,) = re.findall(r"`([0-9a-f]{40}\.kv)`", page)
-    return name
+NAMES = re.findall(r"`([0-9a-f]{40}\.kv)`", TEXT)
+EXAMPLES = [bytes_of(dump) for dump in re.findall(r"```hexdump\n(.*?)```", TEXT, re.DOTALL)]
+FLOATS = [9, 31]
+TEXTS = [b"Time? <tool_calls>now()</tool_calls>", b"Hi"]
+LAYOUTS = ["v2", "v2-checked"]
+
+examples = pytest.mark.parametrize(("name", "example"), list(zip(NAMES, EXAMPLES, strict=True)), ids=LAYOUTS)
 
 
-def test_prose_and_bytes_agree(page: str, example: bytes) -> None:
-    (size,) = re.findall(r"checkpoint of (\d+) bytes", page)
-    assert len(example) == int(size)
+def test_prose_and_bytes_agree() -> None:
+    sizes = re.findall(r"`(v2\S*)` checkpoint of (\d+) bytes", TEXT)
+    assert sizes == [(layout, str(len(data))) for layout, data in zip(LAYOUTS, EXAMPLES, strict=True)]
 
 
-def test_both_decoders_load_it(example: bytes, name: str, tmp_path: Path) -> None:
-    payload = b"DSV4" + struct.pack("<9f", *[1.5] * 9)
+@pytest.mark.parametrize("number", [0, 1], ids=LAYOUTS)
+def test_both_decoders_load_it(number: int, tmp_path: Path) -> None:
+    name, example = NAMES[number], EXAMPLES[number]
+    payload = b"DSV4" + struct.pack("<f", 1.5) * FLOATS[number]
     path = tmp_path / name
     path.write_bytes(example)
     loaded = ds4kv.load(path)
     parsed = reference.parse(example, name)
     assert bytes(loaded.payload) == parsed.payload == payload
-    assert loaded.text == parsed.text == b"Time? <tool_calls>now()</tool_calls>"
+    assert loaded.text == parsed.text == TEXTS[number]
     assert loaded.trailer == parsed.trailer
     assert loaded.header.pack() == example[:48]
+    assert loaded.header.layout == parsed.layout == LAYOUTS[number]
     assert reference.lint(example) == []
 
 
-def test_every_byte_matters_or_is_free(example: bytes, name: str, tmp_path: Path) -> None:
+@examples
+def test_every_byte_matters_or_is_free(name: str, example: bytes, tmp_path: Path) -> None:
     """Each single-byte change is refused or read alike by both decoders."""
     path = tmp_path / name
     for at in range(len(example)):
@@ -72,9 +75,10 @@ def test_every_byte_matters_or_is_free(example: bytes, name: str, tmp_path: Path
             assert bytes(ds4kv.load(path).payload) == expected
 
 
-def test_ds4kv_writes_it(example: bytes, tmp_path: Path) -> None:
+@examples
+def test_ds4kv_writes_it(name: str, example: bytes, tmp_path: Path) -> None:
     parsed = reference.parse(example)
-    path = tmp_path / "again.kv"
+    path = tmp_path / name
     ds4kv.dump(
         path,
         parsed.payload,
@@ -85,8 +89,12 @@ def test_ds4kv_writes_it(example: bytes, tmp_path: Path) -> None:
         ctx_size=parsed.ctx_size,
         quant_bits=parsed.quant_bits,
         reason="cold",
+        layout=parsed.layout,
+        level=None if parsed.layout == "v2" else 0,
         chunk_size=parsed.chunk_size,
         created_at=parsed.created_at,
         last_used=parsed.last_used,
+        model_id=parsed.model_id,
+        payload_abi=parsed.payload_abi,
     )
     assert path.read_bytes() == example

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,19 @@ def test_an_entry(tmp_path: Path) -> None:
     assert (entry.tokens, entry.ctx_size, entry.quant_bits, entry.ext_flags) == (700, 4096, 4, 6)
     assert entry.header == ds4kv.read_header(path)
     assert entry == read_entry(str(path))
+
+
+@pytest.mark.parametrize("model_id", [0, 1, 2, 200])
+@pytest.mark.parametrize("build", [reference.build_checked, reference.build_mid])
+def test_an_entry_of_another_layout(tmp_path: Path, build: Callable[..., bytes], model_id: int) -> None:
+    """Of some of them 48 bytes don't tell the layout: the entry remembers it."""
+    path = tmp_path / f"{sha1(b'text')}.kv"
+    path.write_bytes(build(b"DSV4" + bytes(range(96)), text=b"text", model_id=model_id, payload_abi=2, trailer=b"xyz"))
+    (entry,) = Index(str(tmp_path)).scan()
+    assert entry.header == ds4kv.read_header(path)
+    assert entry.header.pack() == entry.head == path.read_bytes()[:48]
+    assert (entry.layout, entry.header.model_id, entry.header.payload_abi) == (entry.header.layout, model_id, 2)
+    assert entry.layout == f"v2-{build.__name__.removeprefix('build_')}"
 
 
 def test_what_is_no_checkpoint_is_left_out_and_left_alone(tmp_path: Path) -> None:
@@ -193,6 +207,8 @@ def heads(draw: st.DrawFn) -> bytes:
     data[7] = draw(st.sampled_from([0, 1, 2, 3, 255]))
     data[8:12] = draw(st.sampled_from([0, 1, 1 << 31])).to_bytes(4, "little")
     data[20:24] = draw(number | st.integers(0, (1 << 32) - 1)).to_bytes(4, "little")
+    if draw(st.booleans()):
+        data[21:24] = draw(st.integers(0, 3)), draw(st.integers(0, 28)), draw(st.sampled_from([0, 0, 0, 1]))
     data[40:48] = draw(number).to_bytes(8, "little")
     data[48:52] = draw(number).to_bytes(4, "little")
     data[64:68] = draw(number | st.integers(0, (1 << 32) - 1)).to_bytes(4, "little")
@@ -202,6 +218,9 @@ def heads(draw: st.DrawFn) -> bytes:
 @given(data=heads())
 @example(data=reference.build(b"payload" * 9, text=b"text", codec=0, chunk_size=0))
 @example(data=reference.build(b"payload" * 9, text=b"text", codec=0, chunk_size=0, version=1))
+@example(data=reference.build_checked(b"payload" * 9, text=b"text", model_id=0))
+@example(data=reference.build_checked(b"payload" * 9, text=b"text", model_id=1))
+@example(data=reference.build_mid(b"payload" * 9, text=b"text", model_id=3))
 @settings(deadline=None)
 def test_the_short_way_says_what_layout_says(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("head") / f"{'0' * 40}.kv"

@@ -39,8 +39,8 @@ GOLDEN = [path.read_bytes() for path in sorted((Path(__file__).parent / "golden"
 EDGES = [0, 1, 2, 3, 4, 6, 7, 8, 11, 12, 13, 15, 16, 20, 23, 24, 26, 27, 63, 64, 65, 127, 128, 255,
          256, 4095, 4096, 4097, 2**16 - 1, 2**24, 2**26, 2**26 + 1, 2**31, 2**32 - 1, 2**63,
          2**64 - 1]  # fmt: skip
-FACTS = ["quant_bits", "reason_code", "ext_flags", "codec", "tokens", "hits", "ctx_size", "chunk_size", "created_at",
-         "last_used", "payload_bytes"]  # fmt: skip
+FACTS = ["quant_bits", "reason_code", "ext_flags", "codec", "model_id", "payload_abi", "tokens", "hits", "ctx_size",
+         "chunk_size", "created_at", "last_used", "payload_bytes"]  # fmt: skip
 FIELDS = {3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 4, 12: 4, 16: 4, 20: 4, 21: 1, 22: 1, 23: 1, 24: 8,
           32: 8, 40: 8, 48: 4}  # fmt: skip
 
@@ -80,9 +80,20 @@ def blocks(draw: st.DrawFn) -> tuple[int, bytes]:
 
 
 @st.composite
-def small_files(draw: st.DrawFn, codecs: tuple[int, ...] = (0, 0, 1, 1, 2)) -> bytes:
-    """A good file of up to a few hundred bytes, of either version and any of these codecs."""
+def small_files(draw: st.DrawFn, codecs: tuple[int | str, ...] = (0, 0, 1, 1, 2, "checked", "checked", "mid")) -> bytes:
+    """A good file of up to a few hundred bytes, of either version and any of these codecs, or of another layout."""
     codec = draw(st.sampled_from(codecs))
+    if isinstance(codec, str):
+        build = reference.build_checked if codec == "checked" else reference.build_mid
+        return build(
+            b"DSV4" + draw(st.binary(max_size=150)),
+            log2=draw(st.integers(2, 8)),
+            model_id=draw(st.sampled_from([0, 1, 2, 3, 255])),
+            payload_abi=draw(st.sampled_from([0, 2, 255])),
+            block=draw(st.sampled_from([reference.store, reference.fast, reference.high])),
+            text=draw(st.binary(max_size=20)),
+            trailer=draw(st.binary(max_size=12)),
+        )
     version = 2 if codec else draw(st.sampled_from([1, 2]))
     if codec == 0:
         region, chunk_size = draw(st.binary(max_size=80)), 0
@@ -124,9 +135,10 @@ def positions(data: bytes) -> list[int]:
         at = 52 + struct.unpack_from("<I", data, 48)[0]
         found += [at, at + 4, at + 8]
         at += 12
+        head_bytes = 12 if data[21] == 2 else 8
         while at + 8 <= len(data) and len(found) < 100:
-            found += [at, at + 4, at + 8, at + 9, at + 10]
-            at += 8 + struct.unpack_from("<I", data, at + 4)[0]
+            found += [at, at + 4, at + 8, at + head_bytes, at + head_bytes + 1, at + head_bytes + 2]
+            at += head_bytes + struct.unpack_from("<I", data, at + 4)[0]
     return [at for at in found if at < len(data)] or [0]
 
 
@@ -214,7 +226,7 @@ def check(data: bytes, path: Path, workers: int) -> None:
         header = loaded.header
         assert header.pack() == data[:48]
         assert ds4kv.read_header(path) == header
-        assert header.layout == f"v{expected.version}"
+        assert header.layout == expected.layout
         assert {field: getattr(header, field) for field in FACTS} == {
             field: getattr(expected, field) for field in FACTS
         }

@@ -17,7 +17,7 @@ from ds4kv import rewrite
 from ds4kv.rewrite import identity, rewrite_trailer, touch
 from ds4kv.trailer import pack_tool_map, unpack_tool_map
 
-PAYLOAD = bytes(range(256)) * 40
+PAYLOAD = b"DSV4" + bytes(range(256)) * 40
 REGION = reference.encode_region(PAYLOAD, 4096)
 MAX_HITS = (1 << 32) - 1
 OLD_MAP = pack_tool_map({b"call_1": b"<tool_calls>one</tool_calls>"})
@@ -32,6 +32,17 @@ def v1(**fields: object) -> bytes:
     return reference.build(PAYLOAD, **{"text": b"text", "version": 1, "codec": 0, "chunk_size": 0, **fields})
 
 
+def checked(**fields: object) -> bytes:
+    return reference.build_checked(PAYLOAD, **{"text": b"text", "log2": 12, "model_id": 2, "payload_abi": 3, **fields})
+
+
+def mid(**fields: object) -> bytes:
+    return reference.build_mid(PAYLOAD, **{"text": b"text", "log2": 12, "model_id": 7, "payload_abi": 3, **fields})
+
+
+LAYOUTS = pytest.mark.parametrize("make", [v1, v2, checked, mid])
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "a.kv"
@@ -42,7 +53,7 @@ def changed(before: bytes, after: bytes) -> set[int]:
     return {at for at, (old, new) in enumerate(zip(before, after, strict=True)) if old != new}
 
 
-@pytest.mark.parametrize("make", [v1, v2])
+@LAYOUTS
 def test_touch_changes_hits_and_last_used_alone(path: Path, make: Callable[..., bytes]) -> None:
     path.write_bytes(make(reason_code=200, ext_flags=0xF8, hits=5, created_at=7, last_used=9))
     before = bytearray(path.read_bytes())
@@ -104,18 +115,20 @@ def test_another_file_of_the_name_is_left_alone(path: Path) -> None:
     assert touch(str(path), last_used=1, file=identity(path.stat()))
 
 
-@pytest.mark.parametrize("make", [v1, v2])
+@LAYOUTS
 @pytest.mark.parametrize("fsync", [False, True])
 @pytest.mark.parametrize("old", [b"", OLD_MAP, OLD_MAP + NEW_MAP, b"junk without a flag"])
 def test_a_trailer_is_replaced(path: Path, make: Callable[..., bytes], old: bytes, fsync: bool) -> None:
     flags = 0xF0 | (old.startswith(b"KTM"))
     path.write_bytes(make(trailer=old, ext_flags=flags, hits=5, reason_code=99))
+    before = path.read_bytes()
     assert rewrite_trailer(str(path), NEW_MAP, last_used=44, fsync=fsync)
     with ds4kv.open(path) as checkpoint:
         assert checkpoint.trailer == NEW_MAP
         assert checkpoint.payload.read() == PAYLOAD
         header = checkpoint.header
     assert (header.ext_flags, header.hits, header.last_used, header.reason_code) == (0xF1, 5, 44, 99)
+    assert changed(before[: len(before) - len(old)], path.read_bytes()[: -len(NEW_MAP)]) <= {6, *range(32, 40)}
 
 
 class Killed(BaseException):

@@ -10,15 +10,27 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import reference
-from reference import build, decode_region, region_of, sequences, store
+from reference import (
+    build,
+    build_checked,
+    build_crc,
+    build_mid,
+    decode_region,
+    region_of,
+    regroup,
+    sequences,
+    store,
+    ungroup,
+)
 
 import ds4kv
+from ds4kv.header import Form
 
 MIB = 1 << 20
 CHUNK = 64
@@ -28,7 +40,11 @@ TEXT = b"text"
 REGION = region_of([(64, store(A)), (64, store(B)), (22, store(C))])
 GOOD_LZ4 = build(REGION, text=TEXT)
 GOOD_RAW = build(PAYLOAD, text=TEXT, codec=0, chunk_size=0)
+GOOD_CHECKED = build_checked(PAYLOAD, text=TEXT)
+GOOD_MID = build_mid(b"DSV4" + PAYLOAD[4:], text=TEXT)
 GOOD_V1 = build(PAYLOAD, text=TEXT, version=1, codec=0, chunk_size=0)
+GOOD_MODEL = build_checked(PAYLOAD, text=TEXT, model_id=1, payload_abi=2)
+GOOD = (GOOD_LZ4, GOOD_RAW, GOOD_V1, GOOD_CHECKED, GOOD_MID, GOOD_MODEL)
 
 KINDS = {
     reference.CORRUPT: ds4kv.CorruptError,
@@ -53,6 +69,7 @@ class RegionRule:
     at: int  # the first byte of the frame field, or of the record, that gives it away
     good: bytes = REGION
     chunk_size: int = CHUNK
+    checked: bool = False
 
 
 # ------------------------------------------------------------------------------ rules for files
@@ -61,24 +78,6 @@ class RegionRule:
 def other_layout(byte_21: int, log2: int, region: bytes, *, model: int = 0, abi: int = 0) -> bytes:
     """A version 2 file of a layout with its codec in byte 21 and its chunk size in byte 22."""
     return build(region, text=TEXT, codec=model, chunk_size=abi | byte_21 << 8 | log2 << 16)
-
-
-def checked_region(chunk_size: int, payload: bytes) -> bytes:
-    """Records whose heads have a third word, a checksum; nobody looks at its value here."""
-    chunks = [payload[i : i + chunk_size] for i in range(0, len(payload), chunk_size)]
-    records = ((len(c), len(store(c)), 0x02CC5D05, store(c)) for c in chunks)
-    return struct.pack("<QI", len(payload), len(chunks)) + b"".join(
-        struct.pack("<III", *head) + block for *head, block in records
-    )
-
-
-def crc_file(payload: bytes) -> bytes:
-    """The proposal with a 64-byte header of checksums."""
-    head = build(payload, codec=0, chunk_size=0)[:48]
-    text = struct.pack("<I", len(TEXT)) + TEXT
-    sums = struct.pack("<III", reference.crc32c(TEXT), reference.crc32c(payload), 0)
-    own = reference.crc32c(head + bytes(4) + sums + text[:4])
-    return head + struct.pack("<I", own) + sums + text + payload
 
 
 def file_rules() -> Iterator[FileRule]:
@@ -147,25 +146,43 @@ def file_rules() -> Iterator[FileRule]:
             build(PAYLOAD, text=TEXT, version=1, codec=0, chunk_size=byte_21 << 8),
             build(PAYLOAD, text=TEXT, version=1, codec=9, chunk_size=0xFF1803FF),
         )
-    mid, checked = REGION, checked_region(64, PAYLOAD)
-    yield FileRule("v2-mid", unsupported, 21, other_layout(1, 6, mid), GOOD_RAW)
-    yield FileRule("v2-mid, model 1", unsupported, 21, other_layout(1, 6, mid, model=1), GOOD_LZ4)
-    yield FileRule("v2-mid, no chunks", unsupported, 21, other_layout(1, 24, empty), GOOD_RAW)
-    yield FileRule("v2-checked", unsupported, 21, other_layout(2, 6, checked, abi=2), GOOD_RAW)
+    yield FileRule("v2-checked, cut", truncated, 40, GOOD_CHECKED[:-1], GOOD_CHECKED)
+    yield FileRule("v2-mid, cut", truncated, 40, GOOD_MID[:-1], GOOD_MID)
+    yield FileRule("codec 7, with chunks that are no codec in byte 21", unsupported, 7,
+                   build(one, codec=7, chunk_size=4096), build(one, chunk_size=4096))  # fmt: skip
+
+    # With two candidates, what neither fits says how far the better one got.
+    records = 52 + len(TEXT) + 12
     for model in (1, 2):
-        yield FileRule(
-            f"v2-checked, model {model}, one chunk",
-            unsupported,
-            21,
-            other_layout(2, 24, checked_region(16 * MIB, PAYLOAD), model=model, abi=2),
-            build(one, codec=model, chunk_size=16 * MIB),
-        )
-    yield FileRule("v2-checked, model 7", unsupported, 21, other_layout(2, 6, checked, model=7),
-                   GOOD_RAW)  # fmt: skip
-    cut = other_layout(2, 6, checked)[:-1]
-    yield FileRule("v2-checked, cut", truncated, 40, cut, GOOD_RAW)
-    yield FileRule("codec 7, chunks that look like a codec in byte 21", unsupported, 7,
-                   build(one, codec=7, chunk_size=512), build(one, chunk_size=512))  # fmt: skip
+        checked = build_checked(PAYLOAD, text=TEXT, model_id=model)
+        second = records + 12 + len(store(A))
+        for id, at in (("raw size", second), ("block size", second + 7)):
+            bad = bytearray(checked)
+            bad[at] ^= 1
+            yield FileRule(f"v2-checked, model {model}, {id}", corrupt, second, bytes(bad), checked)
+        bad = bytearray(checked)
+        bad[records - 4] ^= 1
+        yield FileRule(f"v2-checked, model {model}, count", corrupt, records - 12, bytes(bad), checked)
+        chunks = region_of([(512, store(bytes(512))), (88, store(bytes(88)))])
+        v2 = build(chunks, text=TEXT, codec=model, chunk_size=512)
+        second = records + 8 + len(store(bytes(512)))
+        for id, at in (("raw size", second), ("block size", second + 7)):
+            bad = bytearray(v2)
+            bad[at] ^= 1
+            yield FileRule(f"v2 of 512 bytes a chunk, codec {model}, {id}", corrupt, second, bytes(bad), v2)
+    for log2 in (27, 31, 32, 255):
+        bad = bytearray(GOOD_CHECKED)
+        bad[22] = log2
+        yield FileRule(f"v2-checked, chunks of 2**{log2}", corrupt, 22, bytes(bad), GOOD_CHECKED)
+    for at, good in ((21, GOOD_CHECKED), (21, GOOD_MID)):
+        for codec in (3, 255):
+            bad = bytearray(good)
+            bad[at] = codec
+            yield FileRule(f"codec {codec}, records as of {good[21]}", unsupported, 21, bytes(bad), good)
+    for good in (GOOD_CHECKED, GOOD_MID):
+        bad = bytearray(good)
+        bad[23] = 1
+        yield FileRule(f"byte 23 with codec {good[21]}", corrupt, 23, bytes(bad), good)
     future = build(version=3)
     for size in (4, 20, 47, 51):
         yield FileRule(f"version 3, {size} bytes", unsupported, 3, future[:size],
@@ -178,48 +195,69 @@ def file_rules() -> Iterator[FileRule]:
         yield FileRule(
             f"codec {byte_21} in byte 21 over raw bytes",
             corrupt,
-            21,
+            52 + len(TEXT) + 8,
             other_layout(byte_21, 6, PAYLOAD),
             other_layout(byte_21, 27, PAYLOAD),
         )
-    yield FileRule("v2-crc", unsupported, 48, crc_file(PAYLOAD), GOOD_RAW)
+    yield FileRule("v2-crc", unsupported, 48, build_crc(PAYLOAD, text=TEXT), GOOD_RAW)
 
 
 # ---------------------------------------------------------------------------- rules for regions
 
 
-def region_rules() -> Iterator[RegionRule]:
+def checked_of(records: Iterable[Sequence[int | bytes]], **claims: int | bytes) -> bytes:
+    """reference.region_of, with the XXH32 of what the block stands for in each head, if it does for anything."""
+
+    def record(raw_size: int, block: bytes, *claim: int) -> tuple[int | bytes, ...]:
+        try:
+            raw = ungroup(reference.decode_block(block, raw_size)[0])
+        except reference.Bad:
+            raw = b""
+        return raw_size, struct.pack("<I", reference.xxh32(raw)) + block, claim[0] if claim else len(block)
+
+    return reference.region_of((record(*each) for each in records), **claims)
+
+
+def region_rules(checked: bool) -> Iterator[RegionRule]:
+    """For records with and without a checksum."""
+    region_of, head_bytes = (checked_of, 12) if checked else (reference.region_of, 8)
+    region = region_of([(64, store(A)), (64, store(B)), (22, store(C))])
+
+    def rule(id: str, bad: bytes, at: int, good: bytes = region, chunk_size: int = CHUNK) -> RegionRule:
+        return RegionRule(f"checked: {id}" if checked else id, bad, at, good, chunk_size, checked)
+
     a, b, c = (64, store(A)), (64, store(B)), (22, store(C))
     first = 12
-    second = first + 8 + len(a[1])
-    third = second + 8 + len(b[1])
-    end = third + 8 + len(c[1])
-    assert end == len(REGION)
+    second = first + head_bytes + len(a[1])
+    third = second + head_bytes + len(b[1])
+    end = third + head_bytes + len(c[1])
+    assert end == len(region)
 
     # Sizes that do not add up.
     short, long = (63, store(A[:63])), (23, store(PAYLOAD[127:]))
-    yield RegionRule("first chunk short, last one longer", region_of([short, b, long]), first)
-    yield RegionRule("first chunk short, total less", region_of([short, b, c]), first)
-    yield RegionRule("second chunk short", region_of([a, (63, store(B[:63])), long]), second)
-    yield RegionRule("surplus in the last", region_of([a, b, (23, store(C + b"!"))], total=150),
+    yield rule("first chunk short, last one longer", region_of([short, b, long]), first)
+    yield rule("first chunk short, total less", region_of([short, b, c]), first)
+    yield rule("second chunk short", region_of([a, (63, store(B[:63])), long]), second)
+    yield rule("surplus in the last", region_of([a, b, (23, store(C + b"!"))], total=150),
                      third)  # fmt: skip
-    yield RegionRule("deficit in the last", region_of([a, b, (21, store(C[:21]))], total=150),
+    yield rule("deficit in the last", region_of([a, b, (21, store(C[:21]))], total=150),
                      third)  # fmt: skip
-    yield RegionRule("total 1 less", region_of([a, b, c], total=149), third)
-    yield RegionRule("total 1 more", region_of([a, b, c], total=151), third)
+    yield rule("total 1 less", region_of([a, b, c], total=149), third)
+    yield rule("total 1 more", region_of([a, b, c], total=151), third)
 
     # The frame.
     for count in (0, 2, 4, 2**32 - 1):
-        yield RegionRule(f"count {count} for 3", region_of([a, b, c], count=count), 8)
-    yield RegionRule("count 4 and a fourth record", region_of([a, b, c, c], total=150), 8)
-    yield RegionRule("count 3 for two full chunks", region_of([a, b], count=3), 8,
+        yield rule(f"count {count} for 3", region_of([a, b, c], count=count), 8)
+    yield rule("count 4 and a fourth record", region_of([a, b, c, c], total=150), 8)
+    yield rule("count 3 for two full chunks", region_of([a, b], count=3), 8,
                      region_of([a, b]))  # fmt: skip
-    yield RegionRule("total 0 with a record", region_of([a, b, c], total=0), 8)
-    yield RegionRule("no chunks but bytes", region_of([], extra=b"\0"), 12, region_of([]))
-    yield RegionRule("no chunks but a record", region_of([a], total=0, count=0), 12, region_of([]))
-    yield RegionRule("total 2**64 - 1", region_of([a, b, c], total=2**64 - 1), 8)
-    yield RegionRule("total too large for u32 counts", region_of([a, b, c], total=2**38 + 150), 8)
-    yield RegionRule(
+    yield rule("total 0 with a record", region_of([a, b, c], total=0), 8)
+    empty, at = (region, 8) if checked else (region_of([]), 12)
+    yield rule("no chunks but bytes", region_of([], extra=b"\0"), at, empty)
+    yield rule("no chunks but a record", region_of([a], total=0, count=0), at, empty)
+    yield rule("total 2**64 - 1", region_of([a, b, c], total=2**64 - 1), 8)
+    yield rule("total too large for u32 counts", region_of([a, b, c], total=2**38 + 150), 8)
+    yield rule(
         "more chunks than the region has room for",
         region_of([a, b, c], total=64 * 2000, count=2000),
         0,
@@ -227,33 +265,33 @@ def region_rules() -> Iterator[RegionRule]:
 
     # Bytes left over, bytes missing.
     for extra in (b"\0", bytes(7), bytes(8), struct.pack("<II", 22, 23) + c[1]):
-        yield RegionRule(f"{len(extra)} bytes left over", REGION + extra, end)
-    yield RegionRule("last record missing", REGION[:third], second)  # whose size leaves no room for it
-    yield RegionRule("last head cut", REGION[: third + 7], second)
-    yield RegionRule("last block missing", REGION[: third + 8], second)
-    yield RegionRule("last block cut", REGION[:-1], third)
+        yield rule(f"{len(extra)} bytes left over", region + extra, end)
+    yield rule("last record missing", region[:third], second)  # whose size leaves no room for it
+    yield rule("last head cut", region[: third + head_bytes - 1], second)
+    yield rule("last block missing", region[: third + head_bytes], second)
+    yield rule("last block cut", region[:-1], third)
 
     # Record heads.
     for raw_size in (0, 1, 63, 65, 2**31, 2**32 - 1):
-        yield RegionRule(f"raw_size {raw_size}", region_of([(raw_size, a[1]), b, c], total=150),
+        yield rule(f"raw_size {raw_size}", region_of([(raw_size, a[1]), b, c], total=150),
                          first)  # fmt: skip
-    yield RegionRule("last raw_size 0", region_of([a, b, (0, c[1])], total=150), third)
-    yield RegionRule("last raw_size full", region_of([a, b, (64, c[1])], total=150), third)
+    yield rule("last raw_size 0", region_of([a, b, (0, c[1])], total=150), third)
+    yield rule("last raw_size full", region_of([a, b, (64, c[1])], total=150), third)
     for size in (0, 2**31, 2**32 - 1):
-        yield RegionRule(f"block size {size}", region_of([(*a, size), b, c]), first)
-    yield RegionRule("last block size 0", region_of([a, b, (22, b"")]), second)
+        yield rule(f"block size {size}", region_of([(*a, size), b, c]), first)
+    yield rule("last block size 0", region_of([a, b, (22, b"")]), second)
     over = store(A) + bytes(reference.bound(CHUNK) + 1 - len(store(A)))
-    yield RegionRule("block above the bound", region_of([(64, over), b, c]), first)
-    yield RegionRule("block size 1 less", region_of([a, (*b, len(b[1]) - 1), c]), second)
-    yield RegionRule("block size 1 more", region_of([a, (*b, len(b[1]) + 1), c]), second)
-    yield RegionRule("block size 1 past the region", region_of([a, b, (*c, len(c[1]) + 1)]), third)
+    yield rule("block above the bound", region_of([(64, over), b, c]), first)
+    yield rule("block size 1 less", region_of([a, (*b, len(b[1]) - 1), c]), second)
+    yield rule("block size 1 more", region_of([a, (*b, len(b[1]) + 1), c]), second)
+    yield rule("block size 1 past the region", region_of([a, b, (*c, len(c[1]) + 1)]), third)
 
     # Blocks. Each stands in the middle chunk of three, between two good ones.
     good = sequences((b"abcd", 4, 40), b"0123456789abcdefghij")
 
     def block(id: str, bad: bytes, good: bytes = good) -> RegionRule:
         assert len(reference.decode_block(good, 64)[0]) == 64
-        return RegionRule(id, region_of([a, (64, bad), c]), second, region_of([a, (64, good), c]))
+        return rule(id, region_of([a, (64, bad), c]), second, region_of([a, (64, good), c]))
 
     tail = b"0123456789abcdefghij"
     yield block("match reaches 1 before the chunk", sequences((b"abcd", 5, 40), tail))
@@ -275,7 +313,7 @@ def region_rules() -> Iterator[RegionRule]:
     # The same in a chunk long enough for LZ4's fast loop, so that both of its loops are asked.
     size, noise = 4096, bytes((i * i * 31 + i) % 256 for i in range(4096))
     for at in (100, 2000, 2900):
-        yield RegionRule(
+        yield rule(
             f"match offset before a long chunk, at {at}",
             region_of([(size, sequences((noise[:at], at + 1, 50), noise[: size - 50 - at]))]),
             12,
@@ -287,7 +325,7 @@ def region_rules() -> Iterator[RegionRule]:
     most = sequences((b"abcd", 1, 2000), tail)
     fair = 4 + 2000 + len(tail)
     for raw_size in (fair + 1, 255 * len(most), 255 * len(most) + 1, 64 * MIB):
-        yield RegionRule(
+        yield rule(
             f"{raw_size} bytes out of {len(most)}",
             region_of([(raw_size, most)]),
             0,
@@ -296,8 +334,30 @@ def region_rules() -> Iterator[RegionRule]:
         )
 
 
+def checksum_rules() -> Iterator[RegionRule]:
+    """What layout v2-checked asks beyond what v2 does."""
+    region = reference.encode_checked(PAYLOAD, CHUNK)
+    heads = [12, 12 + 12 + len(store(A)), 12 + 2 * (12 + len(store(A)))]
+
+    def changed(at: int, new: bytes) -> bytes:
+        return region[:at] + new + region[at + len(new) :]
+
+    yield RegionRule("checked: no chunks", region_of([]), 8, region, checked=True)
+    for number, (head, chunk) in enumerate(zip(heads, (A, B, C), strict=True)):
+        for at in (8, 9, 11):
+            bad = changed(head + at, bytes([region[head + at] ^ 1]))
+            yield RegionRule(f"checksum {number}, byte {at}", bad, head, region, checked=True)
+        of_block = struct.pack("<I", reference.xxh32(regroup(chunk)))
+        yield RegionRule(f"checksum {number} of what is in the block", changed(head + 8, of_block), head, region,
+                         checked=True)  # fmt: skip
+        yield RegionRule(f"chunk {number} not regrouped", changed(head + 12, store(chunk)), head, region, checked=True)
+        last = head + 11 + len(store(chunk))
+        bad = changed(last, bytes([region[last] ^ 0x10]))
+        yield RegionRule(f"chunk {number}, a literal changed", bad, head, region, checked=True)
+
+
 FILES = list(file_rules())
-REGIONS = list(region_rules())
+REGIONS = [*region_rules(False), *region_rules(True), *checksum_rules()]
 
 files = pytest.mark.parametrize("rule", FILES, ids=[rule.id for rule in FILES])
 regions = pytest.mark.parametrize("rule", REGIONS, ids=[rule.id for rule in REGIONS])
@@ -306,7 +366,13 @@ few_workers = pytest.mark.parametrize("workers", [None, 0])
 
 
 def as_file(rule: RegionRule, region: bytes) -> bytes:
-    return build(region, text=TEXT, chunk_size=rule.chunk_size, trailer=b"after")
+    word = 2 << 8 | (rule.chunk_size.bit_length() - 1) << 16
+    codec, number = (0, word) if rule.checked else (1, rule.chunk_size)
+    return build(region, text=TEXT, codec=codec, chunk_size=number, trailer=b"after")
+
+
+def decoded(rule: RegionRule) -> bytes:
+    return decode_region(rule.good, rule.chunk_size, grouped=rule.checked, checked=rule.checked)[0]
 
 
 def refused(path: Path, verdict: str, workers: int | None) -> ds4kv.Ds4kvError:
@@ -334,8 +400,8 @@ def loads(path: Path, data: bytes, workers: int | None) -> None:
 
 
 def test_the_good_files_are_good(tmp_path: Path) -> None:
-    for data in (GOOD_LZ4, GOOD_RAW, GOOD_V1):
-        assert reference.parse(data).payload == PAYLOAD
+    for data in GOOD:
+        assert reference.parse(data).payload[4:] == PAYLOAD[4:]
         loads(tmp_path / "good.kv", data, None)
 
 
@@ -351,11 +417,10 @@ def test_file_rule(rule: FileRule, workers: int | None, tmp_path: Path) -> None:
     loads(path, rule.good, workers)
 
 
-@pytest.mark.parametrize("name", ["v2-mid", "v2-checked", "v2-crc"])
-def test_other_layouts_are_named(name: str, tmp_path: Path) -> None:
+def test_the_other_layout_is_named(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.kv"
-    path.write_bytes(next(rule.bad for rule in FILES if rule.id == name))
-    assert name in str(refused(path, reference.UNSUPPORTED, None))
+    path.write_bytes(build_crc(PAYLOAD, text=TEXT))
+    assert "v2-crc" in str(refused(path, reference.UNSUPPORTED, None))
 
 
 @regions
@@ -388,10 +453,13 @@ class Pipe(io.RawIOBase):
         return n
 
 
-def drain(fp: io.BytesIO | Pipe, region_bytes: int, chunk_size: int, workers: int | None) -> bytes:
+def drain(
+    fp: io.BytesIO | Pipe, region_bytes: int, chunk_size: int, workers: int | None, checked: bool = False
+) -> bytes:
     """The payload of the region that begins where fp stands, read in small steps."""
     got = bytearray()
-    with ds4kv.PayloadReader(fp, region_bytes, chunk_size=chunk_size, workers=workers) as stream:
+    form = Form.CHECKED if checked else Form.PLAIN
+    with ds4kv.PayloadReader(fp, region_bytes, chunk_size=chunk_size, form=form, workers=workers) as stream:
         while piece := stream.read(50):
             got += piece
     return bytes(got)
@@ -407,14 +475,14 @@ def inside(region: bytes, start: int) -> io.BytesIO:
 @workers
 def test_region_rule_in_a_stream(rule: RegionRule, workers: int | None) -> None:
     with pytest.raises(ds4kv.CorruptError) as caught:
-        drain(inside(rule.bad, 1000), len(rule.bad), rule.chunk_size, workers)
+        drain(inside(rule.bad, 1000), len(rule.bad), rule.chunk_size, workers, rule.checked)
     error = caught.value
     assert type(error) is ds4kv.CorruptError
     assert isinstance(error.offset, int)
     assert 1000 + rule.at <= error.offset <= 1000 + len(rule.bad)
     assert error.field
     good = inside(rule.good, 1000)
-    assert drain(good, len(rule.good), rule.chunk_size, workers) == decode_region(rule.good, rule.chunk_size)[0]
+    assert drain(good, len(rule.good), rule.chunk_size, workers, rule.checked) == decoded(rule)
     assert good.read() == b"after"
 
 
@@ -422,10 +490,10 @@ def test_region_rule_in_a_stream(rule: RegionRule, workers: int | None) -> None:
 @few_workers
 def test_region_rule_through_a_pipe(rule: RegionRule, workers: int | None) -> None:
     with pytest.raises(ds4kv.CorruptError) as caught:
-        drain(Pipe(rule.bad + b"after"), len(rule.bad), rule.chunk_size, workers)
+        drain(Pipe(rule.bad + b"after"), len(rule.bad), rule.chunk_size, workers, rule.checked)
     assert type(caught.value) is ds4kv.CorruptError
     good = Pipe(rule.good + b"after")
-    assert drain(good, len(rule.good), rule.chunk_size, workers) == decode_region(rule.good, rule.chunk_size)[0]
+    assert drain(good, len(rule.good), rule.chunk_size, workers, rule.checked) == decoded(rule)
     assert good.read() == b"after"
 
 
@@ -461,7 +529,7 @@ def test_match_offset_zero_is_zeros_and_never_what_lay_in_memory(at: int, tmp_pa
 def test_name_of_another_text(name_of: bytes, tmp_path: Path) -> None:
     wrong = tmp_path / f"{hashlib.sha1(name_of).hexdigest()}.kv"
     right = tmp_path / f"{hashlib.sha1(TEXT).hexdigest()}.kv"
-    for data in (GOOD_LZ4, GOOD_RAW, GOOD_V1):
+    for data in GOOD:
         wrong.write_bytes(data)
         with pytest.raises(reference.Bad):
             reference.parse(data, wrong.name)
@@ -494,6 +562,8 @@ def claims() -> Iterator[tuple[str, bytes]]:
             records = [(raw_size, block)]
             region = region_of(records, total=total, count=count)
             yield f"{id}, raw size {raw_size}", build(region, chunk_size=big)
+            region = checked_of(records, total=total, count=count)
+            yield f"checked: {id}, raw size {raw_size}", build(region, codec=0, chunk_size=2 << 8 | 26 << 16)
     for size in (2**32 - 1, reference.bound(big)):
         region = region_of([(big, block, size)])
         yield f"block size {size}", build(region, chunk_size=big)

@@ -88,16 +88,23 @@ typedef struct {
     size_t take_size; /* payload bytes taken at once, at most */
     size_t aim_size;  /* payload bytes aimed at a time; 0: none */
     bool lent;
-    bool known; /* raw_total is given to the writer */
+    bool known;   /* raw_total is given to the writer */
     bool in_file; /* the reader gets its region from a file */
+    bool checked; /* form CHECKED; else PLAIN */
 } way;
+
+static inline uint32_t form_of(const way *way)
+{
+    return way->checked ? DS4KV_FORM_CHECKED : DS4KV_FORM_PLAIN;
+}
 
 static inline const char *way_text(const way *way)
 {
     static _Thread_local char text[128];
-    snprintf(text, sizeof text, "chunk_size %u level %d workers %d put %zd take %zd aim %zd%s%s%s", way->chunk_size,
+    snprintf(text, sizeof text, "chunk_size %u level %d workers %d put %zd take %zd aim %zd%s%s%s%s", way->chunk_size,
              way->level, way->workers, (ssize_t)way->put_size, (ssize_t)way->take_size, (ssize_t)way->aim_size,
-             way->lent ? " lent" : "", way->known ? " known" : "", way->in_file ? " in_file" : "");
+             way->lent ? " lent" : "", way->known ? " known" : "", way->in_file ? " in_file" : "",
+             way->checked ? " checked" : "");
     return text;
 }
 
@@ -117,15 +124,15 @@ static inline bool take_record(ds4kv_writer *writer, bytes *region, size_t limit
 static inline bytes write_region(bytes payload, way way)
 {
     ds4kv_frame frame;
-    CHECK_EQ(ds4kv_frame_init(&frame, payload.n, way.chunk_size, DS4KV_FORM_PLAIN), DS4KV_OK);
-    size_t record_extra = DS4KV_RECORD_HEAD_SIZE + ds4kv_block_bound(1);
+    CHECK_EQ(ds4kv_frame_init(&frame, payload.n, way.chunk_size, form_of(&way)), DS4KV_OK);
+    size_t record_extra = ds4kv_record_head_size(form_of(&way)) + ds4kv_block_bound(1);
     size_t limit = DS4KV_FRAME_SIZE + payload.n + payload.n / 255 + frame.chunk_count * record_extra;
     bytes region = bytes_new(limit);
     region.n = DS4KV_FRAME_SIZE;
 
     ds4kv_writer *writer;
     uint64_t raw_total = way.known ? payload.n : DS4KV_UNKNOWN;
-    CHECK_EQ(ds4kv_writer_new(&writer, raw_total, way.chunk_size, DS4KV_FORM_PLAIN, way.level, way.workers), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&writer, raw_total, way.chunk_size, form_of(&way), way.level, way.workers), DS4KV_OK);
     for (size_t put = 0; put < payload.n;) {
         size_t part = least(way.put_size, payload.n - put);
         int64_t accepted = ds4kv_writer_put(writer, payload.at + put, part, way.lent);
@@ -142,7 +149,7 @@ static inline bytes write_region(bytes payload, way way)
     ds4kv_frame written;
     ds4kv_writer_frame(writer, &written);
     CHECK(written.raw_total == frame.raw_total && written.chunk_count == frame.chunk_count &&
-          written.chunk_size == frame.chunk_size);
+          written.chunk_size == frame.chunk_size && written.form == frame.form);
     ds4kv_frame_encode(&written, region.at);
     ds4kv_writer_free(writer);
 
@@ -213,7 +220,7 @@ static inline verdict read_from(bytes region, uint64_t region_bytes, uint32_t fi
 {
     verdict verdict = {0};
     ds4kv_frame frame;
-    verdict.status = ds4kv_frame_decode(&frame, region.at, region_bytes, way.chunk_size, DS4KV_FORM_PLAIN, &verdict.fault);
+    verdict.status = ds4kv_frame_decode(&frame, region.at, region_bytes, way.chunk_size, form_of(&way), &verdict.fault);
     if (verdict.status != DS4KV_OK)
         return verdict;
 
@@ -261,7 +268,7 @@ static inline verdict read_region(bytes region, way way)
 }
 
 /* The same by ds4kv_decode. */
-static inline verdict decode_region(bytes region, uint32_t chunk_size, int workers)
+static inline verdict decode_region(bytes region, uint32_t chunk_size, uint32_t form, int workers)
 {
     verdict verdict = {0};
     uint64_t raw_total = 0;
@@ -270,7 +277,7 @@ static inline verdict decode_region(bytes region, uint32_t chunk_size, int worke
     if (raw_total > 255 * region.n)
         raw_total = 0; /* to be refused before anything else is looked at */
     bytes out = guarded_new(raw_total);
-    verdict.status = ds4kv_decode(region.at, region.n, chunk_size, DS4KV_FORM_PLAIN, out.at, raw_total, workers, &verdict.fault);
+    verdict.status = ds4kv_decode(region.at, region.n, chunk_size, form, out.at, raw_total, workers, &verdict.fault);
     verdict.payload = guarded_open(out, verdict.status == DS4KV_OK ? out.n : 0);
     return verdict;
 }
@@ -308,18 +315,65 @@ static inline void unpack_block(bytes block, bytes raw)
     CHECK_EQ(out, raw.n);
 }
 
-static inline bytes unpack_region(bytes region, uint32_t chunk_size)
+static inline uint32_t rotate(uint32_t v, int by)
+{
+    return v << by | v >> (32 - by);
+}
+
+/* XXH32 with seed 0, by its description. */
+static inline uint32_t xxh32(const uint8_t *at, size_t n)
+{
+    static const uint32_t prime[] = {0, 2654435761, 2246822519, 3266489917, 668265263, 374761393};
+    uint32_t lane[4] = {prime[1] + prime[2], prime[2], 0, 0 - prime[1]}, hash = prime[5];
+    size_t i = 0;
+    for (; n - i >= 16; i += 16)
+        for (size_t k = 0; k < 4; k++)
+            lane[k] = rotate(lane[k] + get_u32(at + i + 4 * k) * prime[2], 13) * prime[1];
+    if (n >= 16)
+        hash = rotate(lane[0], 1) + rotate(lane[1], 7) + rotate(lane[2], 12) + rotate(lane[3], 18);
+    hash += (uint32_t)n;
+    for (; n - i >= 4; i += 4)
+        hash = rotate(hash + get_u32(at + i) * prime[3], 17) * prime[4];
+    for (; i < n; i++)
+        hash = rotate(hash + at[i] * prime[5], 11) * prime[1];
+    hash = (hash ^ hash >> 15) * prime[2];
+    hash = (hash ^ hash >> 13) * prime[3];
+    return hash ^ hash >> 16;
+}
+
+/* Byte i of a chunk among its byte streams. */
+static inline size_t transposed(size_t i, size_t n)
+{
+    return i < n / 4 * 4 ? i % 4 * (n / 4) + i / 4 : i;
+}
+
+static inline void unpack_checked(const uint8_t *record, bytes block, bytes raw)
+{
+    bytes streams = bytes_new(raw.n);
+    unpack_block(block, streams);
+    for (size_t i = 0; i < raw.n; i++)
+        raw.at[i] = streams.at[transposed(i, raw.n)];
+    CHECK_EQ(get_u32(record + 8), xxh32(raw.at, raw.n));
+    free(streams.at);
+}
+
+static inline bytes unpack_region(bytes region, uint32_t chunk_size, uint32_t form)
 {
     bytes payload = bytes_new(get_u32(region.at));
     CHECK_EQ(get_u32(region.at + 4), 0);
     CHECK_EQ(get_u32(region.at + 8), (payload.n + chunk_size - 1) / chunk_size);
     size_t at = DS4KV_FRAME_SIZE;
     for (size_t done = 0; done < payload.n; done += chunk_size) {
-        size_t raw_size = get_u32(region.at + at), block_size = get_u32(region.at + at + 4);
+        const uint8_t *record = region.at + at;
+        size_t raw_size = get_u32(record), block_size = get_u32(record + 4);
+        bytes raw = {payload.at + done, raw_size};
         CHECK_EQ(raw_size, least(chunk_size, payload.n - done));
-        at += DS4KV_RECORD_HEAD_SIZE;
+        at += ds4kv_record_head_size(form);
         CHECK(block_size <= region.n - at);
-        unpack_block((bytes){region.at + at, block_size}, (bytes){payload.at + done, raw_size});
+        if (form == DS4KV_FORM_CHECKED)
+            unpack_checked(record, (bytes){region.at + at, block_size}, raw);
+        else
+            unpack_block((bytes){region.at + at, block_size}, raw);
         at += block_size;
     }
     CHECK_EQ(at, region.n);
@@ -327,11 +381,11 @@ static inline bytes unpack_region(bytes region, uint32_t chunk_size)
 }
 
 /* Where record `index` begins. */
-static inline size_t record_offset(bytes region, uint32_t index)
+static inline size_t record_offset(bytes region, uint32_t index, uint32_t form)
 {
     size_t at = DS4KV_FRAME_SIZE;
     while (index-- > 0)
-        at += DS4KV_RECORD_HEAD_SIZE + get_u32(region.at + at + 4);
+        at += ds4kv_record_head_size(form) + get_u32(region.at + at + 4);
     return at;
 }
 

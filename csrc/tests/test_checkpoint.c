@@ -22,7 +22,7 @@ static const char PROMPT[] = "What is\0the time?"; /* with a NUL inside */
 
 static ds4kv_header header_of(int version, int codec)
 {
-    return (ds4kv_header){.version = (uint8_t)version,
+    return (ds4kv_header){.layout = (uint8_t)version,
                           .quant_bits = 4,
                           .reason = DS4KV_REASON_EVICT,
                           .ext_flags = 0x82,
@@ -110,8 +110,7 @@ static void test_round_trip(int version, int codec, size_t n, size_t trailer_byt
 
     bytes read = bytes_new(n), tail = bytes_new(trailer_bytes);
     CHECK(fread(read.at, 1, n, checkpoint->payload) == n && bytes_equal(read, payload));
-    if (codec)
-        CHECK(getc(checkpoint->payload) == EOF && feof(checkpoint->payload));
+    CHECK(getc(checkpoint->payload) == EOF && feof(checkpoint->payload) && !ferror(checkpoint->payload));
     FILE *stream = ds4kv_checkpoint_trailer(checkpoint);
     CHECK(stream && fread(tail.at, 1, tail.n, stream) == tail.n && bytes_equal(tail, trailer));
     CHECK(getc(stream) == EOF);
@@ -152,10 +151,35 @@ static void test_header(void)
         head[8] |= 1;
         if (i % 2)
             set_u32(head + 20, 1 + (uint32_t)draw_below(&seed, DS4KV_MAX_CHUNK_SIZE));
-        CHECK_EQ(ds4kv_header_unpack(&header, head, &fault), DS4KV_OK);
+        CHECK_EQ(ds4kv_header_unpack(&header, head, DS4KV_LAYOUT_V2, &fault), DS4KV_OK);
         CHECK_EQ(ds4kv_header_pack(&header, again, &fault), DS4KV_OK);
         CHECK(memcmp(head, again, sizeof head) == 0);
     }
+
+    for (int i = 0; i < 1000; i++) {
+        CASE("header %d, with its codec in byte 21", i);
+        int layout = i % 2 ? DS4KV_LAYOUT_V2_CHECKED : DS4KV_LAYOUT_V2_MID;
+        for (size_t k = 4; k < sizeof head; k++)
+            head[k] = (uint8_t)draw(&seed);
+        head[3] = head[4] = 2;
+        head[8] |= 1;
+        head[21] = i % 2 ? 2 : 1;
+        head[22] = (uint8_t)(i % 27);
+        head[23] = 0;
+        CHECK_EQ(ds4kv_header_unpack(&header, head, layout, &fault), DS4KV_OK);
+        CHECK(header.layout == layout && header.codec == DS4KV_CODEC_LZ4);
+        CHECK_EQ(header.chunk_size, (uint32_t)1 << i % 27);
+        CHECK(header.model_id == head[7] && header.payload_abi == head[20]);
+        CHECK_EQ(ds4kv_header_pack(&header, again, &fault), DS4KV_OK);
+        CHECK(memcmp(head, again, sizeof head) == 0);
+        static const uint8_t wrong[][2] = {{21, 0}, {21, 3}, {22, 27}, {22, 255}, {23, 1}};
+        const uint8_t *damage = wrong[i % 5];
+        head[damage[0]] = damage[1];
+        CHECK_EQ(ds4kv_header_unpack(&header, head, layout, &fault), DS4KV_CORRUPT);
+        CHECK_EQ(fault.offset, damage[0]);
+    }
+    CASE("a layout that there is not");
+    CHECK_EQ(ds4kv_header_unpack(&header, head, 5, &fault), DS4KV_PARAM);
 
     static const struct {
         ptrdiff_t at;
@@ -173,9 +197,9 @@ static void test_header(void)
     for (size_t i = 0; i < COUNT(wrong); i++) {
         CASE("%s %u", wrong[i].field, wrong[i].value);
         CHECK_EQ(ds4kv_header_pack(&good, head, &fault), DS4KV_OK);
-        CHECK_EQ(ds4kv_header_unpack(&header, head, &fault), DS4KV_OK); /* control */
+        CHECK_EQ(ds4kv_header_unpack(&header, head, DS4KV_LAYOUT_V2, &fault), DS4KV_OK); /* control */
         head[wrong[i].at] = (uint8_t)wrong[i].value;
-        CHECK_EQ(ds4kv_header_unpack(&header, head, &fault), wrong[i].unpack);
+        CHECK_EQ(ds4kv_header_unpack(&header, head, DS4KV_LAYOUT_V2, &fault), wrong[i].unpack);
         CHECK_EQ(fault.offset, wrong[i].at);
         CHECK(strcmp(fault.field, wrong[i].field) == 0 && fault.why[0]);
     }
@@ -184,10 +208,10 @@ static void test_header(void)
         CASE("chunk_size %u", chunk_sizes[i]);
         CHECK_EQ(ds4kv_header_pack(&good, head, &fault), DS4KV_OK);
         set_u32(head + 20, chunk_sizes[i]);
-        CHECK_EQ(ds4kv_header_unpack(&header, head, &fault), DS4KV_CORRUPT);
+        CHECK_EQ(ds4kv_header_unpack(&header, head, DS4KV_LAYOUT_V2, &fault), DS4KV_CORRUPT);
         CHECK_EQ(fault.offset, 20);
         head[7] = DS4KV_CODEC_NONE; /* control */
-        CHECK_EQ(ds4kv_header_unpack(&header, head, &fault), DS4KV_OK);
+        CHECK_EQ(ds4kv_header_unpack(&header, head, DS4KV_LAYOUT_V2, &fault), DS4KV_OK);
     }
 
 #define REFUSED(change, name)                                                                                          \
@@ -199,12 +223,21 @@ static void test_header(void)
         CHECK(strcmp(fault.field, name) == 0 && fault.why[0]);                                                         \
     } while (0)
     CHECK_EQ(ds4kv_header_pack(&good, head, &fault), DS4KV_OK);
-    REFUSED(bad.version = 3, "version");
+    REFUSED(bad.layout = 5, "layout");
     REFUSED(bad.quant_bits = 1, "quant_bits");
     REFUSED(bad.tokens = 0, "tokens");
     REFUSED(bad.codec = 3, "codec");
     REFUSED(bad.chunk_size = 0, "chunk_size");
-    REFUSED(bad.version = 1, "codec");
+    REFUSED(bad.layout = DS4KV_LAYOUT_V1, "codec");
+    REFUSED(bad.layout = DS4KV_LAYOUT_V2_CHECKED, "chunk_size"); /* no power of two */
+    good.chunk_size = 1024;
+    good.layout = DS4KV_LAYOUT_V2_CHECKED;
+    good.model_id = good.payload_abi = 255;
+    CHECK_EQ(ds4kv_header_pack(&good, head, &fault), DS4KV_OK);
+    REFUSED(bad.payload_abi = 256, "payload_abi");
+    REFUSED(bad.codec = DS4KV_CODEC_LZ4HC, "codec");
+    REFUSED(bad.codec = DS4KV_CODEC_NONE, "codec");
+    good = header_of(2, DS4KV_CODEC_LZ4);
     REFUSED(bad.model_id = 1, "model_id");
     REFUSED(bad.payload_abi = 1, "model_id");
 }
@@ -288,7 +321,7 @@ static void test_refusals(void)
 
     CASE("a block that lz4 refuses");
     bytes bad = bytes_copy(good);
-    size_t record = REGION_START + record_offset((bytes){good.at + REGION_START, good.n - REGION_START}, 1);
+    size_t record = REGION_START + record_offset((bytes){good.at + REGION_START, good.n - REGION_START}, 1, DS4KV_FORM_PLAIN);
     bad.at[record + DS4KV_RECORD_HEAD_SIZE] = 0x02;
     write_file(path, bad);
     ds4kv_checkpoint *checkpoint;
@@ -367,7 +400,46 @@ static void test_arguments(void)
     CHECK_EQ(files_in_folder(), 0);
 }
 
+static void test_cut_while_read(void)
+{
+    char path[64];
+    snprintf(path, sizeof path, "%s/a.kv", folder);
+    bytes payload = payload_new(RANDOM, 300000), read = bytes_new(payload.n), trailer = payload_new(TEXT, 50);
+    for (int cut = 0; cut < 2; cut++) {
+        CASE("codec none, %s", cut ? "cut short while it is read" : "whole");
+        save(path, header_of(2, DS4KV_CODEC_NONE), payload, trailer, 2);
+        ds4kv_checkpoint *checkpoint;
+        ds4kv_fault fault;
+        CHECK_EQ(ds4kv_checkpoint_open(&checkpoint, path, 2, &fault), DS4KV_OK);
+        if (cut)
+            CHECK(truncate(path, REGION_START + 200000) == 0);
+        errno = 0;
+        CHECK_EQ(fread(read.at, 1, read.n, checkpoint->payload), cut ? 200000 : read.n);
+        CHECK(memcmp(read.at, payload.at, 200000) == 0);
+        CHECK(!cut == !ferror(checkpoint->payload) && (!cut || errno == ENODATA));
+        CHECK_EQ(ds4kv_checkpoint_close(checkpoint, &fault), cut ? DS4KV_TRUNCATED : DS4KV_OK);
+        CHECK(!cut || (fault.offset == REGION_START + 200000 && strcmp(fault.field, "payload") == 0));
+    }
+    unlink(path);
+    free(trailer.at);
+    free(read.at);
+    free(payload.at);
+}
+
 /* ---- what stays ---- */
+
+/* The one file in the folder with ".tmp." in its name. */
+static void find_temporary(char path[64 + 256])
+{
+    int n = 0;
+    DIR *directory = opendir(folder);
+    CHECK(directory);
+    for (struct dirent *found; (found = readdir(directory));)
+        if (strstr(found->d_name, ".tmp.") && ++n)
+            snprintf(path, 64 + 256, "%.63s/%.255s", folder, found->d_name);
+    closedir(directory);
+    CHECK_EQ(n, 1);
+}
 
 static void test_abandon(int codec)
 {
@@ -380,11 +452,22 @@ static void test_abandon(int codec)
     ds4kv_checkpoint *checkpoint;
     ds4kv_fault fault;
     CHECK_EQ(ds4kv_checkpoint_create(&checkpoint, path, &header, PROMPT, PROMPT_BYTES, 2, &fault), DS4KV_OK);
-    CHECK(fwrite(payload.at, 1, payload.n, checkpoint->payload) == payload.n);
+    CHECK(fwrite(payload.at, 1, payload.n - 1, checkpoint->payload) == payload.n - 1);
+    CHECK(putc(payload.at[payload.n - 1], checkpoint->payload) != EOF); /* stays in a buffer */
+
+    char temporary[64 + 256], other[64];
+    find_temporary(temporary);
+    snprintf(other, sizeof other, "%s/other", folder);
+    CHECK(link(temporary, other) == 0);
+    bytes before = read_file(other);
+    CHECK(before.n < REGION_START + payload.n); /* there is more to come */
     ds4kv_checkpoint_abandon(checkpoint);
-    bytes found = read_file(path);
-    CHECK(bytes_equal(found, old) && files_in_folder() == 1);
+    bytes found = read_file(path), after = read_file(other);
+    CHECK(bytes_equal(after, before)); /* and it did not */
+    CHECK(unlink(other) == 0 && bytes_equal(found, old) && files_in_folder() == 1);
     unlink(path);
+    free(before.at);
+    free(after.at);
     free(found.at);
     free(old.at);
     free(payload.at);
@@ -486,8 +569,71 @@ static void test_paths(void)
     CHECK_EQ(fault.os_error, ENOENT);
     CHECK_EQ(ds4kv_checkpoint_create(&checkpoint, "no/", &header, NULL, 0, 0, &fault), DS4KV_IO);
     CHECK_EQ(files_in_folder(), 3);
-    CHECK(unlink("link.kv") == 0 && unlink("real.kv") == 0 && unlink("new.kv") == 0 && chdir(before) == 0);
+    CHECK(unlink("link.kv") == 0 && unlink("real.kv") == 0 && unlink("new.kv") == 0);
+
+    CASE("links that lead to nothing yet");
+    char whole[64];
+    snprintf(whole, sizeof whole, "%s/below/c.kv", folder);
+    CHECK(mkdir("below", 0700) == 0 && symlink("below/b.kv", "a.kv") == 0 && symlink(whole, "below/b.kv") == 0);
+    save("a.kv", header_of(2, DS4KV_CODEC_LZ4), payload, (bytes){0}, 0);
+    CHECK(lstat("a.kv", &found) == 0 && S_ISLNK(found.st_mode));
+    CHECK(lstat("below/b.kv", &found) == 0 && S_ISLNK(found.st_mode));
+    CHECK(lstat("below/c.kv", &found) == 0 && S_ISREG(found.st_mode));
+    expect("a.kv", DS4KV_OK, 0);
+    CHECK(unlink("below/c.kv") == 0 && unlink("below/b.kv") == 0 && rmdir("below") == 0);
+    CHECK_EQ(ds4kv_checkpoint_create(&checkpoint, "a.kv", &header, NULL, 0, 0, &fault), DS4KV_IO);
+    CHECK_EQ(fault.os_error, ENOENT); /* not even a folder */
+    CHECK(unlink("a.kv") == 0 && symlink("a.kv", "a.kv") == 0);
+    CHECK_EQ(ds4kv_checkpoint_create(&checkpoint, "a.kv", &header, NULL, 0, 0, &fault), DS4KV_IO);
+    CHECK_EQ(fault.os_error, ELOOP);
+    CHECK_EQ(files_in_folder(), 1);
+    CHECK(unlink("a.kv") == 0 && chdir(before) == 0);
     free(payload.at);
+}
+
+/* ---- on the disk ---- */
+
+static struct {
+    int files, folders, fail_at; /* fail_at: the call that fails; 0: none */
+    bool named_before, named_after;
+} synced;
+
+/* Instead of the C library's. */
+int fsync(int fd)
+{
+    struct stat found;
+    char path[64];
+    snprintf(path, sizeof path, "%s/a.kv", folder);
+    CHECK(fstat(fd, &found) == 0);
+    bool is_folder = S_ISDIR(found.st_mode);
+    *(is_folder ? &synced.named_after : &synced.named_before) = access(path, F_OK) == 0;
+    synced.files += !is_folder;
+    synced.folders += is_folder;
+    errno = EIO;
+    return synced.files + synced.folders == synced.fail_at ? -1 : 0;
+}
+
+static void test_fsync(int codec)
+{
+    char path[64];
+    snprintf(path, sizeof path, "%s/a.kv", folder);
+    ds4kv_header header = header_of(2, codec);
+    for (int fail_at = -1; fail_at <= 2; fail_at++) {
+        CASE("codec %d, fsync %s, call %d fails", codec, fail_at < 0 ? "off" : "on", fail_at);
+        memset(&synced, 0, sizeof synced);
+        synced.fail_at = fail_at;
+        ds4kv_checkpoint *checkpoint;
+        ds4kv_fault fault;
+        CHECK_EQ(ds4kv_checkpoint_create(&checkpoint, path, &header, PROMPT, PROMPT_BYTES, 0, &fault), DS4KV_OK);
+        checkpoint->fsync = fail_at >= 0;
+        CHECK_EQ(ds4kv_checkpoint_close(checkpoint, &fault), fail_at > 0 ? DS4KV_IO : DS4KV_OK);
+        CHECK(fail_at <= 0 || fault.os_error == EIO);
+        CHECK_EQ(synced.files, fail_at >= 0);
+        CHECK_EQ(synced.folders, fail_at == 0 || fail_at == 2);
+        CHECK(!synced.named_before && synced.named_after == (fail_at == 0 || fail_at == 2));
+        CHECK_EQ(files_in_folder(), fail_at != 1);
+        unlink(path);
+    }
 }
 
 int main(void)
@@ -505,11 +651,13 @@ int main(void)
                 test_round_trip(2, DS4KV_CODEC_LZ4, sizes[i], trailer, workers);
             }
     test_refusals();
+    test_cut_while_read();
     test_arguments();
     for (int codec = DS4KV_CODEC_NONE; codec <= DS4KV_CODEC_LZ4; codec++) {
         test_abandon(codec);
         test_full_disk(codec);
         test_fork(codec);
+        test_fsync(codec);
     }
     test_paths();
     CHECK(rmdir(folder) == 0);

@@ -139,7 +139,7 @@ static void check_region(bytes region, const char *field, uint64_t offset)
                        .aim_size = i % 2 ? SIZE_MAX : 0,
                        .in_file = put_size == 1};
             verdict read = read_region(region, way);
-            verdict decoded = decode_region(region, CHUNK, workers[i]);
+            verdict decoded = decode_region(region, CHUNK, DS4KV_FORM_PLAIN, workers[i]);
             if (field) {
                 check_fault(read, field, offset);
                 check_fault(decoded, field, offset);

@@ -157,7 +157,7 @@ static void test_rings_are_bounded(void)
             free(verdict.payload.at);
 
             reset();
-            verdict = decode_region(region, chunk_size, workers);
+            verdict = decode_region(region, chunk_size, DS4KV_FORM_PLAIN, workers);
             CHECK_EQ(verdict.status, DS4KV_OK);
             CHECK(atomic_load(&asked) < SMALL + 2 * payload.n + 1000);
             free(verdict.payload.at);
@@ -182,7 +182,7 @@ static unsigned threads_for(bytes payload, uint32_t chunk_size, int workers, boo
     CHECK_EQ(atomic_load(&threads_started) > 0, most > 0);
     CHECK(atomic_load(&threads_started) <= (unsigned)workers);
     reset();
-    verdict decoded = decode_region(region, chunk_size, workers);
+    verdict decoded = decode_region(region, chunk_size, DS4KV_FORM_PLAIN, workers);
     CHECK_EQ(decoded.status, DS4KV_OK);
     CHECK_EQ(atomic_load(&threads_started) > 0, most > 0);
     CHECK(atomic_load(&threads_started) <= (unsigned)workers);
@@ -226,7 +226,7 @@ static void test_without_threads(void)
         CHECK(bytes_equal(read.payload, payload));
         reset();
         atomic_store(&threads_left, left);
-        verdict decoded = decode_region(region, way.chunk_size, way.workers);
+        verdict decoded = decode_region(region, way.chunk_size, DS4KV_FORM_PLAIN, way.workers);
         CHECK_EQ(decoded.status, DS4KV_OK);
         CHECK(bytes_equal(decoded.payload, payload));
         free(decoded.payload.at);

@@ -18,7 +18,7 @@ static uint32_t odd_u32(void)
 static bytes damage(bytes region, uint32_t chunk_count)
 {
     size_t at = (size_t)draw_below(&seed, region.n);
-    size_t head = record_offset(region, (uint32_t)draw_below(&seed, chunk_count));
+    size_t head = record_offset(region, (uint32_t)draw_below(&seed, chunk_count), DS4KV_FORM_PLAIN);
     bytes damaged = bytes_copy(region);
     switch (draw_below(&seed, 7)) {
     case 0:
@@ -60,7 +60,7 @@ static void check_same_verdict(bytes region, uint32_t chunk_size, unsigned verdi
                .aim_size = draw_below(&seed, 2) ? SIZE_MAX : 0,
                .in_file = draw_below(&seed, 2)};
     verdict read = read_region(region, way);
-    verdict decoded = decode_region(region, chunk_size, workers[draw_below(&seed, COUNT(workers))]);
+    verdict decoded = decode_region(region, chunk_size, DS4KV_FORM_PLAIN, workers[draw_below(&seed, COUNT(workers))]);
     CHECK_EQ(read.status, decoded.status);
     CHECK(read.status == DS4KV_OK || read.status == DS4KV_CORRUPT);
     if (read.status == DS4KV_OK)

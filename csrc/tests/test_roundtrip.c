@@ -20,7 +20,7 @@ static size_t draw_piece(size_t n)
     return piece;
 }
 
-static way draw_way(size_t n, uint32_t chunk_size, int n_workers)
+static way draw_way(size_t n, uint32_t chunk_size, bool checked, int n_workers)
 {
     size_t aims[] = {0, chunk_size, 2 * (size_t)chunk_size + 1, SIZE_MAX};
     return (way){.chunk_size = chunk_size,
@@ -30,7 +30,8 @@ static way draw_way(size_t n, uint32_t chunk_size, int n_workers)
                  .aim_size = aims[draw_below(&seed, COUNT(aims))],
                  .lent = draw_below(&seed, 2),
                  .known = draw_below(&seed, 2),
-                 .in_file = draw_below(&seed, 3) == 0};
+                 .in_file = draw_below(&seed, 3) == 0,
+                 .checked = checked};
 }
 
 static void check_same(bytes is, bytes should_be)
@@ -40,9 +41,9 @@ static void check_same(bytes is, bytes should_be)
     free(is.at);
 }
 
-static void check_ways(bytes payload, bytes region, uint32_t chunk_size, int n_workers)
+static void check_ways(bytes payload, bytes region, uint32_t chunk_size, bool checked, int n_workers)
 {
-    way way = draw_way(payload.n, chunk_size, n_workers);
+    way way = draw_way(payload.n, chunk_size, checked, n_workers);
     CASE("%zu bytes, %s", payload.n, way_text(&way));
     check_same(write_region(payload, way), region);
 
@@ -50,7 +51,7 @@ static void check_ways(bytes payload, bytes region, uint32_t chunk_size, int n_w
     CHECK_EQ(verdict.status, DS4KV_OK);
     check_same(verdict.payload, payload);
 
-    verdict = decode_region(region, chunk_size, n_workers);
+    verdict = decode_region(region, chunk_size, form_of(&way), n_workers);
     CHECK_EQ(verdict.status, DS4KV_OK);
     check_same(verdict.payload, payload);
 
@@ -59,32 +60,40 @@ static void check_ways(bytes payload, bytes region, uint32_t chunk_size, int n_w
     uint32_t first = (uint32_t)draw_below(&seed, get_u32(region.at + 8));
     size_t skipped = (size_t)first * chunk_size;
     CASE("%zu bytes from chunk %u on, %s", payload.n, first, way_text(&way));
-    verdict = read_from(region, region.n, first, record_offset(region, first), way);
+    verdict = read_from(region, region.n, first, record_offset(region, first, form_of(&way)), way);
     CHECK_EQ(verdict.status, DS4KV_OK);
     check_same(verdict.payload, (bytes){payload.at + skipped, payload.n - skipped});
+}
+
+static void check_form(bytes payload, uint32_t chunk_size, bool checked)
+{
+    way way = {.chunk_size = chunk_size, .put_size = SIZE_MAX, .known = true, .checked = checked};
+    bytes region = write_region(payload, way);
+    check_same(unpack_region(region, chunk_size, form_of(&way)), payload);
+    for (size_t i = 0; i < COUNT(workers); i++)
+        for (int round = 0; round < 2; round++)
+            check_ways(payload, region, chunk_size, checked, workers[i]);
+    free(region.at);
 }
 
 static void check_payload(payload_kind kind, size_t n, uint32_t chunk_size)
 {
     CASE("payload kind %d of %zu bytes, chunk_size %u", kind, n, chunk_size);
     bytes payload = payload_new(kind, n);
-    bytes region = write_region(payload, (way){.chunk_size = chunk_size, .put_size = SIZE_MAX, .known = true});
-    check_same(unpack_region(region, chunk_size), payload);
-    for (size_t i = 0; i < COUNT(workers); i++)
-        for (int round = 0; round < 2; round++)
-            check_ways(payload, region, chunk_size, workers[i]);
-    free(region.at);
+    check_form(payload, chunk_size, false);
+    if (n > 0)
+        check_form(payload, chunk_size, true);
     free(payload.at);
 }
 
 static void check_levels(void)
 {
     bytes payload = payload_new(MIXED, 50000);
-    for (int level = 0; level <= DS4KV_MAX_LEVEL; level++) {
-        way way = {.chunk_size = 8192, .level = level, .put_size = SIZE_MAX};
+    for (int level = 0; level <= 2 * DS4KV_MAX_LEVEL + 1; level++) {
+        way way = {.chunk_size = 8192, .level = level / 2, .put_size = SIZE_MAX, .checked = level % 2};
         CASE("%s", way_text(&way));
         bytes region = write_region(payload, way);
-        check_same(unpack_region(region, way.chunk_size), payload);
+        check_same(unpack_region(region, way.chunk_size, form_of(&way)), payload);
         way.workers = 3;
         way.put_size = 1000;
         check_same(write_region(payload, way), region);

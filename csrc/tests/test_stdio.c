@@ -151,6 +151,22 @@ static void check_payload(size_t n, uint32_t chunk_size)
     free(payload.at);
 }
 
+/* A payload that is there as it is, read to its end and no further. */
+static void test_raw(void)
+{
+    static const size_t sizes[] = {0, 1, 70000, 300001}, pieces[] = {1, 4099, 65536, 300001};
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        for (size_t k = 0; k < COUNT(pieces); k++) {
+            CASE("raw, %zu bytes in pieces of %zu", sizes[i], pieces[k]);
+            bytes payload = payload_new(MIXED, sizes[i]);
+            FILE *file = file_with(payload);
+            check_load(file, payload, payload, 0, 0, pieces[k]);
+            fclose(file);
+            check_load_from_pipe(payload, payload, 0, 0, pieces[k]);
+            free(payload.at);
+        }
+}
+
 static void test_round_trips(void)
 {
     static const size_t sizes[] = {0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 7 * CHUNK + 5};
@@ -200,8 +216,7 @@ static void test_refusals(void)
     static const struct {
         uint32_t chunk_size;
         int workers, error;
-    } cases[] = {{0, 1, EINVAL},     {DS4KV_MAX_CHUNK_SIZE + 1, 1, EINVAL}, {CHUNK, -1, EINVAL},
-                 {CHUNK, 65, EINVAL}, {CHUNK, 64, 0}};
+    } cases[] = {{DS4KV_MAX_CHUNK_SIZE + 1, 1, EINVAL}, {CHUNK, -1, EINVAL}, {CHUNK, 65, EINVAL}, {CHUNK, 64, 0}};
     for (size_t i = 0; i < COUNT(cases); i++) {
         rewind(file);
         errno = 0;
@@ -338,10 +353,11 @@ static void test_full_disk(void)
 
 /* ---- bad regions ---- */
 
-static void check_bad(FILE *in, uint64_t region_bytes, int n_workers, int error, bytes payload, size_t good)
+static void check_bad(FILE *in, uint64_t region_bytes, uint32_t chunk_size, int n_workers, int error, bytes payload,
+                      size_t good)
 {
     errno = 0;
-    FILE *stream = ds4kv_fopen_reader(in, region_bytes, CHUNK, n_workers, NULL);
+    FILE *stream = ds4kv_fopen_reader(in, region_bytes, chunk_size, n_workers, NULL);
     if (!stream) {
         CHECK_EQ(good, 0);
         CHECK_EQ(errno, error);
@@ -362,8 +378,9 @@ static void check_bad_everywhere(bytes region, uint64_t region_bytes, int error,
     for (size_t i = 0; i < COUNT(workers); i++) {
         FILE *file = file_of(region), *memory = fmemopen(region.at, region.n, "r");
         CHECK(memory && fseek(file, FILE_START, SEEK_SET) == 0);
-        check_bad(file, region_bytes, workers[i], error, payload, good);
-        check_bad(memory, region_bytes, workers[i], error, payload, 0); /* a wrong head is told as soon as it is read */
+        check_bad(file, region_bytes, CHUNK, workers[i], error, payload, good);
+        /* There, a wrong head is told as soon as it is read. */
+        check_bad(memory, region_bytes, CHUNK, workers[i], error, payload, 0);
         fclose(file);
         fclose(memory);
     }
@@ -375,7 +392,7 @@ static void test_bad_regions(void)
     bytes region = region_of(payload, CHUNK);
 
     for (uint32_t chunk = 0; chunk < 7; chunk++) {
-        size_t at = record_offset(region, chunk);
+        size_t at = record_offset(region, chunk, DS4KV_FORM_PLAIN);
         bytes bad = bytes_copy(region);
         CASE("the head of record %u is wrong", chunk);
         set_u32(bad.at + at, CHUNK + 1);
@@ -398,6 +415,11 @@ static void test_bad_regions(void)
     CASE("a region too large for its records");
     check_bad_everywhere(region, region.n + 1, EBADMSG, payload, 6 * CHUNK);
     check_bad_everywhere(region, UINT64_MAX, EBADMSG, payload, 6 * CHUNK);
+    CASE("a raw one that is truncated");
+    FILE *file = file_of((bytes){payload.at, payload.n - 1});
+    CHECK(fseek(file, FILE_START, SEEK_SET) == 0);
+    check_bad(file, payload.n, 0, 0, ENODATA, payload, payload.n - 1);
+    fclose(file);
     CASE("an unfinished region");
     memset(region.at, 0, DS4KV_FRAME_SIZE);
     check_bad_everywhere(region, region.n, EBADMSG, payload, 0);
@@ -424,6 +446,37 @@ static void test_early_close(void)
                 fclose(in);
             }
     free(some.at);
+    free(region.at);
+    free(payload.at);
+}
+
+static void test_abandon(void)
+{
+    bytes payload = payload_new(MIXED, 6 * CHUNK + 100);
+    bytes region = region_of(payload, CHUNK);
+    for (size_t i = 0; i < COUNT(workers); i++)
+        for (size_t n = 0; n <= payload.n; n += CHUNK / 2) {
+            CASE("abandoned after %zu bytes, workers %d", n, workers[i]);
+            FILE *out = tmpfile(), *in = file_with(region);
+            FILE *save = ds4kv_fopen_writer(out, CHUNK, workers[i]);
+            FILE *load = ds4kv_fopen_reader(in, region.n, CHUNK, workers[i], NULL);
+            CHECK(save && fwrite(payload.at, 1, n, save) == n);
+            CHECK(load && (n == 0 || fgetc(load) == payload.at[0]));
+            long before = ftell(out);
+            ds4kv_fabandon(save);
+            ds4kv_fabandon(load);
+            CHECK_EQ(ftell(out), before);
+            CHECK(fseek(out, 0, SEEK_END) == 0);
+            CHECK_EQ(ftell(out), before);
+            rewind(out);
+            if (before > DS4KV_FRAME_SIZE) /* of no records, it is the region of no payload */
+                CHECK_FAILS(!ds4kv_fopen_reader(out, (uint64_t)before, CHUNK, 0, NULL), EBADMSG);
+            rewind(out);
+            save = ds4kv_fopen_writer(out, CHUNK, workers[i]); /* control: one that is closed after that is whole */
+            CHECK(save && fwrite(payload.at, 1, n, save) == n && fclose(save) == 0);
+            fclose(out);
+            fclose(in);
+        }
     free(region.at);
     free(payload.at);
 }
@@ -485,10 +538,34 @@ static void test_fork(int n_workers, bool closes)
     free(payload.at);
 }
 
+static void test_fork_raw(void)
+{
+    CASE("fork, raw");
+    bytes payload = payload_new(MIXED, 300000), read = bytes_new(payload.n);
+    FILE *in = file_with(payload), *load = ds4kv_fopen_reader(in, payload.n, 0, 0, NULL);
+    CHECK(load && fread(read.at, 1, 100, load) == 100);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(fread(read.at, 1, read.n, load) < read.n - 100 && ferror(load)); /* what is in its buffer */
+        CHECK_EQ(errno, EBADF);
+        CHECK_FAILS(fclose(load) == EOF, EBADF);
+        _exit(0);
+    }
+    wait_for_child(child);
+    CHECK(fread(read.at + 100, 1, read.n - 100, load) == read.n - 100 && bytes_equal(read, payload));
+    CHECK_EQ(fclose(load), 0);
+    check_trailer(in);
+    fclose(in);
+    free(read.at);
+    free(payload.at);
+}
+
 int main(void)
 {
     watchdog();
     test_round_trips();
+    test_raw();
     test_refusals();
 #ifdef __linux__
     test_workers_are_cut();
@@ -496,8 +573,10 @@ int main(void)
     test_full_disk();
     test_bad_regions();
     test_early_close();
+    test_abandon();
     for (size_t i = 0; i < COUNT(workers); i++)
         for (int closes = 0; closes < 2; closes++)
             test_fork(workers[i], closes);
+    test_fork_raw();
     return 0;
 }

@@ -361,7 +361,7 @@ static void test_aim_is_not_exceeded(int workers)
 {
     ds4kv_frame frame;
     bytes region = three_chunks(&frame);
-    bytes raw = unpack_region(region, 100);
+    bytes raw = unpack_region(region, 100, DS4KV_FORM_PLAIN);
     for (size_t n = 1; n <= raw.n; n++) {
         CASE("aim at %zu bytes, workers %d", n, workers);
         bytes aimed = guarded_new(n);
@@ -390,7 +390,7 @@ static void test_aim_elsewhere(int workers)
     CASE("aim, and take to another place, workers %d", workers);
     ds4kv_frame frame;
     bytes region = three_chunks(&frame);
-    bytes raw = unpack_region(region, 100);
+    bytes raw = unpack_region(region, 100, DS4KV_FORM_PLAIN);
     uint8_t aimed[2][250], out[250];
     size_t fed = DS4KV_FRAME_SIZE, done = 0;
     ds4kv_reader *reader;

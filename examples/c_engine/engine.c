@@ -3,12 +3,11 @@
  *
  *     engine save FILE TOKENS    computes a session of so many tokens and saves it
  *     engine load FILE           loads it and says what it is
- *     engine cat FILE            writes the payload of any checkpoint to the standard output
  *
  * save_payload and load_payload are an engine's own: fwrite and fread, and not a word of compression. The rest is what
  * it takes to have their bytes in a compressed, checked and atomically published file. The exit status is that of
- * ds4kv.h without its sign: 1 for a file that is proven corrupt, 2 for one that is truncated, 8 for what the system
- * could not do, 9 for a file that is not read here; 65 for a session that is not this engine's.
+ * ds4kv.h without its sign: 1 for a file that is proven corrupt, 2 for a truncated one, 5 for no memory, 8 for what the
+ * system could not do, 9 for a file that is not read here; 65 for a session that is not this engine's.
  */
 #include <stdbool.h>
 #include <stdlib.h>
@@ -17,7 +16,6 @@
 
 #include "ds4kv_file.h"
 
-#define WORKERS 8
 #define ROW 64 /* floats per token */
 
 /* ---- the engine ---- */
@@ -27,123 +25,76 @@ typedef struct {
     float *rows;
 } session;
 
-static session session_compute(uint32_t tokens)
+static bool compute(session *session, uint32_t tokens)
 {
-    session new = {tokens, malloc(sizeof(float) * ROW * tokens)};
-    for (size_t i = 0; new.rows && i < (size_t)tokens * ROW; i++)
-        new.rows[i] = (float)(i * i % 997) / 8;
-    return new;
+    session->tokens = tokens;
+    session->rows = malloc(sizeof(float) * ROW * tokens);
+    for (size_t i = 0; session->rows && i < (size_t)tokens * ROW; i++)
+        session->rows[i] = (float)(i * i % 997) / 8;
+    return session->rows;
 }
 
 static bool save_payload(const session *session, FILE *file)
 {
-    if (fwrite("FAKE", 1, 4, file) != 4 || fwrite(&session->tokens, 4, 1, file) != 1)
-        return false;
-    for (uint32_t id = 0; id < session->tokens; id++)
-        if (fwrite(&id, 4, 1, file) != 1)
-            return false;
-    return fwrite(session->rows, sizeof(float) * ROW, session->tokens, file) == session->tokens;
+    return fwrite("FAKE", 1, 4, file) == 4 && fwrite(&session->tokens, 4, 1, file) == 1 &&
+           fwrite(session->rows, sizeof(float) * ROW, session->tokens, file) == session->tokens;
 }
 
 static bool load_payload(session *session, FILE *file, uint64_t budget)
 {
     char magic[4];
-    uint32_t tokens, id;
-    if (fread(magic, 1, 4, file) != 4 || memcmp(magic, "FAKE", 4) != 0 || fread(&tokens, 4, 1, file) != 1 ||
-        budget != 8 + tokens * (uint64_t)(4 + sizeof(float) * ROW))
-        return false;
-    for (uint32_t i = 0; i < tokens; i++)
-        if (fread(&id, 4, 1, file) != 1 || id != i)
-            return false;
-    *session = session_compute(tokens);
-    return session->rows && fread(session->rows, sizeof(float) * ROW, tokens, file) == tokens;
+    uint32_t tokens;
+    return fread(magic, 1, 4, file) == 4 && memcmp(magic, "FAKE", 4) == 0 && fread(&tokens, 4, 1, file) == 1 &&
+           budget == 8 + tokens * (uint64_t)(sizeof(float) * ROW) && compute(session, tokens) &&
+           fread(session->rows, sizeof(float) * ROW, tokens, file) == tokens;
 }
 
 /* ---- its checkpoints ---- */
 
-static int complain(const char *path, int status, const ds4kv_fault *fault)
+static int save(const char *path, const session *session, const char *text, ds4kv_fault *fault)
 {
-    fprintf(stderr, "%s at byte %llu (%s): %s\n", path, (unsigned long long)fault->offset, fault->field, fault->why);
-    return -status;
+    uint64_t now = (uint64_t)time(NULL);
+    ds4kv_header header = {.layout = DS4KV_LAYOUT_V2, .quant_bits = 2, .reason = DS4KV_REASON_COLD,
+                           .codec = DS4KV_CODEC_LZ4, .chunk_size = DS4KV_CHUNK_SIZE, .tokens = session->tokens,
+                           .ctx_size = 32768, .created_at = now, .last_used = now};
+    ds4kv_checkpoint *checkpoint;
+    int status = ds4kv_checkpoint_create(&checkpoint, path, &header, text, strlen(text), 8, fault);
+    if (status != DS4KV_OK)
+        return status;
+    if (save_payload(session, checkpoint->payload))
+        return ds4kv_checkpoint_close(checkpoint, fault);
+    perror(path);
+    ds4kv_checkpoint_abandon(checkpoint);
+    return -DS4KV_IO;
 }
 
-static int save(const char *path, const session *session, const char *text)
-{
-    const char *fixed_time = getenv("SOURCE_DATE_EPOCH");
-    uint64_t now = fixed_time ? strtoull(fixed_time, NULL, 10) : (uint64_t)time(NULL);
-    ds4kv_header header = {.version = 2,
-                           .quant_bits = 2,
-                           .reason = DS4KV_REASON_COLD,
-                           .codec = DS4KV_CODEC_LZ4,
-                           .chunk_size = DS4KV_CHUNK_SIZE,
-                           .tokens = session->tokens,
-                           .ctx_size = 32768,
-                           .created_at = now,
-                           .last_used = now};
-    ds4kv_checkpoint *checkpoint;
-    ds4kv_fault fault;
-    int status = ds4kv_checkpoint_create(&checkpoint, path, &header, text, strlen(text), WORKERS, &fault);
-    if (status != DS4KV_OK)
-        return complain(path, status, &fault);
-    if (!save_payload(session, checkpoint->payload)) {
-        perror(path);
-        ds4kv_checkpoint_abandon(checkpoint);
-        return -DS4KV_IO;
-    }
-    status = ds4kv_checkpoint_close(checkpoint, &fault);
-    return status == DS4KV_OK ? 0 : complain(path, status, &fault);
-}
-
-static int load(const char *path, session *session, bool *is_ours)
+static int load(const char *path, session *session, ds4kv_fault *fault)
 {
     ds4kv_checkpoint *checkpoint;
-    ds4kv_fault fault;
-    int status = ds4kv_checkpoint_open(&checkpoint, path, WORKERS, &fault);
+    int status = ds4kv_checkpoint_open(&checkpoint, path, 8, fault);
     if (status != DS4KV_OK)
-        return complain(path, status, &fault);
-    *is_ours = load_payload(session, checkpoint->payload, checkpoint->raw_total);
-    if (*is_ours)
+        return status;
+    bool is_ours = load_payload(session, checkpoint->payload, checkpoint->raw_total);
+    if (is_ours)
         printf("%u tokens after \"%s\"\n", (unsigned)session->tokens, checkpoint->text);
-    status = ds4kv_checkpoint_close(checkpoint, &fault); /* a file that is fine may hold another engine's session */
-    return status == DS4KV_OK ? 0 : complain(path, status, &fault);
-}
-
-static int cat(const char *path)
-{
-    static char piece[1 << 20];
-    ds4kv_checkpoint *checkpoint;
-    ds4kv_fault fault;
-    int status = ds4kv_checkpoint_open(&checkpoint, path, WORKERS, &fault);
-    if (status != DS4KV_OK)
-        return complain(path, status, &fault);
-    for (uint64_t left = checkpoint->raw_total; left > 0;) {
-        size_t n = fread(piece, 1, left < sizeof piece ? (size_t)left : sizeof piece, checkpoint->payload);
-        left = n ? left - n : 0;
-        fwrite(piece, 1, n, stdout);
-    }
-    status = ds4kv_checkpoint_close(checkpoint, &fault);
-    return status == DS4KV_OK ? 0 : complain(path, status, &fault);
+    status = ds4kv_checkpoint_close(checkpoint, fault); /* a file that is fine may hold another engine's session */
+    return status == DS4KV_OK && !is_ours ? 65 : status;
 }
 
 int main(int argc, char **argv)
 {
     session session = {0};
-    bool is_ours = true;
-    int result = 64;
-    if (argc == 4 && strcmp(argv[1], "save") == 0) {
-        session = session_compute((uint32_t)strtoul(argv[3], NULL, 10));
-        result = session.rows ? save(argv[2], &session, "What is the time?") : 70;
-    } else if (argc == 3 && strcmp(argv[1], "load") == 0) {
-        result = load(argv[2], &session, &is_ours);
-    } else if (argc == 3 && strcmp(argv[1], "cat") == 0) {
-        result = cat(argv[2]);
-    } else {
-        fprintf(stderr, "usage: engine save FILE TOKENS | load FILE | cat FILE\n");
-    }
-    if (result == 0 && !is_ours) {
-        fprintf(stderr, "%s: not a session of this engine\n", argv[2]);
-        result = 65;
-    }
+    ds4kv_fault fault = {.field = "payload", .why = "not a session of this engine"};
+    int status = 64;
+    if (argc == 4 && strcmp(argv[1], "save") == 0)
+        status = compute(&session, (uint32_t)strtoul(argv[3], NULL, 10))
+                     ? save(argv[2], &session, "What is the time?", &fault) : -DS4KV_NOMEM;
+    else if (argc == 3 && strcmp(argv[1], "load") == 0)
+        status = load(argv[2], &session, &fault);
+    else
+        fprintf(stderr, "usage: engine save FILE TOKENS | load FILE\n");
+    if (status < 0 || status == 65)
+        fprintf(stderr, "%s, byte %llu, %s: %s\n", argv[2], (unsigned long long)fault.offset, fault.field, fault.why);
     free(session.rows);
-    return result;
+    return abs(status);
 }

@@ -300,7 +300,10 @@ class CheckpointReader(Single):
             return self.header.form
         from ds4kv import mid  # here: such files are rare
 
-        return mid.form_of(self._fp, self.header.payload_bytes, chunk_size=self.header.chunk_size)
+        try:
+            return mid.form_of(self._fp, self.header.payload_bytes, chunk_size=self.header.chunk_size)
+        finally:
+            self._fp.seek(self._region_start)
 
     def _open_payload(self) -> PayloadReader | RawReader:
         size, sums = self.header.payload_bytes, self._noted_sums()

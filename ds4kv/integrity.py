@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import logging
 import os
 import struct
 import sys
@@ -47,8 +46,6 @@ DATABASE_NAME = "integrity.sqlite"
 
 _SCHEMA_VERSION = 1
 _TIMEOUT = 0.25  # seconds; whoever writes holds the database for less than a millisecond
-
-_logger = logging.getLogger("ds4kv")
 
 
 class Verdict(enum.Enum):
@@ -122,23 +119,23 @@ class Note(namedtuple("Note", "device inode birth_ns mtime_ns head text_sum trai
     def applying(self, fd: int) -> Self | None:
         """Itself if it is about this open file or the original of it, else None: another one has its name.
 
-        Raises CorruptError if it is the very file that was noted, and its header differs by what nobody writes in
-        place; and OSError.
+        Raises CorruptError if it is the very file that was noted, and its header differs although nobody wrote to it,
+        or by what nobody writes in place; and OSError.
         """
         head = os.pread(fd, PREFIX_SIZE, 0)
-        facts, noted = _facts(head), _facts(self.head)
-        if facts in _later_facts(noted):
+        if head == self.head:
             return self
         status = os.fstat(fd)
         is_same = (self.device, self.inode) == (status.st_dev, status.st_ino)
-        if not is_same or not self.birth_ns or self.birth_ns != _core.file_birth(fd):
-            return None
-        at = next(i for i in range(PREFIX_SIZE) if facts[i : i + 1] != noted[i : i + 1])
-        raise CorruptError(
-            f"byte {at} of the header is not what was saved, and nobody changes it in place",
-            offset=at,
-            field=_field_at(at),
-        )
+        is_same = is_same and self.birth_ns != 0 and self.birth_ns == _core.file_birth(fd)
+        if is_same and status.st_mtime_ns == self.mtime_ns:
+            raise _other_header(self.head, head, "nobody wrote to the file")
+        facts, noted = _facts(head), _facts(self.head)
+        if facts in _later_facts(noted):
+            return self
+        if is_same:
+            raise _other_header(noted, facts, "nobody changes it in place")
+        return None
 
     def check_text(self, text: bytes) -> None:
         """Raises CorruptError if this isn't the text that was noted."""
@@ -167,21 +164,23 @@ class Note(namedtuple("Note", "device inode birth_ns mtime_ns head text_sum trai
     def rewritten(self, fd: int, trailer: bytes | None = None) -> Self | None:
         """The note of the same open file after a hit or, with ``trailer``, a trailer was written to it.
 
-        None if the file has another trailer than it should: then someone else wrote one, too. Raises OSError.
+        None if the file isn't as that leaves it: then someone else wrote to it, too. Raises OSError.
         """
-        note = self
+        note = self._replace(mtime_ns=_pin_mtime(fd))  # before all looks: who writes after them changes the mtime
         if trailer is not None:
-            flagged = (
-                note.head[:_EXT_FLAGS_AT]
-                + bytes([note.head[_EXT_FLAGS_AT] | _TOOL_MAP])
-                + note.head[_EXT_FLAGS_AT + 1 :]
-            )
-            note = note._replace(head=flagged, trailer_bytes=len(trailer), trailer_sum=_core.hash64(trailer))
-        note = note._replace(mtime_ns=_pin_mtime(fd))  # before the look: who writes after it changes the mtime
-        start = PREFIX_SIZE + int.from_bytes(self.head[48:52], "little") + int.from_bytes(self.head[40:48], "little")
-        found = os.pread(fd, note.trailer_bytes, start)
-        is_whole = os.fstat(fd).st_size == start + note.trailer_bytes
-        return note if is_whole and note._has_trailer(found) else None
+            note = note._replace(trailer_bytes=len(trailer), trailer_sum=_core.hash64(trailer))
+        head = os.pread(fd, PREFIX_SIZE, 0)
+        if _facts(head) not in _later_facts(_facts(self.head)):
+            return None
+        start = PREFIX_SIZE + int.from_bytes(head[48:52], "little") + int.from_bytes(head[40:48], "little")
+        size = os.fstat(fd).st_size - start
+        is_noted = size == note.trailer_bytes and note._has_trailer(os.pread(fd, size, start))
+        return note._replace(head=head) if is_noted else None
+
+
+def _other_header(noted: bytes, found: bytes, why: str) -> CorruptError:
+    at = next(i for i in range(PREFIX_SIZE) if noted[i : i + 1] != found[i : i + 1])
+    return CorruptError(f"byte {at} of the header is not what was saved, and {why}", offset=at, field=_field_at(at))
 
 
 def _pin_mtime(fd: int) -> int:
@@ -393,7 +392,7 @@ class Ledger:
             try:
                 _prepare(connection, makes)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or makes:
+                if makes or not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
                     raise
                 # A directory that isn't ours to write has no place for the files that readers share with a writer.
                 connection.close()
@@ -410,7 +409,7 @@ class Ledger:
     def _set_aside(self, error: Exception) -> None:
         """Makes way for a new database; of those that are no good, the last is kept."""
         self._drop()
-        _logger.warning("kv cache integrity index made anew %s: %s", self._path, error)
+        _warn("kv cache integrity index made anew %s: %s", self._path, error)
         os.replace(self._path, f"{self._path}.damaged")
         for companion in (f"{self._path}-wal", f"{self._path}-shm"):
             if os.path.lexists(companion):
@@ -433,10 +432,16 @@ class Ledger:
     def _complain(self, error: Exception) -> None:
         if not self._has_complained:
             self._has_complained = True
-            _logger.warning("kv cache goes without its integrity index %s: %s", self._path, error)
+            _warn("kv cache goes without its integrity index %s: %s", self._path, error)
 
 
 _inherited: list[sqlite3.Connection | None] = []
+
+
+def _warn(message: str, path: str, error: Exception) -> None:
+    import logging  # here, for who opens a file and no store
+
+    logging.getLogger("ds4kv").warning(message, path, error)
 
 
 def _prepare(connection: sqlite3.Connection, makes: bool) -> None:
@@ -452,12 +457,13 @@ def _prepare(connection: sqlite3.Connection, makes: bool) -> None:
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode=WAL")  # last: before it, a reader sees no file or a whole database
     elif version != _SCHEMA_VERSION:
-        raise sqlite3.DatabaseError(f"its schema is version {version}, not {_SCHEMA_VERSION}")
+        raise sqlite3.NotSupportedError(f"its schema is version {version}, not {_SCHEMA_VERSION}")
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether the database is no good, and not only not to be had now."""
-    name = getattr(error, "sqlite_errorname", None)
-    if name is None:
-        return True  # our own
-    return name == "SQLITE_NOTADB" or name.startswith("SQLITE_CORRUPT") or "no such" in str(error)
+    import sqlite3
+
+    name = getattr(error, "sqlite_errorname", "")
+    is_foreign = isinstance(error, sqlite3.NotSupportedError) or "no such" in str(error)
+    return is_foreign or name == "SQLITE_NOTADB" or name.startswith("SQLITE_CORRUPT")

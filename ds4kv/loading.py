@@ -92,6 +92,17 @@ class LoadingCheckpoint(CheckpointReader):
                 error.path = self._path
                 raise
 
+    def _trailer_fault(self) -> CorruptError | None:
+        if self.note is None:
+            return None
+        fd = self._fp.fileno()
+        trailer = self._fp.read_at(self._region_end, max(os.fstat(fd).st_size - self._region_end, 0))
+        try:
+            self.note.check_trailer(trailer, mtime_ns=os.fstat(fd).st_mtime_ns, offset=self._region_end)
+        except CorruptError as error:
+            return error
+        return None
+
     @property
     def fault(self) -> CorruptError | None:
         """What a read has proven wrong."""
@@ -125,8 +136,13 @@ class LoadingCheckpoint(CheckpointReader):
             if self._consume_above is not None and self.header.tokens > self._consume_above:
                 return self._directory.remove(path, self._file)
             with locked(self._directory.path):
-                if touch(path, last_used=self._directory.now(), file=self._file):
+                # Before the hit, which changes the mtime: by that alone a damaged trailer can be told from a new one.
+                fault = self._trailer_fault()
+                if fault is None and touch(path, last_used=self._directory.now(), file=self._file):
                     self._directory.ledger.renew(path)
+            if fault is not None:
+                log.load_failed(path, fault, time.monotonic() - self._started)
+                self._directory.set_aside(path, lambda status: identity(status) == self._file)
         except FileNotFoundError:
             pass  # evicted while it was loaded
         except (OSError, Ds4kvError) as failure:

@@ -289,8 +289,7 @@ class Store:
         except FileNotFoundError:
             return {}  # evicted since it was listed
         except CorruptError as error:
-            log.load_failed(entry.path, error, 0)
-            self._set_aside(entry)
+            log.tool_map_refused(entry.path, error)  # and the file is the next load's to judge
             return {}
 
     # Writing

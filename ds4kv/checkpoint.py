@@ -21,10 +21,12 @@ from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.files import RegularFile
 from ds4kv.header import CHUNK_SIZE, Codec, Form, Header, Layout, Reason
-from ds4kv.stream import Finishable, PayloadReader, PayloadWriter, RawReader, RawWriter, Single, write_all
+from ds4kv.integrity import Ledger, Note, Verdict
+from ds4kv.stream import Finishable, PayloadReader, PayloadWriter, RawReader, RawWriter, Single, region_sums, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterator
     from typing import Self
 
@@ -65,24 +67,30 @@ def read_header(path: StrPath) -> Header:
         return _examine(fp)[0]
 
 
-def open(path: StrPath, *, workers: int | None = None) -> CheckpointReader:
+def open(path: StrPath, *, workers: int | None = None, verify: bool = True) -> CheckpointReader:
     """Opens a checkpoint for reading, as a context manager.
 
     Header, text and frame are read and checked at once, and a file named by a SHA-1 must have it over its text; the
-    payload comes by its stream. ``workers`` as :func:`ds4kv.workers.resolve` has it.
+    payload comes by its stream. In a directory where a store has noted the file's sums, all that is read is held
+    against them, unless ``verify`` is false. ``workers`` as :func:`ds4kv.workers.resolve` has it.
 
     Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
     """
-    return CheckpointReader(path, workers=workers)
+    return CheckpointReader(path, workers=workers, verify=verify)
 
 
 def load(
-    path: StrPath, *, workers: int | None = None, into: WriteableBuffer | None = None, salvage: bool = False
+    path: StrPath,
+    *,
+    workers: int | None = None,
+    into: WriteableBuffer | None = None,
+    verify: bool = True,
+    salvage: bool = False,
 ) -> Checkpoint:
     """Reads a whole checkpoint.
 
     The payload is decoded straight into ``into``, a writable C-contiguous buffer of exactly its size, or into fresh
-    memory. After an error the contents of ``into`` are undefined.
+    memory. After an error the contents of ``into`` are undefined. ``verify`` as in :func:`open`.
 
     With ``salvage`` a damaged file is no error: the payload is what is good from its first byte on, and ``damage`` of
     the result says what is lost. ``into`` may then be larger; what is good behind the first damage is in its place
@@ -91,8 +99,8 @@ def load(
     Raises ValueError if ``into`` has another size, else as :func:`open`.
     """
     if salvage:
-        return _salvage(path, workers, into)
-    with open(path, workers=workers) as checkpoint:
+        return _salvage(path, workers, into, verify)
+    with open(path, workers=workers, verify=verify) as checkpoint:
         raw_total = checkpoint.payload.raw_total
         memory = _fresh_memory(raw_total) if into is None else into
         if (size := _core.size_of(memory)) != raw_total:
@@ -101,10 +109,10 @@ def load(
         return Checkpoint(checkpoint.header, checkpoint.text, _as_bytes(memory), checkpoint.trailer)
 
 
-def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None) -> Checkpoint:
+def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None, verify: bool) -> Checkpoint:
     from ds4kv.salvage import Wreck  # here, because hardly any program needs it
 
-    with Wreck(path, workers=workers) as wreck:
+    with Wreck(path, workers=workers, verify=verify) as wreck:
         memory = _fresh_memory(wreck.claimed_bytes) if into is None else into
         if (size := _core.size_of(memory)) < wreck.claimed_bytes:
             raise ValueError(f"into is {size} bytes, the records of {os.fsdecode(path)} claim {wreck.claimed_bytes}")
@@ -136,6 +144,7 @@ def create(
     payload_abi: int = 0,
     raw_total: int | None = None,
     fsync: bool = False,
+    ledger: Ledger | None = None,
 ) -> CheckpointWriter:
     """Opens a checkpoint for writing, as a context manager that publishes it on a clean exit.
 
@@ -149,7 +158,7 @@ def create(
     the environment asks for 0 threads. ``level`` is as :func:`ds4kv.stream.encoder_level` has it. ``chunk_size`` is in
     payload bytes, 1 to 64 MiB; ``workers`` and ``nice`` are those of :class:`PayloadWriter`. ``created_at`` and
     ``last_used`` are Unix seconds: now, unless given. ``model_id`` and ``payload_abi`` are what newer engines put into
-    ``v1`` and ``v2-checked``.
+    ``v1`` and ``v2-checked``. In ``ledger`` the file is noted, see :mod:`ds4kv.integrity`.
 
     Raises ValueError for an argument that no file may hold, such as a text whose SHA-1 isn't the one that ``path`` is
     named by, and OSError.
@@ -184,6 +193,7 @@ def create(
         nice=nice,
         raw_total=raw_total,
         fsync=fsync,
+        ledger=ledger,
     )
 
 
@@ -247,17 +257,25 @@ def dump(
 class CheckpointReader(Single):
     """An open checkpoint: ``header``, ``text``, ``payload`` as a stream, ``trailer``. Made by :func:`open`.
 
-    ``form`` is how its region holds the chunks of the payload.
+    ``form`` is how its region holds the chunks of the payload. ``note`` is what reads are held against, see
+    :mod:`ds4kv.integrity`; None if nothing is known of the file.
     """
 
     payload: PayloadReader | RawReader
+    note: Note | None = None
+    _reader = PayloadReader
+    _raw_reader = RawReader
 
-    def __init__(self, path: StrPath, *, workers: int | None = None) -> None:
+    def __init__(
+        self, path: StrPath, *, workers: int | None = None, verify: bool = True, ledger: Ledger | None = None
+    ) -> None:
         self._path = os.fsdecode(path)
         self._workers = _workers.resolve(workers)
         self._fp = RegularFile(self._path)
         try:
             with _located(path):
+                if verify:
+                    self.note = self._find_note(ledger)
                 self.header, text_bytes, self._file_size = _examine(self._fp)
                 self.text = self._read(_layout.PREFIX_SIZE, text_bytes)
                 if (key := _sha1_mismatch(self._path, self.text)) is not None:
@@ -266,6 +284,8 @@ class CheckpointReader(Single):
                         offset=_layout.PREFIX_SIZE,
                         field="text",
                     )
+                if self.note is not None:
+                    self.note.check_text(self.text)
                 self._region_start = _layout.PREFIX_SIZE + text_bytes
                 self._region_end = self._region_start + self.header.payload_bytes
                 self._fp.seek(self._region_start)
@@ -280,13 +300,57 @@ class CheckpointReader(Single):
             return self.header.form
         from ds4kv import mid  # here: such files are rare
 
-        return mid.form_of(self._fp, self.header.payload_bytes, chunk_size=self.header.chunk_size)
+        try:
+            return mid.form_of(self._fp, self.header.payload_bytes, chunk_size=self.header.chunk_size)
+        finally:
+            self._fp.seek(self._region_start)
 
     def _open_payload(self) -> PayloadReader | RawReader:
-        size = self.header.payload_bytes
-        if self.form is Form.RAW:
-            return RawReader(self._fp, size)
-        return PayloadReader(self._fp, size, chunk_size=self.header.chunk_size, form=self.form, workers=self._workers)
+        size, sums = self.header.payload_bytes, self._noted_sums()
+        if self.form is Form.RAW and sums is None:
+            return self._raw_reader(self._fp, size)
+        return self._reader(
+            self._fp, size, chunk_size=self._chunk_size, form=self.form, workers=self._workers, sums=sums
+        )
+
+    @property
+    def _chunk_size(self) -> int:
+        return CHUNK_SIZE if self.form is Form.RAW else self.header.chunk_size
+
+    def _noted_sums(self) -> array[int] | None:
+        if self.note is None:
+            return None
+        sums = self.note.region_sums
+        if self.form is not Form.RAW:
+            count_at = self._region_start + 8
+            count = int.from_bytes(self._fp.read_at(count_at, 4), "little")
+            if count != len(sums):
+                raise CorruptError(f"{count} chunks, and {len(sums)} were saved", offset=count_at, field="chunk_count")
+        return sums
+
+    def make_note(self) -> Note | None:
+        """Reads and decodes all of it, for the note of what it is; None if somebody else is rewriting it.
+
+        Sets the file's mtime. Raises as reads do.
+        """
+        fd = self._fp.fileno()
+        head = self._read(0, _layout.PREFIX_SIZE)
+        self.verify()
+        trailer = self.trailer
+        note = Note.of(fd, head, text_sum=_core.hash64(self.text), trailer=trailer, region_sums=self._region_sums())
+        return note.rewritten(fd)
+
+    def _region_sums(self) -> array[int]:
+        self._fp.seek(self._region_start)
+        with _located(self._path):
+            return region_sums(self._fp, self.header.payload_bytes, chunk_size=self._chunk_size, form=self.form)
+
+    def _find_note(self, ledger: Ledger | None) -> Note | None:
+        directory, name = os.path.split(self._path)
+        if ledger is not None:
+            return ledger.applying(name, self._fp.fileno())
+        with contextlib.closing(Ledger(directory)) as own:
+            return own.applying(name, self._fp.fileno())
 
     @property
     def text_bytes(self) -> int:
@@ -306,8 +370,25 @@ class CheckpointReader(Single):
     @property
     def trailer(self) -> bytes:
         """What follows the region; b"" if nothing does."""
+        return self._read_trailer()[0]
+
+    def verify(self) -> Verdict:
+        """Reads all of it. OK: it is what was saved; UNKNOWN: it decodes, and nothing else is known, of the trailer at
+        least. Raises CorruptError for damage, and as reads do.
+        """
+        scratch = memoryview(bytearray(min(max(self.payload.raw_total, 1), CHUNK_SIZE)))
+        self.payload.seek(0)
+        while self.payload.readinto(scratch):
+            pass
+        return self._read_trailer()[1]
+
+    def _read_trailer(self) -> tuple[bytes, Verdict]:
         with _located(self._path):
-            return self._read(self._region_end, self.trailer_bytes)
+            trailer = self._read(self._region_end, self.trailer_bytes)
+            if self.note is None:
+                return trailer, Verdict.UNKNOWN
+            mtime_ns = os.fstat(self._fp.fileno()).st_mtime_ns  # now that it is read
+            return trailer, self.note.check_trailer(trailer, mtime_ns=mtime_ns, offset=self._region_end)
 
     def _read(self, offset: int, size: int) -> bytes:
         data = self._fp.read_at(offset, size)
@@ -363,6 +444,7 @@ class CheckpointWriter(Finishable):
         nice: int,
         raw_total: int | None,
         fsync: bool,
+        ledger: Ledger | None = None,
     ) -> None:
         if header.layout is Layout.V2_MID:
             raise ValueError("layout v2-mid is read, not written: use v2-checked")
@@ -379,6 +461,9 @@ class CheckpointWriter(Finishable):
         self.trailer = trailer
         self._text = text
         self._fsync = fsync
+        self._ledger = ledger
+        self._name = os.path.basename(os.fsdecode(path))
+        self._has_trailer = False
         self._owner = os.getpid()
         self._begin(level, workers, nice, raw_total)
 
@@ -403,9 +488,9 @@ class CheckpointWriter(Finishable):
     def _open_payload(
         self, level: int | None, workers: int | None, nice: int, raw_total: int | None
     ) -> PayloadWriter | RawWriter:
-        form = self.header.form
+        form, sums = self.header.form, self._ledger is not None
         if form is None or form is Form.RAW:  # None: of v2-mid, which isn't written
-            return RawWriter(self._fp, raw_total=raw_total)
+            return RawWriter(self._fp, raw_total=raw_total, sums=sums)
         return PayloadWriter(
             self._fp,
             chunk_size=self.header.chunk_size,
@@ -415,6 +500,7 @@ class CheckpointWriter(Finishable):
             codec=self.header.codec,
             level=level,
             raw_total=raw_total,
+            sums=sums,
         )
 
     def close(self) -> None:
@@ -473,18 +559,37 @@ class CheckpointWriter(Finishable):
         self._finish_payload()
         if not self.payload.complete:
             raise Ds4kvError("the payload was abandoned: there is nothing to publish", path=self._path)
-        write_all(self._fp, memoryview(self.trailer))
+        self._write_trailer()
         header = self.header._replace(payload_bytes=self.payload.region_bytes)
         self._fp.seek(0)
         write_all(self._fp, memoryview(header.pack()))
+        note = self._note(header)
         if self._fsync:
             os.fsync(self._fp.fileno())
         self._fp.close()
         os.replace(self._temporary, self._path)
         self._unfinished = False
         self.header = header
+        if self._ledger is not None and note is not None:
+            self._ledger.put(self._name, note)
         if self._fsync:
             _sync_directory(os.path.dirname(self._path) or ".")
+
+    def _write_trailer(self) -> None:
+        if not self._has_trailer:
+            self._has_trailer = True
+            write_all(self._fp, memoryview(self.trailer))
+
+    def _note(self, header: Header) -> Note | None:
+        if self._ledger is None:
+            return None
+        return Note.of(
+            self._fp.fileno(),
+            header.pack() + len(self._text).to_bytes(4, "little"),
+            text_sum=_core.hash64(self._text),
+            trailer=self.trailer,
+            region_sums=self.payload.sums,
+        )
 
     def abandon(self) -> None:
         """Removes the temporary file; what was at the target stays."""

@@ -14,6 +14,7 @@ import threading
 
 from ds4kv import log, policy
 from ds4kv.index import Index
+from ds4kv.integrity import Ledger
 from ds4kv.lock import locked
 from ds4kv.quarantine import set_aside
 from ds4kv.rewrite import identity
@@ -37,6 +38,7 @@ class Directory:
     def __init__(self, path: str, *, budget_bytes: int, score: Score | None, clock: Callable[[], float]) -> None:
         self.path = path
         self.budget_bytes = budget_bytes
+        self.ledger = Ledger(path)
         self._score = score
         self._clock = clock
         self._index = Index(path)
@@ -97,7 +99,7 @@ class Directory:
             for victim in victims:
                 entry = victim.entry
                 try:
-                    if unlink(entry.path, entry.stamp[:2]):
+                    if self.unlink(entry.path, entry.stamp[:2]):
                         log.evicted(entry.header, file_size=entry.file_size, path=entry.path)
                         removed.append(entry)
                 except OSError as error:
@@ -128,7 +130,14 @@ class Directory:
     def remove(self, path: str, file: tuple[int, int]) -> bool:
         """Removes a checkpoint, if it is this file still. Raises OSError."""
         with locked(self.path):
-            return unlink(path, file)
+            return self.unlink(path, file)
+
+    def unlink(self, path: str, file: tuple[int, int]) -> bool:
+        """As :meth:`remove`, for who holds the lock."""
+        if not unlink(path, file):
+            return False
+        self.ledger.remove(os.path.basename(path))
+        return True
 
     def set_aside(self, path: str, is_same: Callable[[os.stat_result], bool]) -> None:
         """Moves a proven-corrupt file to ``quarantine/``; where that can't be done, it is listed no more."""
@@ -142,6 +151,7 @@ class Directory:
         else:
             if moved_to is not None:
                 log.discarded(moved_to)
+                self.ledger.remove(os.path.basename(path))
 
 
 def unlink(path: str, file: tuple[int, int]) -> bool:

@@ -14,20 +14,23 @@ import time
 from ds4kv import log
 from ds4kv.checkpoint import CheckpointReader
 from ds4kv.errors import CorruptError, Ds4kvError
-from ds4kv.header import Form
 from ds4kv.lock import locked
 from ds4kv.rewrite import identity, tool_map_bytes, touch
 from ds4kv.stream import PayloadReader, RawReader
-from ds4kv.trailer import read_tool_map
+from ds4kv.trailer import read_tool_map, unpack_tool_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from _typeshed import WriteableBuffer
 
     from ds4kv.directory import Directory
+    from ds4kv.files import RegularFile
     from ds4kv.index import Entry
+    from ds4kv.integrity import Note
 
-__all__ = ["LoadingCheckpoint"]
+__all__ = ["LoadingCheckpoint", "read_noted_tool_map"]
 
 
 _logger = logging.getLogger("ds4kv")
@@ -44,11 +47,11 @@ class _Watched(io.RawIOBase):
             raise
 
 
-class _CompressedPayload(_Watched, PayloadReader):
+class _WatchedReader(_Watched, PayloadReader):
     pass
 
 
-class _RawPayload(_Watched, RawReader):
+class _WatchedRawReader(_Watched, RawReader):
     pass
 
 
@@ -60,35 +63,50 @@ class LoadingCheckpoint(CheckpointReader):
     is set aside.
     """
 
-    payload: _CompressedPayload | _RawPayload
+    payload: _WatchedReader | _WatchedRawReader
+    _reader = _WatchedReader
+    _raw_reader = _WatchedRawReader
 
     def __init__(self, entry: Entry, directory: Directory, *, workers: int | None, consume_above: int | None) -> None:
         self._started = time.monotonic()
         self._directory = directory
         self._consume_above = consume_above
         self.entry = entry
-        super().__init__(entry.path, workers=workers)
+        super().__init__(entry.path, workers=workers, ledger=directory.ledger)
         self._ended = False
+        self._fault: CorruptError | None = None  # of the trailer
         self._file = identity(os.fstat(self._fp.fileno()))
-
-    def _open_payload(self) -> _CompressedPayload | _RawPayload:
-        size = self.header.payload_bytes
-        if self.form is Form.RAW:
-            return _RawPayload(self._fp, size)
-        return _CompressedPayload(
-            self._fp, size, chunk_size=self.header.chunk_size, form=self.form, workers=self._workers
-        )
 
     @property
     def tool_map(self) -> dict[bytes, bytes]:
         """What the model wrote for each tool call, by the call's id; empty if the file has no such map.
 
         It is the one that is there now: a save of the same text may have replaced it since the checkpoint was opened.
-        Raises TimeoutError if the directory's lock can't be had, and OSError.
+        Raises CorruptError if it is proven wrong, TimeoutError if the directory's lock can't be had, and OSError.
         """
         with self._directory.at_rest():
-            size = tool_map_bytes(self._fp.fileno(), self._region_end)
-            return read_tool_map(lambda at, n: self._fp.read_at(self._region_end + at, n), size)
+            try:
+                return read_noted_tool_map(self._fp, self._region_end, self.note)
+            except CorruptError as error:
+                self._fault = error
+                error.path = self._path
+                raise
+
+    def _trailer_fault(self) -> CorruptError | None:
+        if self.note is None:
+            return None
+        fd = self._fp.fileno()
+        trailer = self._fp.read_at(self._region_end, max(os.fstat(fd).st_size - self._region_end, 0))
+        try:
+            self.note.check_trailer(trailer, mtime_ns=os.fstat(fd).st_mtime_ns, offset=self._region_end)
+        except CorruptError as error:
+            return error
+        return None
+
+    @property
+    def fault(self) -> CorruptError | None:
+        """What a read has proven wrong."""
+        return self.payload.fault or self._fault
 
     def __exit__(self, *exc: object) -> None:
         try:
@@ -102,7 +120,7 @@ class LoadingCheckpoint(CheckpointReader):
     def _end(self, error: BaseException | None) -> None:
         seconds = time.monotonic() - self._started
         path = self.entry.path
-        fault = self.payload.fault
+        fault = self.fault
         if fault is not None:
             log.load_failed(path, fault, seconds)
             self._directory.set_aside(path, lambda status: identity(status) == self._file)
@@ -118,9 +136,31 @@ class LoadingCheckpoint(CheckpointReader):
             if self._consume_above is not None and self.header.tokens > self._consume_above:
                 return self._directory.remove(path, self._file)
             with locked(self._directory.path):
-                touch(path, last_used=self._directory.now(), file=self._file)
+                # Before the hit, which changes the mtime: by that alone a damaged trailer can be told from a new one.
+                fault = self._trailer_fault()
+                if fault is None and touch(path, last_used=self._directory.now(), file=self._file):
+                    self._directory.ledger.renew(path)
+            if fault is not None:
+                log.load_failed(path, fault, time.monotonic() - self._started)
+                self._directory.set_aside(path, lambda status: identity(status) == self._file)
         except FileNotFoundError:
             pass  # evicted while it was loaded
         except (OSError, Ds4kvError) as failure:
             _logger.warning("kv cache hit not noted %s: %s", path, failure)
         return False
+
+
+def read_noted_tool_map(
+    fp: RegularFile, start: int, note: Note | None, *, wanted: Container[bytes] | None = None
+) -> dict[bytes, bytes]:
+    """The tool map of an open checkpoint whose region ends at ``start``, for who keeps others from rewriting it.
+
+    Of a file that is noted all of it is read, wanted or not. Raises CorruptError if it is proven wrong, and OSError.
+    """
+    size = tool_map_bytes(fp.fileno(), start)
+    if note is None:
+        return read_tool_map(lambda at, n: fp.read_at(start + at, n), size, wanted=wanted)
+    trailer = fp.read_at(start, size)
+    if size or note.has_tool_map:
+        note.check_trailer(trailer, mtime_ns=os.fstat(fp.fileno()).st_mtime_ns, offset=start)
+    return unpack_tool_map(trailer, wanted=wanted)

@@ -34,6 +34,7 @@ __all__ = [
     "skipped_for_tool_map",
     "store_failed",
     "stored",
+    "tool_map_refused",
 ]
 
 # ds4's words for what is wrong with a file, by the field of our errors.
@@ -248,3 +249,8 @@ def _cause(error: BaseException) -> str:
 def _line(text: str) -> str:
     """The text, quoted if it would break the line or fake another one."""
     return text if text.isprintable() else repr(text)
+
+
+def tool_map_refused(path: str, error: Ds4kvError) -> None:
+    """A trailer was proven wrong, or the file that it is in. No line of ds4-server's, which has no proof."""
+    _logger.warning("kv cache tool map not imported %s: %s", path, error)

@@ -13,13 +13,12 @@ import time
 
 from ds4kv import log, policy, temporary
 from ds4kv.checkpoint import CheckpointWriter, OutputFile
-from ds4kv.directory import unlink
 from ds4kv.header import Codec
 from ds4kv.index import read_entry
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
 from ds4kv.rewrite import rewrite_trailer
-from ds4kv.stream import Finishable, PayloadWriter, RawWriter, write_all
+from ds4kv.stream import Finishable, PayloadWriter, RawWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from ds4kv.directory import Directory
     from ds4kv.header import Header
     from ds4kv.index import Entry
+    from ds4kv.integrity import Ledger
 
     MakeRoom = Callable[[int], bool]
     """Frees that many bytes of a full disk, or says that it can't and frees none."""
@@ -92,13 +92,22 @@ class StoreWriter(CheckpointWriter):
         nice: int,
         raw_total: int | None,
         fsync: bool,
+        ledger: Ledger,
     ) -> None:
-        self._text_bytes = len(text)
         self._trailer_bytes = len(trailer)
         self._budget_bytes = budget_bytes
         self._make_room = make_room
         super().__init__(
-            path, header, text, trailer, level=None, workers=workers, nice=nice, raw_total=raw_total, fsync=fsync
+            path,
+            header,
+            text,
+            trailer,
+            level=None,
+            workers=workers,
+            nice=nice,
+            raw_total=raw_total,
+            fsync=fsync,
+            ledger=ledger,
         )
 
     def _open_payload(
@@ -119,7 +128,7 @@ class StoreWriter(CheckpointWriter):
     @property
     def file_size(self) -> int:
         """Size in bytes of the whole file, of which region and trailer are written."""
-        return PREFIX_SIZE + self._text_bytes + self.payload.region_bytes + self._trailer_bytes
+        return PREFIX_SIZE + len(self._text) + self.payload.region_bytes + self._trailer_bytes
 
     def settle(self) -> bool:
         """Finishes region and trailer: all that takes time, space, or more than the budget.
@@ -128,14 +137,13 @@ class StoreWriter(CheckpointWriter):
         """
         self._finish_payload()
         if self._target.too_large or not policy.fits(
-            text_bytes=self._text_bytes,
+            text_bytes=len(self._text),
             payload_bytes=self.payload.region_bytes,
             trailer_bytes=self._trailer_bytes,
             budget_bytes=self._budget_bytes,
         ):
             return False
-        write_all(self._fp, memoryview(self.trailer))
-        self.trailer = b""
+        self._write_trailer()
         self._target.make_room = None  # the header is in its place, and room is not made by who holds the lock
         if self._fsync:
             os.fsync(self._fp.fileno())
@@ -208,6 +216,7 @@ class PresentSave(Save):
                     file=self._present.stamp[:2],
                     fsync=self._fsync,
                 ):
+                    self._directory.ledger.renew(path, trailer)
                     self.entry = read_entry(path)
         except FileNotFoundError:
             pass
@@ -269,7 +278,7 @@ class NewSave(Save):
             self.entry = read_entry(self._path)
             for old in self._replaced:
                 # One of this very name is gone by now, and this removes nothing.
-                unlink(old.path, old.stamp[:2])
+                directory.unlink(old.path, old.stamp[:2])
                 log.replaced(old.path)
             log.stored(
                 writer.header,

@@ -18,6 +18,7 @@ from ds4kv.directory import unlink
 from ds4kv.errors import Ds4kvError
 from ds4kv.header import Reason
 from ds4kv.index import Index, read_text
+from ds4kv.integrity import Ledger
 from ds4kv.lock import locked
 
 TYPE_CHECKING = False
@@ -74,6 +75,8 @@ class Sessions:
         self._codec = codec
         self._clock = clock
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        self._ledger = Ledger(self.directory)
+        self._ledger.forget_absent()
 
     def list(self) -> SessionList:
         """All saved sessions, the one used last first. Raises OSError."""
@@ -126,7 +129,8 @@ class Sessions:
             for entry in self._entries():
                 if entry.text_bytes < len(whole) and read_text(entry) == whole[: entry.text_bytes]:
                     try:
-                        unlink(entry.path, entry.stamp[:2])
+                        if unlink(entry.path, entry.stamp[:2]):
+                            self._ledger.remove(os.path.basename(entry.path))
                     except OSError as error:
                         _logger.warning("kv cache could not remove shorter session %s: %s", entry.path, error)
 
@@ -200,6 +204,7 @@ class Sessions:
             created_at=max(int(self._clock()), 0),
             raw_total=raw_total,
             fsync=fsync,
+            ledger=self._ledger,
         )
 
 

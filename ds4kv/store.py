@@ -16,18 +16,20 @@ import time
 from ds4kv import log, policy, temporary
 from ds4kv import workers as _workers
 from ds4kv.arguments import store_options
-from ds4kv.checkpoint import codec_for
+from ds4kv.checkpoint import CheckpointReader, codec_for
 from ds4kv.directory import Directory
 from ds4kv.errors import CorruptError
 from ds4kv.files import RegularFile
 from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header, Layout, Reason
 from ds4kv.index import read_text, stamp
+from ds4kv.integrity import Verdict
 from ds4kv.layout import PREFIX_SIZE
-from ds4kv.loading import LoadingCheckpoint
+from ds4kv.loading import LoadingCheckpoint, read_noted_tool_map
+from ds4kv.lock import locked
 from ds4kv.lookup import longest_prefix
-from ds4kv.rewrite import identity, tool_map_bytes
+from ds4kv.rewrite import identity
 from ds4kv.saving import NO_SPACE, NewSave, PresentSave, Save, StoreWriter, over_budget
-from ds4kv.trailer import pack_tool_map, read_tool_map, select_tool_map
+from ds4kv.trailer import pack_tool_map, select_tool_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,6 +132,7 @@ class Store:
             raise
         temporary.remove_stale(self.directory)
         self._directory.evict()
+        self._directory.ledger.forget_absent()
         log.opened(
             self.directory,
             budget_bytes=self.budget_bytes,
@@ -208,14 +211,59 @@ class Store:
         except Exception as error:
             log.load_failed(entry.path, error, time.monotonic() - started)
             if isinstance(error, CorruptError):
-                # The file of this entry, if it still has the name and the stamp: then so it had while it was read.
-                self._directory.set_aside(entry.path, lambda status: stamp(status)[:4] == entry.stamp[:4])
+                self._set_aside(entry)
             raise
         header = checkpoint.header
         if (header.tokens, header.ctx_size, header.quant_bits) != (entry.tokens, entry.ctx_size, entry.quant_bits):
             checkpoint.close()
             raise FileNotFoundError(errno.ENOENT, "another checkpoint took its place since it was found", entry.path)
         return checkpoint
+
+    def _set_aside(self, entry: Entry) -> None:
+        # The file of this entry, if it still has the name and the stamp: then so it had while it was read.
+        self._directory.set_aside(entry.path, lambda status: stamp(status)[:4] == entry.stamp[:4])
+
+    def verify(self, entry: Entry) -> Verdict:
+        """Reads all of a checkpoint; the file stays, whatever is found.
+
+        OK is a file that is what was saved, UNKNOWN one that decodes and that nobody has noted, or whose trailer may
+        have been written by another program since. Raises UnsupportedError and OSError.
+        """
+        try:
+            with self._reader(entry) as reader:
+                return reader.verify()
+        except CorruptError:
+            return Verdict.DAMAGED
+
+    def rebuild_integrity(self) -> list[Entry]:
+        """Notes the sums of all checkpoints that have none, as they are now; what was noted.
+
+        Only what decodes is noted. What is proven corrupt is set aside, as by a load. Raises TimeoutError if the
+        directory's lock can't be had, and OSError.
+        """
+        self._directory.ledger.forget_absent()
+        return [entry for entry in self.entries() if self._note(entry)]
+
+    def _note(self, entry: Entry) -> bool:
+        try:
+            with self._reader(entry) as reader:
+                note = reader.make_note() if reader.note is None else None
+                if note is None:
+                    return False
+                with locked(self.directory):
+                    if identity(os.stat(entry.path)) != (note.device, note.inode):
+                        return False
+                    self._directory.ledger.put(os.path.basename(entry.path), note)
+        except FileNotFoundError:
+            return False  # evicted since it was listed
+        except CorruptError as error:
+            log.load_failed(entry.path, error, 0)
+            self._set_aside(entry)
+            return False
+        return True
+
+    def _reader(self, entry: Entry) -> CheckpointReader:
+        return CheckpointReader(entry.path, workers=self._workers, ledger=self._directory.ledger)
 
     def import_tool_maps(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """What the model wrote for these tool calls, by their ids, as far as the checkpoints here know it.
@@ -236,10 +284,13 @@ class Store:
             with self._directory.at_rest(), RegularFile(entry.path) as fp:
                 if identity(os.fstat(fp.fileno())) != entry.stamp[:2]:
                     return {}  # replaced since it was listed
-                size = tool_map_bytes(fp.fileno(), start)
-                return read_tool_map(lambda at, n: fp.read_at(start + at, n), size, wanted=wanted)
+                note = self._directory.ledger.applying(os.path.basename(entry.path), fp.fileno())
+                return read_noted_tool_map(fp, start, note, wanted=wanted)
         except FileNotFoundError:
             return {}  # evicted since it was listed
+        except CorruptError as error:
+            log.tool_map_refused(entry.path, error)  # and the file is the next load's to judge
+            return {}
 
     # Writing
 
@@ -334,6 +385,7 @@ class Store:
             nice=self._nice,
             raw_total=raw_total,
             fsync=self._fsync,
+            ledger=self._directory.ledger,
         )
 
     def _is_compatible(self, entry: Entry, text: bytes, ctx_size: int, quant_bits: int) -> bool:
@@ -400,6 +452,7 @@ class Store:
             background = self._background
         if background is not None and not background.is_inherited:
             background.close()
+        self._directory.ledger.close()
 
     def __enter__(self) -> Self:
         return self

@@ -107,9 +107,24 @@ def tool_map(trailer: bytes) -> dict[bytes, bytes]:
     return found
 
 
+def is_of_rewrites(noted: bytes, head: bytes) -> bool:
+    """Whether ds4 may have made this head, header and text length, of the noted one by hits and trailers."""
+    is_raw = noted[3] == 1 or (noted[7] == 0 and noted[21] not in (1, 2))
+    is_forgotten = is_raw and head[3] in (1, 2) and not head[7] and not any(head[20:24])
+    for at, (old, new) in enumerate(zip(noted, head, strict=True)):
+        changes_with_use = 12 <= at < 16 or 32 <= at < 40 or (at == 6 and old ^ new == 1)
+        is_unknown_reason = at == 5 and old > 6 and new == 0
+        is_unknown_to_ds4 = is_forgotten and (at in (3, 7) or 20 <= at < 24)
+        if old != new and not (changes_with_use or is_unknown_reason or is_unknown_to_ds4):
+            return False
+    return True
+
+
 class Model:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.inodes: dict[str, object] = {}  # of files that the store saved
+        self.noted: dict[str, tuple[object, bytes]] = {}
         self.quarantine: dict[str, bytes] = {}
         self.budget = self.min_tokens = self.consume_above = 0
         self.reject_different_quant = False
@@ -124,6 +139,42 @@ class Model:
     def patch(self, name: str, offset: int, data: bytes) -> None:
         old = self.files[name]
         self.files[name] = old[:offset] + data + old[offset + len(data) :]
+
+    def remove(self, name: str) -> None:
+        """What the store does: it forgets the file, too."""
+        self.replace(name, None)
+        self.noted.pop(name, None)
+
+    def replace(self, name: str, data: bytes | None) -> None:
+        """Another file has the name, or none."""
+        self.inodes.pop(name, None)
+        self.files.pop(name, None)
+        if data is not None:
+            self.files[name] = data
+
+    def move(self, name: str, target: str) -> None:
+        """Another program renames a file."""
+        inode, data = self.inodes.get(name), self.files[name]
+        self.replace(name, None)
+        self.replace(target, data)
+        if inode is not None:
+            self.inodes[target] = inode
+
+    def is_damaged(self, name: str) -> bool:
+        """Whether this is the very file that was noted, and nobody writes such a thing to it in place."""
+        saved, data = self.saved(name), self.files[name]
+        return saved != b"" and (
+            self.has_damaged_head(name) or saved[reference.TEXT_AT :] != data[reference.TEXT_AT : len(saved)]
+        )
+
+    def has_damaged_head(self, name: str) -> bool:
+        saved, data = self.saved(name), self.files[name]
+        return saved != b"" and not is_of_rewrites(saved[: reference.TEXT_AT], data[: reference.TEXT_AT])
+
+    def saved(self, name: str) -> bytes:
+        """The file up to its trailer, as the store noted it; b"" if it didn't, or this is another one."""
+        inode, saved = self.noted.get(name, (None, b""))
+        return saved if inode is not None and self.inodes.get(name) is inode else b""
 
     # Reading
 
@@ -145,15 +196,16 @@ class Model:
 
     def load(self, name: str, *, now: int, engine_fails: bool) -> reference.Parsed | None:
         """What is loaded; None if the file is proven corrupt, which sets it aside."""
-        file = parsed(name, self.files[name])
+        file = None if self.is_damaged(name) else parsed(name, self.files[name])
         if file is None:
-            data = self.files.pop(name)
+            data = self.files[name]
+            self.remove(name)
             places = [name, *(f"{name}.{number}" for number in range(1, len(self.quarantine) + 1))]
             self.quarantine[next(place for place in places if place not in self.quarantine)] = data
         elif engine_fails:
             pass
         elif self.consume_above and file.tokens > self.consume_above:
-            del self.files[name]
+            self.remove(name)
         else:
             self.patch(name, HITS_AT, struct.pack("<I", min(file.hits + 1, 2**32 - 1)))
             self.patch(name, LAST_USED_AT, struct.pack("<Q", now))
@@ -162,7 +214,7 @@ class Model:
     def tool_maps(self, ids: set[bytes], order: Sequence[str]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         for file in self.listed(order):
-            if file.ext_flags & 1:
+            if file.ext_flags & 1 and not self.has_damaged_head(file.name):
                 own = tool_map(self.files[file.name][file.end :])
                 found = {id_: block for id_, block in own.items() if id_ in ids} | found
         return found
@@ -215,8 +267,11 @@ class Model:
         if len(data) + math.ceil(len(data) / 100) > self.budget or engine_fails:
             return None, False
         for file in same_key:
-            del self.files[file.name]
-        self.files[f"{sha}.kv"] = data
+            self.remove(file.name)
+        name = f"{sha}.kv"
+        self.replace(name, data)
+        self.inodes[name] = object()
+        self.noted[name] = self.inodes[name], data[: len(data) - len(trailer)]
         self.evict(now=now, order=[*dict.fromkeys([*order, f"{sha}.kv"])], protected=sha)
         return f"{sha}.kv", True
 
@@ -236,5 +291,5 @@ class Model:
     def evict(self, *, now: int, order: Sequence[str], protected: str | None = None) -> list[str]:
         gone = self.victims(self.budget, now=now, order=order, protected=protected)
         for name in gone:
-            del self.files[name]
+            self.remove(name)
         return gone

@@ -84,7 +84,7 @@ def test_a_save_that_fails_removes_nothing(sessions: Sessions) -> None:
     ):
         checkpoint.payload.write(PAYLOAD)
         raise ZeroDivisionError
-    assert set(os.listdir(sessions.directory)) == {f"{sha1(SYSTEM)}.kv", ".ds4kv.lock"}
+    assert set(os.listdir(sessions.directory)) == {f"{sha1(SYSTEM)}.kv", ".ds4kv", ".ds4kv.lock"}
 
 
 def test_what_can_not_be_removed_is_passed_over(

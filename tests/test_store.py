@@ -23,7 +23,7 @@ import pytest
 import reference
 
 import ds4kv
-from ds4kv import arguments, lock, saving, temporary
+from ds4kv import arguments, integrity, lock, saving, temporary
 from ds4kv import store as store_module
 from ds4kv.index import Entry
 from ds4kv.lock import LOCK_NAME, locked
@@ -66,7 +66,7 @@ def path_of(store: Store, text: bytes) -> Path:
 
 
 def names(store: Store) -> set[str]:
-    return set(os.listdir(store.directory)) - {LOCK_NAME}
+    return set(os.listdir(store.directory)) - {LOCK_NAME, integrity.DIRECTORY_NAME}
 
 
 def load(store: Store, prompt: bytes) -> bytes | None:
@@ -361,8 +361,8 @@ def test_import_tool_maps_ends_when_all_are_known(store: Store, monkeypatch: pyt
     for text in (b"1" + BLOCK, b"2" + BLOCK, b"3" + BLOCK):
         store.save_buffer(text, PAYLOAD, tool_map={b"call_1": BLOCK}, **SAVE)
     read = []
-    real = store_module.read_tool_map
-    monkeypatch.setattr(store_module, "read_tool_map", lambda *a, **o: read.append(a) or real(*a, **o))
+    real = store_module.read_noted_tool_map
+    monkeypatch.setattr(store_module, "read_noted_tool_map", lambda *a, **o: read.append(a) or real(*a, **o))
     assert store.import_tool_maps([b"call_1"]) == {b"call_1": BLOCK}
     assert len(read) == 1
     assert store.import_tool_maps([b"call_1", b"call_2"]) == {b"call_1": BLOCK}

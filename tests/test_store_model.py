@@ -28,7 +28,7 @@ from ds4kv.store import Store
 
 SESSION = 50
 STEPS = int(os.environ.get("DS4KV_STEPS", "2500"))
-LOCK, QUARANTINE = ".ds4kv.lock", "quarantine"
+LOCK, LEDGER, QUARANTINE = ".ds4kv.lock", ".ds4kv", "quarantine"
 
 BLOCKS = [
     b"<tool_calls>one</tool_calls>",
@@ -146,6 +146,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = Store(self.directory, budget_bytes=budget, workers=1, clock=lambda: self.clock, **self.options)
         self.model.budget = budget
         self.model.evict(now=self.now, order=order)
+        self.model.noted = {name: noted for name, noted in self.model.noted.items() if name in self.model.files}
         assert self.model.total() <= budget
 
     @rule(budget=budgets, seconds=jumps)
@@ -328,7 +329,7 @@ class StoreMachine(RuleBasedStateMachine):
             reason=77,
             **fields,
         )
-        self.model.files[name] = path.read_bytes()
+        self.model.replace(name, path.read_bytes())
 
     @rule(
         texts=st.sampled_from([(b"a", b"b"), (b"ab", b"ba")]),
@@ -344,7 +345,7 @@ class StoreMachine(RuleBasedStateMachine):
             name = f"{hashlib.sha1(text).hexdigest()}.kv"
             fields = {"hits": hits, "created_at": 0, "last_used": max(self.now - age, 0)}
             ds4kv.dump(self.directory / name, b"twin", text=text, tokens=600, ctx_size=1000, codec="none", **fields)
-            self.model.files[name] = (self.directory / name).read_bytes()
+            self.model.replace(name, (self.directory / name).read_bytes())
 
     @rule(
         name=st.sampled_from(["sysprompt.kv", "0" * 40 + ".kv", "0" * 39 + ".kv", "g" * 40 + ".kv", "0" * 40 + ".KV"]),
@@ -407,7 +408,7 @@ class StoreMachine(RuleBasedStateMachine):
         if how == "replace":  # it takes the name of another, whose text it doesn't hold
             target = self.pick(data)
             os.replace(path, self.directory / target)
-            self.model.files[target] = self.model.files.pop(name)
+            self.model.move(name, target)
         elif how == "resize":
             old = self.model.files[name]
             size = max(len(old) + by, 0)
@@ -418,9 +419,10 @@ class StoreMachine(RuleBasedStateMachine):
             if how == "remove" and entry is not None:
                 assert self.store.remove(entry)
                 assert not self.store.remove(entry)
+                self.model.remove(name)
             else:
                 path.unlink()
-            del self.model.files[name]
+                self.model.replace(name, None)
 
     # What always holds
 
@@ -428,7 +430,7 @@ class StoreMachine(RuleBasedStateMachine):
     def directory_is_the_models(self) -> None:
         if not self.directory.exists():
             return
-        names = set(self.order()) - {LOCK, QUARANTINE}
+        names = set(self.order()) - {LOCK, LEDGER, QUARANTINE}
         assert {name: (self.directory / name).read_bytes() for name in names} == self.model.files
         aside = self.directory / QUARANTINE
         moved = {path.name: path.read_bytes() for path in aside.iterdir()} if aside.exists() else {}

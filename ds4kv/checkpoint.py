@@ -99,7 +99,7 @@ def load(
     Raises ValueError if ``into`` has another size, else as :func:`open`.
     """
     if salvage:
-        return _salvage(path, workers, into)
+        return _salvage(path, workers, into, verify)
     with open(path, workers=workers, verify=verify) as checkpoint:
         raw_total = checkpoint.payload.raw_total
         memory = _fresh_memory(raw_total) if into is None else into
@@ -109,10 +109,10 @@ def load(
         return Checkpoint(checkpoint.header, checkpoint.text, _as_bytes(memory), checkpoint.trailer)
 
 
-def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None) -> Checkpoint:
+def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None, verify: bool) -> Checkpoint:
     from ds4kv.salvage import Wreck  # here, because hardly any program needs it
 
-    with Wreck(path, workers=workers) as wreck:
+    with Wreck(path, workers=workers, verify=verify) as wreck:
         memory = _fresh_memory(wreck.claimed_bytes) if into is None else into
         if (size := _core.size_of(memory)) < wreck.claimed_bytes:
             raise ValueError(f"into is {size} bytes, the records of {os.fsdecode(path)} claim {wreck.claimed_bytes}")

@@ -18,12 +18,15 @@ from ds4kv.errors import CorruptError, Ds4kvError, UnsupportedError
 from ds4kv.files import RegularFile
 from ds4kv.header import CHUNK_SIZE, Codec, Ext, Form, Header, Layout
 from ds4kv.index import is_entry_name
+from ds4kv.integrity import Ledger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
     from typing import Self
+
+    from ds4kv.integrity import Note
 
     StrPath = str | os.PathLike[str]
     ReadAt = Callable[[int, int], bytes]
@@ -137,11 +140,12 @@ def examine(path: StrPath, workers: int | None = None) -> tuple[int, tuple[Damag
 class Wreck:
     """An open checkpoint that may be damaged: ``header``, ``text`` and ``trailer``, as far as they are there.
 
+    Where a store has noted the file's sums, what is found is held against them, unless ``verify`` is false.
     ``raw_total`` is the payload's size in bytes, None if nothing says it; ``claimed_bytes`` is how much of it the
     records claim to hold. Raises as :func:`examine`.
     """
 
-    def __init__(self, path: StrPath, *, workers: int | None = None) -> None:
+    def __init__(self, path: StrPath, *, workers: int | None = None, verify: bool = True) -> None:
         self._path = os.fsdecode(path)
         self._workers = _workers.resolve(workers)
         self._fp = RegularFile(self._path)
@@ -152,7 +156,10 @@ class Wreck:
             self.text = self._fp.read_at(layout.PREFIX_SIZE, min(text_bytes, left))
             self._region_start = layout.PREFIX_SIZE + text_bytes
             self._region_end = self._region_start + headers[0].payload_bytes
-            self._notes = self._look_at_text()
+            self._remarks: list[Damage] = []
+            self._note = self._find_note() if verify else None
+            self._look_at_text()
+            self.trailer = self._read_trailer()
             # Of several layouts that the header allows, the one whose record heads lead on furthest.
             walks = [_Walk.over(self._fp.read_at, self._region_start, self._file_size, header) for header in headers]
             walk = max(walks, key=lambda walk: (walk.broken is None, len(walk.records)))
@@ -173,27 +180,54 @@ class Wreck:
         return sum(record.raw_size for record in self._records)
 
     @property
-    def trailer(self) -> bytes:
-        """What follows the region; b"" where the file ends before it does."""
-        return self._fp.read_at(self._region_end, max(self._file_size - self._region_end, 0))
-
-    @property
     def whole_header(self) -> Header:
         """The header, without the flag of a tool map that is not there any more."""
-        gone = Ext.TOOL_MAP if self._file_size <= self._region_end else 0
+        gone = 0 if self.trailer else Ext.TOOL_MAP
         return self.header._replace(ext_flags=self.header.ext_flags & ~int(gone))
 
-    def _look_at_text(self) -> list[Damage]:
-        name = os.path.basename(self._path)
-        if not is_entry_name(name):
-            return []
-        import hashlib
+    def _remark(self, offset: int, why: str) -> None:
+        """Notes damage that costs no payload."""
+        self._remarks.append(Damage(0, 0, offset, why))
 
-        key = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
-        if key == name[:40].lower():
-            return []
-        why = f"the text's SHA-1 is {key}, not the one in the file's name"
-        return [Damage(0, 0, layout.PREFIX_SIZE, why)]
+    def _find_note(self) -> Note | None:
+        """What is noted of this very file. A header that is not the noted one is damage, and the sums hold still."""
+        directory, name = os.path.split(self._path)
+        with contextlib.closing(Ledger(directory)) as ledger:
+            note = ledger.get(name)
+        if note is None:
+            return None
+        try:
+            return note.applying(self._fp.fileno())
+        except CorruptError as error:
+            self._remark(error.offset or 0, error.why)
+            return note
+
+    def _look_at_text(self) -> None:
+        name = os.path.basename(self._path)
+        if is_entry_name(name):
+            import hashlib
+
+            key = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+            if key != name[:40].lower():
+                self._remark(layout.PREFIX_SIZE, f"the text's SHA-1 is {key}, not the one in the file's name")
+                return
+        try:
+            if self._note is not None:
+                self._note.check_text(self.text)
+        except CorruptError as error:
+            self._remark(layout.PREFIX_SIZE, error.why)
+
+    def _read_trailer(self) -> bytes:
+        """What follows the region; b"" where the file ends before it does, or what is there is proven wrong."""
+        trailer = self._fp.read_at(self._region_end, max(self._file_size - self._region_end, 0))
+        try:
+            if self._note is not None and self._file_size >= self._region_end:
+                mtime_ns = os.fstat(self._fp.fileno()).st_mtime_ns
+                self._note.check_trailer(trailer, mtime_ns=mtime_ns, offset=self._region_end)
+        except CorruptError as error:
+            self._remark(self._region_end, error.why)
+            return b""
+        return trailer
 
     def _headers(self) -> tuple[list[Header], int]:
         """The header in every layout that it may be of, the likeliest first; and the text's size."""
@@ -251,7 +285,7 @@ class Wreck:
         elif broken is None or (framed is not None and framed < claimed):
             framed = claimed if broken is None else None
             why = f"the frame can't be true: the records hold {claimed} bytes of payload"
-            self._notes.append(Damage(0, 0, self._region_start, why))
+            self._remark(self._region_start, why)
         if broken is not None:
             self._lost = Damage(self.claimed_bytes, framed, *broken)
         return framed
@@ -271,7 +305,7 @@ class Wreck:
         ``into`` is memory of ``claimed_bytes`` or more: good chunks are placed there, the rest of it is undefined.
         ``sink`` is called with the good bytes from the first on, piece by piece; each is valid until it returns.
         """
-        damage = list(self._notes)
+        damage = list(self._remarks)
         good_bytes, is_whole = 0, True
         for record, piece, why in self._decoded(into):
             if why is not None:
@@ -310,21 +344,27 @@ class Wreck:
         stop = record.raw_start + record.raw_size
         room = memoryview(bytearray(record.raw_size)) if into is None else into[record.raw_start : stop]
         try:
-            self._decode_into(room, record)
+            self._decode_into(room, record, self._sum_of(index))
         except CorruptError as error:
             return record, room, error.why.replace("chunk 0", f"chunk {index}", 1)  # it is the only one of its region
         except OSError as error:  # of the disk: lost like bytes that are wrong
             return record, room, f"chunk {index}: {error.strerror or error}"
         return record, room, None
 
-    def _decode_into(self, room: memoryview, record: _Record) -> None:
+    def _sum_of(self, index: int) -> int | None:
+        sums = () if self._note is None else self._note.region_sums
+        return sums[index] if index < len(sums) else None
+
+    def _decode_into(self, room: memoryview, record: _Record, noted: int | None) -> None:
         if self._form is Form.RAW:
             self._read(room, record.offset)
+            _check_sum(room, noted)
             return
         # A region of its own, of one chunk.
         region = memoryview(bytearray(_FRAME.size + record.size))
         _FRAME.pack_into(region, 0, record.raw_size, 1)
         self._read(region[_FRAME.size :], record.offset)
+        _check_sum(region[_FRAME.size :], noted)
         with _core.source(region) as stored, _core.target(room) as raw:
             _core.decode(stored, self.header.chunk_size, self._form, raw, 0)
 
@@ -344,6 +384,11 @@ class Wreck:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _check_sum(stored: memoryview, noted: int | None) -> None:
+    if noted is not None and _core.hash64(stored) != noted:
+        raise CorruptError("chunk 0 is not what was saved", field="sum")
 
 
 def _merged(damage: list[Damage]) -> Iterator[Damage]:

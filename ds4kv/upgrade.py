@@ -16,13 +16,15 @@ import errno
 import io
 import os
 import stat
+import time
 from collections import namedtuple
 
-from ds4kv import layout, temporary
+from ds4kv import _core, layout, temporary
 from ds4kv.checkpoint import CheckpointReader, CheckpointWriter
 from ds4kv.errors import Ds4kvError
-from ds4kv.header import CHUNK_SIZE, Codec, Form, Header, Layout
+from ds4kv.header import CHUNK_SIZE, HEADER_SIZE, Codec, Form, Header, Layout
 from ds4kv.index import is_entry_name, read_entry, stamp
+from ds4kv.integrity import Ledger
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
 from ds4kv.rewrite import identity
@@ -33,10 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from _typeshed import ReadableBuffer
+
+    from ds4kv.integrity import Note
 __all__ = ["Outcome", "Upgrade"]
 
 _PIECE_SIZE = 1 << 20
 _ATTEMPTS = 2
+_COARSEST_TICK_NS = 2_000_000_000  # of the clocks that file systems have
 _LEAST_SAVING = 64  # as for CheckpointWriter: v2-checked saves one byte of so many, or isn't used
 
 
@@ -100,10 +105,11 @@ class Upgrade:
         names = sorted(filter(is_entry_name, os.listdir(self._directory)))
         if not self._dry_run:
             temporary.remove_stale(self._directory)
-        for name in names:
-            yield self._upgrade(os.path.join(self._directory, name))
+        with contextlib.closing(Ledger(self._directory)) as ledger:
+            for name in names:
+                yield self._upgrade(os.path.join(self._directory, name), ledger)
 
-    def _upgrade(self, path: str) -> Outcome:
+    def _upgrade(self, path: str, ledger: Ledger) -> Outcome:
         size = 0
         try:
             size = os.lstat(path).st_size
@@ -115,7 +121,7 @@ class Upgrade:
                 if self._is_current(entry.header):
                     return Outcome(path, "current", size, size)
                 try:
-                    return self._try(path)
+                    return self._try(path, ledger)
                 except _ChangedError:
                     if attempt == _ATTEMPTS - 1:
                         return Outcome(path, "skipped", size, size, "it was replaced meanwhile, again and again")
@@ -128,11 +134,11 @@ class Upgrade:
     def _is_current(self, header: Header) -> bool:
         return header.layout is self._layout and (header.codec is Codec.NONE) == (self._layout is Layout.V1)
 
-    def _try(self, path: str) -> Outcome:
-        with _Source(path, workers=self._workers) as source:
+    def _try(self, path: str, ledger: Ledger) -> Outcome:
+        with _Source(path, workers=self._workers, ledger=ledger) as source:
             size = source.file_size
             header = self._header(source.header)
-            after = self._rehearse(source, header) if self._dry_run else self._replace(source, header)
+            after = self._rehearse(source, header) if self._dry_run else self._replace(source, header, ledger)
         if after is None:
             return Outcome(path, "kept", size, size, f"as {self._layout} it would not shrink")
         return Outcome(path, "upgraded", size, after)
@@ -162,13 +168,17 @@ class Upgrade:
             )
         with payload:
             _copy(source, payload)
+        _, trailer = source.now()
         if form is Form.CHECKED and _LEAST_SAVING * (raw_total - payload.region_bytes) < raw_total:
             return None
-        return PREFIX_SIZE + source.text_bytes + payload.region_bytes + source.trailer_bytes
+        return PREFIX_SIZE + source.text_bytes + payload.region_bytes + len(trailer)
 
-    def _replace(self, source: _Source, header: Header) -> int | None:
+    def _replace(self, source: _Source, header: Header, ledger: Ledger) -> int | None:
         """Size of the file that was written in its place; None if the old one was kept."""
-        candidate = _Candidate(source, header, self._level, self._workers, self._nice)
+        # Of a file that nobody has noted it isn't known that it is what was saved, so it isn't noted now.
+        candidate = _Candidate(
+            source, header, self._level, self._workers, self._nice, None if source.note is None else ledger
+        )
         try:
             with candidate:
                 digest = _copy(source, candidate.payload)
@@ -201,13 +211,26 @@ class _Source(CheckpointReader):
         for field in ("tokens", "codec", "payload_bytes"):
             if text_bytes != self.text_bytes or getattr(header, field) != getattr(self.header, field):
                 raise _ChangedError
-        return header, self._fp.read_at(self._region_end, max(size - self._region_end, 0))
+        trailer = self._fp.read_at(self._region_end, max(size - self._region_end, 0))
+        if self.note is not None:
+            self.note.check_trailer(trailer, mtime_ns=self.status().st_mtime_ns, offset=self._region_end)
+        return header, trailer
 
 
 class _Candidate(CheckpointWriter):
     """A checkpoint that is published under another temporary name, and looked at before it takes its own."""
 
-    def __init__(self, source: _Source, header: Header, level: int | None, workers: int | None, nice: int) -> None:
+    note: Note | None = None
+
+    def __init__(
+        self,
+        source: _Source,
+        header: Header,
+        level: int | None,
+        workers: int | None,
+        nice: int,
+        ledger: Ledger | None,
+    ) -> None:
         super().__init__(
             source.path,
             header,
@@ -218,6 +241,7 @@ class _Candidate(CheckpointWriter):
             nice=nice,
             raw_total=source.payload.raw_total,
             fsync=True,
+            ledger=ledger,
         )
         self._path = f"{source.path}.tmp.{os.getpid()}.{os.urandom(4).hex()}"
         # A store leaves a temporary file alone that is locked, and this keeps the lock when the writer is closed.
@@ -226,6 +250,9 @@ class _Candidate(CheckpointWriter):
 
     def _store_raw(self) -> None:
         raise _TooLittleError
+
+    def _note(self, header: Header) -> None:
+        self.note = super()._note(header)  # for later: the name is still another file's
 
     def check(self, text: bytes, digest: bytes, workers: int | None) -> None:
         """Reads the file back from the disk. Raises OSError if that isn't what was written."""
@@ -252,9 +279,12 @@ class _Candidate(CheckpointWriter):
                 raise _ChangedError
             self._carry_over(source, region_end)
             self._look_like(status)
+            note = self._noted(status)
             if stamp(source.status()) == stamp(status):
                 break
         os.replace(self._path, source.path)
+        if self._ledger is not None and note is not None:
+            self._ledger.put(os.path.basename(source.path), note)
         _sync(os.path.dirname(source.path) or ".")
         return os.fstat(self._fd).st_size
 
@@ -268,6 +298,19 @@ class _Candidate(CheckpointWriter):
         os.ftruncate(self._fd, region_end + len(trailer))
         os.fsync(self._fd)
         self.header, self.trailer = header, trailer
+
+    def _noted(self, status: os.stat_result) -> Note | None:
+        """The note of what it is now."""
+        if self.note is None:
+            return None
+        # Whoever writes to the file later gives it another time than this, unless it is of this very moment.
+        is_past = time.time_ns() - status.st_mtime_ns > _COARSEST_TICK_NS
+        return self.note._replace(
+            mtime_ns=status.st_mtime_ns if is_past else 0,
+            head=self.header.pack() + self.note.head[HEADER_SIZE:],
+            trailer_bytes=len(self.trailer),
+            trailer_sum=_core.hash64(self.trailer),
+        )
 
     def _look_like(self, status: os.stat_result) -> None:
         """Has the file the owner, mode and times of the old one."""

@@ -24,6 +24,7 @@ import reference
 
 import ds4kv
 from ds4kv.cli import main
+from ds4kv.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
@@ -751,6 +752,51 @@ def test_verify_finds_what_only_a_checksum_shows(tmp_path: Path, capsys: pytest.
         path.write_bytes(content)
         assert main(["verify", str(path)]) == code
         assert capsys.readouterr().out.startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+def test_verify_takes_what_a_store_has_noted_for_proof(
+    layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = b"<tool_calls>one</tool_calls>"
+    with Store(tmp_path, layout=layout, codec="none" if layout == "v1" else "lz4") as store:
+        entry = store.save_buffer(b"text" + call, NUMBERS, tokens=600, ctx_size=9, tool_map={b"call_1": call})
+    assert entry is not None
+    path = Path(entry.path)
+    content, status = path.read_bytes(), path.stat()
+    assert main(["verify", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{path}: ok: sidecar"
+    assert main(["info", "--json", str(path)]) == 0
+    assert (json.loads(capsys.readouterr().out)["chunk_count"] is None) == (layout == "v1")
+    for offset in (len(content) - 3, len(content) // 2):  # in the trailer, in the region
+        with path.open("r+b") as fp:
+            fp.seek(offset)
+            fp.write(bytes([content[offset] ^ 1]))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert main(["verify", str(path)]) == 1
+        assert capsys.readouterr().out.startswith(f"{path}: corrupt: ")
+
+
+def test_convert_keeps_notes_true(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store(tmp_path, codec="lz4") as store:
+        entry = store.save_buffer(b"text", NUMBERS, tokens=600, ctx_size=9)
+    assert entry is not None
+    path, copy, other = Path(entry.path), tmp_path / "copy", tmp_path / "other"
+    copy.mkdir()
+    other.mkdir()
+    assert main(["convert", str(path), str(copy / path.name), "--level", "9"]) == 0
+    assert list(copy.iterdir()) == [copy / path.name]
+    for layout in ("v1", "v2", "v2-checked"):
+        assert main(["convert", str(path), str(path), "--layout", layout]) == 0
+        capsys.readouterr()
+        assert main(["verify", str(path)]) == 0
+        assert capsys.readouterr().out.startswith(f"{path}: ok: sidecar")
+    # What comes from elsewhere, and happens to have the very header of what was noted.
+    make(other / path.name, "v2", tokens=600, payload=NUMBERS, **{"text": b"text", "trailer": b""})
+    assert main(["convert", str(other / path.name), str(path), "--layout", "v2"]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: ok: decodes")
 
 
 @pytest.mark.parametrize("layout", ["v2-mid", "v2-mid transposed"])

@@ -17,6 +17,7 @@ import reference
 import ds4kv
 from ds4kv.cli import main
 from ds4kv.salvage import Damage, Wreck, examine
+from ds4kv.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
@@ -316,6 +317,83 @@ def test_any_bytes_changed_give_no_surprise(layout: str, tmp_path: Path) -> None
         assert all(stop is None or start < stop for start, stop in ranges)
         assert ranges == sorted(ranges, key=lambda each: each[0])
         assert not ranges or ranges[0][0] == good_bytes
+
+
+# ------------------------------------------------------------------- what a store has noted of a file
+
+
+def noted(directory: Path, payload: bytes, layout: str, codec: str) -> Path:
+    """A checkpoint that a store has saved."""
+    with Store(directory, layout=layout, codec=codec) as store:
+        entry = store.save_buffer(TEXT + TOOL_CALL, payload, tokens=600, ctx_size=9, tool_map={b"call_1": TOOL_CALL})
+    assert entry is not None
+    path = Path(entry.path)
+    with ds4kv.open(path) as checkpoint:
+        assert checkpoint.note is not None
+    return path
+
+
+TOOL_CALL = b"<tool_calls>one</tool_calls>"
+LARGE = 2 * ds4kv.header.CHUNK_SIZE + 1000
+
+
+def damage_quietly(path: Path, offset: int) -> None:
+    """Changes a byte as a disk does, without a trace in the file's times."""
+    status = path.stat()
+    content = path.read_bytes()[offset : offset + 1]
+    overwrite(path, offset, bytes([content[0] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_sums_show_which_part_of_a_raw_payload_is_damaged(tmp_path: Path) -> None:
+    payload = bytes(LARGE)
+    path = noted(tmp_path, payload, "v1", "none")
+    assert examine(path) == (LARGE, ())
+    start = 52 + len(TEXT + TOOL_CALL)
+    chunk = ds4kv.header.CHUNK_SIZE
+    damage_quietly(path, start + chunk + 5)
+    assert examine(path) == (chunk, (Damage(chunk, 2 * chunk, start + chunk, "chunk 1 is not what was saved"),))
+    checkpoint = ds4kv.load(path, salvage=True)
+    assert checkpoint.payload == payload[:chunk]
+    # Whoever doesn't want to know takes the bytes as they are.
+    assert ds4kv.load(path, salvage=True, verify=False).damage == ()
+    os.truncate(path, start + 2 * chunk + 10)
+    assert lost(path) == [(chunk, LARGE)]
+
+
+def test_sums_show_a_block_that_still_decodes(tmp_path: Path) -> None:
+    path = noted(tmp_path, random.Random(3).randbytes(5000), "v2", "lz4")
+    offset, size = records(path, "v2")[0]
+    damage_quietly(path, offset + size - 10)
+    assert examine(path) == (0, (Damage(0, 5000, offset, "chunk 0 is not what was saved"),))
+    copy = tmp_path / "copy" / path.name
+    copy.parent.mkdir()
+    shutil.copyfile(path, copy)
+    assert examine(copy) == (5000, ())
+
+
+def test_a_tool_map_that_is_proven_wrong_is_left_out(tmp_path: Path) -> None:
+    path, out = noted(tmp_path, b"payload", "v1", "none"), tmp_path / "out.kv"
+    with Wreck(path) as wreck:
+        assert wreck.trailer
+    damage_quietly(path, path.stat().st_size - 5)
+    good_bytes, damage = examine(path)
+    assert good_bytes == len(b"payload")
+    assert [each[:3] for each in damage] == [(0, 0, 52 + len(TEXT + TOOL_CALL) + 7)]
+    assert main(["salvage", str(path), str(out)]) == 0
+    saved = ds4kv.load(out)
+    assert (saved.payload, saved.trailer, saved.header.ext_flags) == (b"payload", b"", 0)
+
+
+def test_a_header_that_is_not_the_noted_one_is_told(tmp_path: Path) -> None:
+    path = noted(tmp_path, bytes(5000), "v2", "lz4")
+    with ds4kv.open(path) as checkpoint:
+        if not checkpoint.note.birth_ns:
+            pytest.skip("this file system doesn't say when a file came into being")
+    damage_quietly(path, 9)
+    good_bytes, damage = examine(path)
+    assert good_bytes == 5000
+    assert [each[:3] for each in damage] == [(0, 0, 9)]
 
 
 # ------------------------------------------------------------------------------------------- command

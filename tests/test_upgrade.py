@@ -25,6 +25,7 @@ import ds4kv
 from ds4kv import checkpoint as checkpoint_module
 from ds4kv import upgrade as upgrade_module
 from ds4kv.cli import main
+from ds4kv.integrity import DIRECTORY_NAME, Verdict
 from ds4kv.lock import LOCK_NAME, locked
 from ds4kv.rewrite import rewrite_trailer, touch
 from ds4kv.store import Store
@@ -83,7 +84,7 @@ def state(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 def names(directory: Path) -> list[str]:
-    return sorted(name for name in os.listdir(directory) if name != LOCK_NAME)
+    return sorted(name for name in os.listdir(directory) if name not in (LOCK_NAME, DIRECTORY_NAME))
 
 
 # ---------------------------------------------------------------------------------------- what stays
@@ -380,6 +381,106 @@ def whole(kv: Path) -> int:
             assert unpack_tool_map(found.trailer) in store_worker.TOOL_MAPS[1:]
         count += 1
     return count
+
+
+# ------------------------------------------------------------------- what a store has noted of a file
+
+
+CALL = b"<tool_calls>one</tool_calls>"
+
+
+def noted(kv: Path, text: bytes = b"text") -> Path:
+    """A raw checkpoint with a tool map that a store has saved and noted."""
+    with Store(kv, layout="v1") as store:
+        entry = store.save_buffer(text + CALL, PAYLOAD, tokens=600, ctx_size=9, tool_map={b"call_1": CALL})
+    assert entry is not None
+    return Path(entry.path)
+
+
+def verdict(path: Path) -> Verdict:
+    with ds4kv.open(path) as checkpoint:
+        return checkpoint.verify()
+
+
+def damage_quietly(path: Path, offset: int) -> None:
+    """Changes a byte as a disk does, without a trace in the file's times."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[offset] ^= 1
+    with path.open("r+b") as fp:
+        fp.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("age", [0, 100])
+@pytest.mark.parametrize("layout", ["v2", "v2-checked"])
+def test_the_new_file_is_noted(layout: str, age: int, kv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = noted(kv)
+    aged = path.stat().st_mtime_ns - age * 10**9
+    os.utime(path, ns=(aged, aged))
+    meanwhile(monkeypatch, lambda: touch(str(path), last_used=77))
+    assert actions(kv, layout=layout) == ["upgraded"]
+    assert ds4kv.read_header(path).layout == layout
+    assert verdict(path) is Verdict.OK
+    content = path.read_bytes()
+    for offset in (55, len(content) // 2):
+        damage_quietly(path, offset)
+        with pytest.raises(ds4kv.CorruptError):
+            verdict(path)
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("trailer", [b"KTM another", b""])
+def test_a_tool_map_meanwhile_is_noted(trailer: bytes, kv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = noted(kv)
+
+    def rewrite() -> None:
+        rewrite_trailer(str(path), trailer, last_used=77)
+        os.utime(path, ns=(10**18, 10**18))
+
+    meanwhile(monkeypatch, rewrite)
+    assert actions(kv) == ["upgraded"]
+    assert ds4kv.load(path).trailer == trailer
+    assert verdict(path) is Verdict.OK
+    if trailer:
+        damage_quietly(path, path.stat().st_size - 2)
+        with pytest.raises(ds4kv.CorruptError):
+            verdict(path)
+
+
+def test_a_store_goes_on_with_upgraded_files(kv: Path) -> None:
+    path = noted(kv)
+    assert actions(kv) == ["upgraded"]
+    with Store(kv, layout="v1") as store:
+        entry = store.find(b"text" + CALL, ctx_size=9, quant_bits=2)
+        assert entry is not None
+        with store.load(entry) as checkpoint:
+            assert checkpoint.payload.read() == PAYLOAD
+            assert checkpoint.tool_map == {b"call_1": CALL}
+    assert ds4kv.read_header(path).hits == 1
+    assert verdict(path) is Verdict.OK
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("offset", [9, 55, 1000, -3], ids=["header", "text", "payload", "trailer"])
+def test_what_is_not_what_was_noted_is_left_alone(offset: int, dry_run: bool, kv: Path) -> None:
+    path = noted(kv)
+    with ds4kv.open(path) as checkpoint:
+        if offset == 9 and not checkpoint.note.birth_ns:
+            pytest.skip("this file system doesn't say when a file came into being")
+    damage_quietly(path, offset)
+    before = path.read_bytes()
+    [outcome] = upgraded(kv, dry_run=dry_run)
+    assert outcome.action == "failed"
+    assert isinstance(outcome.error, ds4kv.CorruptError)
+    assert path.read_bytes() == before
+    assert names(kv) == [path.name]
+
+
+def test_what_nobody_has_noted_is_not_noted(kv: Path) -> None:
+    path = put(kv)
+    assert actions(kv) == ["upgraded"]
+    assert verdict(path) is Verdict.UNKNOWN
+    assert not (kv / DIRECTORY_NAME).exists()
 
 
 # ------------------------------------------------------------------------------------ how it may end

@@ -8,6 +8,7 @@ the source.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 
 import ds4kv
@@ -15,6 +16,7 @@ from ds4kv.cli.arguments import UsageError, whole_number
 from ds4kv.cli.messages import printable
 from ds4kv.cli.pieces import pieces
 from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec, Header, Layout
+from ds4kv.integrity import Ledger
 from ds4kv.workers import MAX_WORKERS
 
 __all__ = ["configure", "run"]
@@ -54,11 +56,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if os.path.isdir(args.target):
         raise UsageError(f"{printable(args.target)} is a directory: name the file to write")
-    with ds4kv.open(args.source, workers=args.threads) as source:
-        with _create(args, source) as target:
+    directory, name = os.path.split(args.target)
+    with (
+        ds4kv.open(args.source, workers=args.threads) as source,
+        contextlib.closing(Ledger(directory)) as ledger,
+    ):
+        # What a store has noted of the old file isn't true of the new one, which is noted if what it is made of was.
+        is_noted = source.note is not None and ledger.get(name) is not None
+        with _create(args, source, ledger if is_noted else None) as target:
             for piece in pieces(source.payload):
                 target.payload.write(piece)
             target.trailer = source.trailer
+        if not is_noted:
+            ledger.remove(name)
         file_size = os.stat(args.target).st_size
         header = target.header
         # Layout v2-checked leaves a payload that it can't shrink as it is.
@@ -70,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _create(args: argparse.Namespace, source: ds4kv.CheckpointReader) -> ds4kv.CheckpointWriter:
+def _create(args: argparse.Namespace, source: ds4kv.CheckpointReader, ledger: Ledger | None) -> ds4kv.CheckpointWriter:
     try:
         return ds4kv.CheckpointWriter(
             args.target,
@@ -82,6 +92,7 @@ def _create(args: argparse.Namespace, source: ds4kv.CheckpointReader) -> ds4kv.C
             nice=0,
             raw_total=source.payload.raw_total,
             fsync=True,  # the source may be deleted next, or be replaced by this
+            ledger=ledger,
         )
     except ValueError as error:
         raise UsageError(f"{printable(args.source)} can't be written like that: {error}") from error

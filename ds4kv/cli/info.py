@@ -96,7 +96,7 @@ def _header_facts(header: Header) -> dict[str, Any]:
 def _gather_payload(checkpoint: ds4kv.CheckpointReader, facts: dict[str, Any]) -> None:
     raw_total, region_bytes = checkpoint.payload.raw_total, checkpoint.payload.region_bytes
     facts.update(raw_total=raw_total, trailer_bytes=checkpoint.trailer_bytes)
-    if isinstance(checkpoint.payload, ds4kv.PayloadReader):
+    if checkpoint.form is not Form.RAW and isinstance(checkpoint.payload, ds4kv.PayloadReader):
         facts.update(chunk_count=checkpoint.payload.chunk_count, ratio=raw_total / region_bytes)
 
 

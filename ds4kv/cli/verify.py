@@ -1,9 +1,10 @@
 """``ds4kv verify``: decodes checkpoints and gives each its verdict.
 
-``ok`` says that a reader gets a whole payload, and by what that is proven: ``checksums`` of the file, or ``decodes``,
-where changed bytes that still decode can't be seen. ``corrupt`` is proven; ``unsupported`` files may be good;
-``unreadable`` ones could not be looked at, because of the disk or the permissions. The trailer has no rules of its own
-and is not read. Memory doesn't grow with the payload.
+``ok`` says that a reader gets a whole payload, and by what that is proven: ``sidecar``, where a store has noted the
+file's sums, text and trailer included; ``checksums`` of the file itself; or ``decodes``, where changed bytes that still
+decode can't be seen. ``corrupt`` is proven; ``unsupported`` files may be good;
+``unreadable`` ones could not be looked at, because of the disk or the permissions. A trailer that
+isn't noted has no rules of its own and is not read. Memory doesn't grow with the payload.
 
 Small files are judged several at a time by one thread each, large ones one at a time by all threads: never more threads
 than were asked for, and the order stays that of the names.
@@ -39,7 +40,7 @@ _AHEAD = 4  # files under way for each thread, so that a slow one holds up no th
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The exit code is 1 if any file is not ok. With --json each file is one line, an object of path, verdict, why"
-        " (null if ok), proof (what ok is proven by: checksums or decodes; null if not ok), file_bytes and resumed."
+        " (null if ok), proof (what ok is proven by: sidecar, checksums or decodes; else null), file_bytes and resumed."
     )
     parser.add_argument(
         "paths", metavar="FILE|DIR", nargs="+", help="a checkpoint, or a directory: all of its *.kv files"
@@ -179,4 +180,7 @@ def _judge(path: str, own_threads: int, stopped: threading.Event, advance: Advan
 
 
 def _proof(checkpoint: ds4kv.CheckpointReader) -> str:
+    if checkpoint.note is not None:
+        _ = checkpoint.trailer  # reading it holds it against the note
+        return "sidecar"
     return "checksums" if checkpoint.form is Form.CHECKED else "decodes"

@@ -25,7 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import common
-import layouts
 from common import FACTS, MIB, table
 
 import ds4kv
@@ -319,6 +318,8 @@ def main() -> None:
             if args.real:
                 payloads["real sample"] = common.file_payload(args.real, REAL_SAMPLE_BYTES)
             if args.what == "layouts":
+                import layouts  # here, as it needs more than the others
+
                 layouts.compare(directory, payloads, args.rounds)
                 for name, payload in payloads.items():
                     layouts.promises(directory, payload, name, args.rounds)

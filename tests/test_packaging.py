@@ -45,7 +45,9 @@ def test_xxhash_is_fetched_and_verified_as_lz4_is(tmp_path, monkeypatch):
     ignore = shutil.ignore_patterns("*.h", "LICENSE")
     clone = Path(shutil.copytree(origin, tmp_path / "xxhash", ignore=ignore))
     monkeypatch.setenv("DS4KV_XXHASH_SOURCE", str(tmp_path))
-    with pytest.raises(vendor.VendorError, match=r"DS4KV_XXHASH_SOURCE=.* has no file xxhash\.h: it must hold xxhash\.h,"):
+    with pytest.raises(
+        vendor.VendorError, match=r"DS4KV_XXHASH_SOURCE=.* has no file xxhash\.h: it must hold xxhash\.h,"
+    ):
         vendor.fetch(clone)
     monkeypatch.setenv("DS4KV_XXHASH_SOURCE", str(origin))
     vendor.fetch(clone)

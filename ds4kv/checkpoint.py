@@ -476,14 +476,14 @@ class CheckpointWriter(Finishable):
     def _begin(self, level: int | None, workers: int | None, nice: int, raw_total: int | None) -> None:
         """Opens a temporary file, with header and text in it, and the stream for its payload."""
         self._temporary = f"{self._path}.tmp.{self._owner}.{os.urandom(4).hex()}"
+        self._unfinished = True  # before there is a file, as an interrupt may come any time
         try:
-            self._fp = OutputFile(self._temporary, "x", opener=_open_private)
-        except OSError as error:
-            error.filename = self._path  # the name that the caller knows
-            raise
-        self._fp.eager = self._fsync
-        self._unfinished = True
-        try:
+            try:
+                self._fp = OutputFile(self._temporary, "x", opener=_open_private)
+            except OSError as error:
+                error.filename = self._path  # the name that the caller knows
+                raise
+            self._fp.eager = self._fsync
             text_bytes = len(self._text).to_bytes(4, "little")
             write_all(self._fp, memoryview(self.header.pack() + text_bytes + self._text))
             self.payload = self._open_payload(level, workers, nice, raw_total)
@@ -544,6 +544,7 @@ class CheckpointWriter(Finishable):
         header, compressed, fp, temporary = self.header, self.payload, self._fp, self._temporary
         raw_total = compressed.tell()
         self.header = _in_v1(header)
+        del self._fp
         try:
             self._begin(None, None, 0, raw_total)
             if raw_total:
@@ -573,6 +574,9 @@ class CheckpointWriter(Finishable):
         if self._fsync:
             os.fsync(self._fp.fileno())
         self._fp.close()
+        if self._ledger is None:
+            with contextlib.closing(Ledger(os.path.dirname(self._path))) as ledger:
+                ledger.remove(os.path.basename(self._path))  # it was about what had this name until now
         os.replace(self._temporary, self._path)
         self._unfinished = False
         self.header = header
@@ -606,10 +610,11 @@ class CheckpointWriter(Finishable):
             if hasattr(self, "payload"):
                 self.payload.abandon()
         finally:
-            self._fp.close()
-            if os.getpid() == self._owner:
-                with contextlib.suppress(FileNotFoundError):  # an interrupt may come right after the rename
-                    os.unlink(self._temporary)
+            if hasattr(self, "_fp"):
+                self._fp.close()
+                if os.getpid() == self._owner:
+                    with contextlib.suppress(FileNotFoundError):  # an interrupt may come right after the rename
+                        os.unlink(self._temporary)
 
 
 def codec_for(layout: Layout, codec: str | Codec | None) -> Codec:

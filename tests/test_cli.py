@@ -849,6 +849,21 @@ def test_ab_as_json_on_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert list(tmp_path.iterdir()) == [plain]
 
 
+def test_ab_measures_checked_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = tmp_path / "plain.bin"
+    plain.write_bytes(b"compressible " * 10_000)
+    argv = ["ab", str(plain), "--checked", "--rounds", "1", "--dir", str(tmp_path)]
+    assert main([*argv, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
+    assert [(row["layout"], row["codec"]) for row in rows] == [("v2", "none"), ("v2", "lz4"), ("v2-checked", "lz4")]
+    assert rows[2]["verified"] is True
+    assert rows[2]["ratio"] > 5
+    assert main(argv) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "With lz4, " in said
+    assert "With checked, " in said
+
+
 def test_ab_as_csv_on_a_synthetic_payload(tmp_path: Path) -> None:
     ran = ds4kv_command("ab", "--csv", "--tokens", 100, "--rounds", 1, "--dir", tmp_path, text=True, check=True)
     raw, lz4 = csv.DictReader(io.StringIO(ran.stdout))
@@ -889,7 +904,7 @@ def test_ab_is_loud_when_what_was_loaded_is_not_what_was_saved(
     monkeypatch.setattr(ds4kv, "load", load_wrong)
     assert main(["ab", str(CONTROL), *form, "--dir", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
-    assert error_line(err) == f"{CONTROL}: what was loaded from codec lz4 is NOT what was saved"
+    assert error_line(err) == f"{CONTROL}: what was loaded from layout v2, codec lz4, is NOT what was saved"
     if form:
         assert [row["verified"] for row in json.loads(out)["results"]] == [True, False]
     else:

@@ -15,9 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ds4kv.cli.machine import Machine
-from ds4kv.cli.measure import CODECS, Measurement
+from ds4kv.cli.measure import CHECKED, LZ4, RAW, Measurement, Way
 from ds4kv.cli.messages import printable
-from ds4kv.header import Codec
 
 __all__ = ["progress", "show"]
 
@@ -69,10 +68,10 @@ def _table(measurements: list[Measurement]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verified", no_wrap=True)
     for measurement in measurements:
-        is_raw = measurement.codec is Codec.NONE
+        is_raw = measurement.way is RAW
         table.add_row(
             Text(printable(os.path.basename(measurement.payload))) if is_raw else "",
-            "raw" if is_raw else measurement.codec.name.lower(),
+            measurement.way.name,
             _digits(measurement.file_bytes / 1e6, 4),
             f"{measurement.ratio:.2f}x",
             _digits(measurement.save_seconds * 1e3),
@@ -108,8 +107,8 @@ class _Sum(NamedTuple):
     load_seconds: float
 
     @classmethod
-    def over(cls, measurements: list[Measurement], codec: Codec) -> Self:
-        these = [measurement for measurement in measurements if measurement.codec is codec]
+    def over(cls, measurements: list[Measurement], way: Way) -> Self:
+        these = [measurement for measurement in measurements if measurement.way is way]
         return cls(
             sum(measurement.file_bytes for measurement in these),
             sum(measurement.save_seconds for measurement in these),
@@ -120,18 +119,23 @@ class _Sum(NamedTuple):
 def _conclusion(measurements: list[Measurement]) -> str:
     if not all(measurement.verified for measurement in measurements):
         return "What was loaded is NOT what was saved, so these numbers mean nothing."
-    raw, lz4 = (_Sum.over(measurements, codec) for codec in CODECS)
-    room = raw.file_bytes / lz4.file_bytes
+    raw = _Sum.over(measurements, RAW)
+    ways = [way for way in (LZ4, CHECKED) if any(measurement.way is way for measurement in measurements)]
+    return " ".join(_comparison(way, _Sum.over(measurements, way), raw) for way in ways)
+
+
+def _comparison(way: Way, stored: _Sum, raw: _Sum) -> str:
+    room = raw.file_bytes / stored.file_bytes
     sentences = [
-        f"With lz4, {room:.2f}x as many checkpoints fit on the same disk; a save takes"
-        f" {lz4.save_seconds / raw.save_seconds:.2f}x and a load {lz4.load_seconds / raw.load_seconds:.2f}x"
+        f"With {way.name}, {room:.2f}x as many checkpoints fit on the same disk; a save takes"
+        f" {stored.save_seconds / raw.save_seconds:.2f}x and a load {stored.load_seconds / raw.load_seconds:.2f}x"
         " the time of a raw one."
     ]
-    slower = lz4.load_seconds - raw.load_seconds
+    slower = stored.load_seconds - raw.load_seconds
     if room > 1 and slower > 0:
-        # At this speed, the bytes that lz4 leaves out take as long to read as lz4 takes longer to decode.
-        even = (raw.file_bytes - lz4.file_bytes) / slower
+        # At this speed, the bytes that are left out take as long to read as decoding takes longer.
+        even = (raw.file_bytes - stored.file_bytes) / slower
         sentences.append(
-            f"By these numbers, lz4 loads faster from any disk that reads less than {_digits(even / 1e6)} MB/s."
+            f"By these numbers, {way.name} loads faster from any disk that reads less than {_digits(even / 1e6)} MB/s."
         )
     return " ".join(sentences)

@@ -1,7 +1,7 @@
-"""One payload saved and loaded raw and by lz4, in turns: the numbers of ``ds4kv ab``.
+"""One payload saved and loaded in several ways, in turns: the numbers of ``ds4kv ab``.
 
 A save is :func:`ds4kv.dump` of memory that holds the payload, a load :func:`ds4kv.load` into memory that is warm. The
-two take turns round after round, so that a busy moment of the machine meets both, and what counts is the median. There
+ways take turns round after round, so that a busy moment of the machine meets both, and what counts is the median. There
 is one file at a time, without fsync: a save ends in the page cache, and a load begins there.
 """
 
@@ -11,14 +11,27 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import ds4kv
-from ds4kv.header import Codec
 
-__all__ = ["CODECS", "Measurement", "measure", "most_file_bytes"]
+__all__ = ["CHECKED", "LZ4", "RAW", "Measurement", "Way", "measure", "most_file_bytes"]
 
-CODECS = (Codec.NONE, Codec.LZ4)
+
+class Way(NamedTuple):
+    """How a payload is stored: a name for people, and what :func:`ds4kv.dump` is told."""
+
+    name: str
+    layout: str
+    codec: str
+    level: int | None = None
+
+
+RAW = Way("raw", "v2", "none")
+LZ4 = Way("lz4", "v2", "lz4")
+CHECKED = Way("checked", "v2-checked", "lz4", 0)
+
 # The memory to load into is filled with this before each load, so that a byte which the load leaves out is found.
 _BLANK = bytes([0xA5]) * (1 << 20)
 
@@ -28,7 +41,7 @@ class Measurement:
     """One payload stored in one way. Rates are in payload bytes, however many go to the file."""
 
     payload: str
-    codec: Codec
+    way: Way
     raw_bytes: int
     file_bytes: int
     save_seconds: float
@@ -57,26 +70,33 @@ def most_file_bytes(raw_bytes: int) -> int:
 
 
 def measure(
-    name: str, payload: bytearray, directory: str, *, rounds: int, workers: int, advance: Callable[[int], None]
+    name: str,
+    payload: bytearray,
+    directory: str,
+    *,
+    ways: Sequence[Way],
+    rounds: int,
+    workers: int,
+    advance: Callable[[int], None],
 ) -> list[Measurement]:
     """Measures a payload by files in a directory, telling ``advance`` its size after each save and load."""
     loaded = bytearray(len(payload))
-    trials: dict[Codec, list[_Trial]] = {codec: [] for codec in CODECS}
+    trials: dict[Way, list[_Trial]] = {way: [] for way in ways}
     for _ in range(rounds):
-        for codec in CODECS:
-            trials[codec].append(_try(payload, loaded, os.path.join(directory, "ab.kv"), codec, workers))
+        for way in ways:
+            trials[way].append(_try(payload, loaded, os.path.join(directory, "ab.kv"), way, workers))
             advance(len(payload))
     return [
         Measurement(
             payload=name,
-            codec=codec,
+            way=way,
             raw_bytes=len(payload),
-            file_bytes=trials[codec][0].file_bytes,
-            save_seconds=statistics.median(trial.save_seconds for trial in trials[codec]),
-            load_seconds=statistics.median(trial.load_seconds for trial in trials[codec]),
-            verified=all(trial.verified for trial in trials[codec]),
+            file_bytes=trials[way][0].file_bytes,
+            save_seconds=statistics.median(trial.save_seconds for trial in trials[way]),
+            load_seconds=statistics.median(trial.load_seconds for trial in trials[way]),
+            verified=all(trial.verified for trial in trials[way]),
         )
-        for codec in CODECS
+        for way in ways
     ]
 
 
@@ -88,11 +108,12 @@ class _Trial:
     verified: bool
 
 
-def _try(payload: bytearray, loaded: bytearray, path: str, codec: Codec, workers: int) -> _Trial:
+def _try(payload: bytearray, loaded: bytearray, path: str, way: Way, workers: int) -> _Trial:
+    how: dict[str, Any] = {"layout": way.layout, "codec": way.codec, "level": way.level}
     _blank(loaded)
     start = time.perf_counter()
     # What the header says doesn't matter here, but no checkpoint is of 0 tokens.
-    ds4kv.dump(path, payload, tokens=1, ctx_size=1, codec=codec, workers=workers)
+    ds4kv.dump(path, payload, tokens=1, ctx_size=1, workers=workers, **how)
     saved = time.perf_counter()
     file_bytes = os.stat(path).st_size
     before_load = time.perf_counter()

@@ -1,8 +1,8 @@
 """``ds4kv verify``: decodes checkpoints and gives each its verdict.
 
 ``ok`` says that a reader gets a whole payload, and by what that is proven: ``sidecar``, where a store has noted the
-file's sums, text and trailer included, and it still has this trailer; ``checksums`` of the file itself; or ``decodes``, where changed bytes that still
-decode can't be seen. ``corrupt`` is proven; ``unsupported`` files may be good;
+file's sums, text and trailer included, and all of them still hold; ``checksums`` of the file itself; or ``decodes``,
+where changed bytes that still decode can't be seen. ``corrupt`` is proven; ``unsupported`` files may be good;
 ``unreadable`` ones could not be looked at, because of the disk or the permissions. A trailer that
 isn't noted has no rules of its own and is not read. Memory doesn't grow with the payload.
 

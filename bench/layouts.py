@@ -65,8 +65,8 @@ def promises(directory: str, payload: bytearray, name: str, rounds: int) -> None
     ds4kv.dump(raw, payload, layout="v1", **FACTS)
     blocks = without_checksums(common.region_of(checked))
     shuffle = numcodecs.Shuffle(4)
-    with ds4kv.Store(store, budget_mb=1 << 20) as noting:
-        entry = noting.save_buffer(b"text", payload, quant_bits=2, **FACTS)
+    with ds4kv.Store(store, budget_mb=1 << 20, min_tokens=1) as noting:
+        entry = noting.save_buffer(b"text", payload, **FACTS)
     assert entry is not None
 
     def chunks(work: Callable[[memoryview], object]) -> None:

@@ -318,7 +318,7 @@ def main() -> None:
             if args.real:
                 payloads["real sample"] = common.file_payload(args.real, REAL_SAMPLE_BYTES)
             if args.what == "layouts":
-                import layouts  # here, as it needs more than the others
+                import layouts  # here, as it needs xxhash
 
                 layouts.compare(directory, payloads, args.rounds)
                 for name, payload in payloads.items():

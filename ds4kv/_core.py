@@ -144,10 +144,9 @@ def hash64(obj: Any) -> int:
         return int(lib.ds4kv_hash(array, len(array)))
 
 
-def is_hopeless(obj: Any, chunk_size: int) -> bool:
-    """Whether compressing a payload would save less than 1/64 of it, by samples of its first chunks."""
-    with source(obj) as array:
-        return bool(check(lib.ds4kv_is_hopeless(array, len(array), chunk_size)))
+def is_hopeless(array: Any, chunk_size: int) -> bool:
+    """Whether compressing a :func:`source` would save less than 1/64 of it, by samples of its first chunks."""
+    return bool(check(lib.ds4kv_is_hopeless(array, len(array), chunk_size)))
 
 
 def decode(region: Any, chunk_size: int, form: int, into: Any, workers: int) -> None:

@@ -9,39 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import mmap
 import os
 import time
 from collections import namedtuple
 
 from ds4kv import _core
-from ds4kv import layout as _layout
-from ds4kv import workers as _workers
-from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.files import RegularFile
-from ds4kv.header import CHUNK_SIZE, Codec, Form, Header, Layout, Reason
-from ds4kv.integrity import Ledger, Note, Verdict
-from ds4kv.stream import Finishable, PayloadReader, PayloadWriter, RawReader, RawWriter, Single, region_sums, write_all
+from ds4kv.header import CHUNK_SIZE, Codec, Header, Layout, Reason
+from ds4kv.reading import CheckpointReader, examine, located
+from ds4kv.writing import CheckpointWriter, codec_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from array import array
-    from collections.abc import Iterator
-    from typing import Self
-
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from ds4kv.integrity import Ledger
     from ds4kv.salvage import Damage
 
     StrPath = str | os.PathLike[str]
 
 __all__ = ["Checkpoint", "CheckpointReader", "CheckpointWriter", "create", "dump", "load", "open", "read_header"]
 
-_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _HUGE_PAGE = 1 << 21
-_PIECE_SIZE = 1 << 22
-_LEAST_SAVING = 64  # layout v2-checked saves one byte of so many, or isn't used
 
 
 class Checkpoint(namedtuple("Checkpoint", "header text payload trailer damage", defaults=((),))):
@@ -63,8 +53,8 @@ def read_header(path: StrPath) -> Header:
 
     Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
     """
-    with RegularFile(os.fsdecode(path)) as fp, _located(path):
-        return _examine(fp)[0]
+    with RegularFile(os.fsdecode(path)) as fp, located(path):
+        return examine(fp)[0]
 
 
 def open(path: StrPath, *, workers: int | None = None, verify: bool = True) -> CheckpointReader:
@@ -225,8 +215,6 @@ def dump(
 
     ``payload`` is any C-contiguous buffer, and is compressed where it lies. Everything else as :func:`create`.
     """
-    if layout == Layout.V2_CHECKED and _core.is_hopeless(payload, chunk_size):
-        layout, codec, level = Layout.V1, None, None  # what it would come to in the end
     with create(
         path,
         tokens=tokens,
@@ -254,427 +242,6 @@ def dump(
     return checkpoint.header
 
 
-class CheckpointReader(Single):
-    """An open checkpoint: ``header``, ``text``, ``payload`` as a stream, ``trailer``. Made by :func:`open`.
-
-    ``form`` is how its region holds the chunks of the payload. ``note`` is what reads are held against, see
-    :mod:`ds4kv.integrity`; None if nothing is known of the file.
-    """
-
-    payload: PayloadReader | RawReader
-    note: Note | None = None
-    _reader = PayloadReader
-    _raw_reader = RawReader
-
-    def __init__(
-        self, path: StrPath, *, workers: int | None = None, verify: bool = True, ledger: Ledger | None = None
-    ) -> None:
-        self._path = os.fsdecode(path)
-        self._workers = _workers.resolve(workers)
-        self._fp = RegularFile(self._path)
-        try:
-            with _located(path):
-                if verify:
-                    self.note = self._find_note(ledger)
-                self.header, text_bytes, self._file_size = _examine(self._fp)
-                self.text = self._read(_layout.PREFIX_SIZE, text_bytes)
-                if (key := _sha1_mismatch(self._path, self.text)) is not None:
-                    raise CorruptError(
-                        f"the text's SHA-1 is {key}, not the one in the file's name",
-                        offset=_layout.PREFIX_SIZE,
-                        field="text",
-                    )
-                if self.note is not None:
-                    self.note.check_text(self.text)
-                self._region_start = _layout.PREFIX_SIZE + text_bytes
-                self._region_end = self._region_start + self.header.payload_bytes
-                self._fp.seek(self._region_start)
-                self.form = self._find_form()
-                self.payload = self._open_payload()
-        except BaseException:
-            self._fp.close()
-            raise
-
-    def _find_form(self) -> Form:
-        if self.header.form is not None:
-            return self.header.form
-        from ds4kv import mid  # here: such files are rare
-
-        try:
-            return mid.form_of(self._fp, self.header.payload_bytes, chunk_size=self.header.chunk_size)
-        finally:
-            self._fp.seek(self._region_start)
-
-    def _open_payload(self) -> PayloadReader | RawReader:
-        size, sums = self.header.payload_bytes, self._noted_sums()
-        if self.form is Form.RAW and sums is None:
-            return self._raw_reader(self._fp, size)
-        return self._reader(
-            self._fp, size, chunk_size=self._chunk_size, form=self.form, workers=self._workers, sums=sums
-        )
-
-    @property
-    def _chunk_size(self) -> int:
-        return CHUNK_SIZE if self.form is Form.RAW else self.header.chunk_size
-
-    def _noted_sums(self) -> array[int] | None:
-        if self.note is None:
-            return None
-        sums = self.note.region_sums
-        if self.form is not Form.RAW:
-            count_at = self._region_start + 8
-            count = int.from_bytes(self._fp.read_at(count_at, 4), "little")
-            if count != len(sums):
-                raise CorruptError(f"{count} chunks, and {len(sums)} were saved", offset=count_at, field="chunk_count")
-        return sums
-
-    def make_note(self) -> Note | None:
-        """Reads and decodes all of it, for the note of what it is; None if somebody else is rewriting it.
-
-        Sets the file's mtime. Raises as reads do.
-        """
-        fd = self._fp.fileno()
-        head = self._read(0, _layout.PREFIX_SIZE)
-        self.verify()
-        trailer = self.trailer
-        note = Note.of(fd, head, text_sum=_core.hash64(self.text), trailer=trailer, region_sums=self._region_sums())
-        return note.rewritten(fd)
-
-    def _region_sums(self) -> array[int]:
-        self._fp.seek(self._region_start)
-        with _located(self._path):
-            return region_sums(self._fp, self.header.payload_bytes, chunk_size=self._chunk_size, form=self.form)
-
-    def _find_note(self, ledger: Ledger | None) -> Note | None:
-        directory, name = os.path.split(self._path)
-        if ledger is not None:
-            return ledger.applying(name, self._fp.fileno())
-        with contextlib.closing(Ledger(directory)) as own:
-            return own.applying(name, self._fp.fileno())
-
-    @property
-    def text_bytes(self) -> int:
-        """Size of the text."""
-        return len(self.text)
-
-    @property
-    def file_size(self) -> int:
-        """Size of the whole file when it was opened."""
-        return self._file_size
-
-    @property
-    def trailer_bytes(self) -> int:
-        """Size of the trailer."""
-        return self._file_size - self._region_end
-
-    @property
-    def trailer(self) -> bytes:
-        """What follows the region; b"" if nothing does."""
-        return self._read_trailer()[0]
-
-    def verify(self) -> Verdict:
-        """Reads all of it. OK: it is what was saved; UNKNOWN: it decodes, and nothing else is known, of the trailer at
-        least. Raises CorruptError for damage, and as reads do.
-        """
-        scratch = memoryview(bytearray(min(max(self.payload.raw_total, 1), CHUNK_SIZE)))
-        self.payload.seek(0)
-        while self.payload.readinto(scratch):
-            pass
-        return self.verify_trailer()
-
-    def verify_trailer(self) -> Verdict:
-        """Reads the trailer. OK: it is what was saved; UNKNOWN: it may be anything. Raises CorruptError for damage."""
-        return self._read_trailer()[1]
-
-    def _read_trailer(self) -> tuple[bytes, Verdict]:
-        with _located(self._path):
-            trailer = self._read(self._region_end, self.trailer_bytes)
-            if self.note is None:
-                return trailer, Verdict.UNKNOWN
-            mtime_ns = os.fstat(self._fp.fileno()).st_mtime_ns  # now that it is read
-            return trailer, self.note.check_trailer(trailer, mtime_ns=mtime_ns, offset=self._region_end)
-
-    def _read(self, offset: int, size: int) -> bytes:
-        data = self._fp.read_at(offset, size)
-        if len(data) < size:
-            raise TruncatedError("the file became shorter while it was read", offset=offset + len(data), field="file")
-        return data
-
-    def close(self) -> None:
-        """Closes the stream and the file."""
-        try:
-            self.payload.close()
-        finally:
-            self._fp.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class OutputFile(io.FileIO):
-    """A file that is being written; where it is ``eager``, what is written goes on to the disk at once, so that an
-    fsync at the end has little left to wait for.
-    """
-
-    eager = False
-
-    def write(self, b: ReadableBuffer, /) -> int:
-        start = self.tell()
-        n = super().write(b)
-        if self.eager:
-            _core.write_out(self.fileno(), start, n)
-        return n
-
-
-class CheckpointWriter(Finishable):
-    """A checkpoint that is being written: ``payload`` is its stream. Made by :func:`create`.
-
-    ``header`` is final once it is published; ``trailer`` may be set up to then. Layout ``v2-checked`` becomes ``v1`` if
-    it would save less than 1/64 of the payload.
-    """
-
-    payload: PayloadWriter | RawWriter
-
-    def __init__(
-        self,
-        path: StrPath,
-        header: Header,
-        text: bytes,
-        trailer: bytes,
-        *,
-        level: int | None,
-        workers: int | None,
-        nice: int,
-        raw_total: int | None,
-        fsync: bool,
-        ledger: Ledger | None = None,
-    ) -> None:
-        if header.layout is Layout.V2_MID:
-            raise ValueError("layout v2-mid is read, not written: use v2-checked")
-        self._path = os.path.realpath(os.fsdecode(path))  # whatever becomes of the working directory; links stay
-        if len(text) >= 1 << 32:
-            raise ValueError(f"the text is {len(text)} bytes; its length has 32 bits")
-        if (key := _sha1_mismatch(os.fsdecode(path), text)) is not None:
-            raise ValueError(f"{os.fsdecode(path)} is named by a SHA-1 that isn't the text's, which is {key}")
-        if os.path.exists(self._path) and not os.path.isfile(self._path):
-            kind = errno.EISDIR if os.path.isdir(self._path) else errno.EEXIST
-            raise OSError(kind, "not a regular file, and not to be replaced by one", self._path)
-        is_empty = header.layout is Layout.V2_CHECKED and raw_total == 0
-        self.header = _in_v1(header) if is_empty else header
-        self.trailer = trailer
-        self._text = text
-        self._fsync = fsync
-        self._ledger = ledger
-        self._name = os.path.basename(os.fsdecode(path))
-        self._has_trailer = False
-        self._owner = os.getpid()
-        self._begin(level, workers, nice, raw_total)
-
-    def _begin(self, level: int | None, workers: int | None, nice: int, raw_total: int | None) -> None:
-        """Opens a temporary file, with header and text in it, and the stream for its payload."""
-        self._temporary = f"{self._path}.tmp.{self._owner}.{os.urandom(4).hex()}"
-        self._unfinished = True  # before there is a file, as an interrupt may come any time
-        try:
-            try:
-                self._fp = OutputFile(self._temporary, "x", opener=_open_private)
-            except OSError as error:
-                error.filename = self._path  # the name that the caller knows
-                raise
-            self._fp.eager = self._fsync
-            text_bytes = len(self._text).to_bytes(4, "little")
-            write_all(self._fp, memoryview(self.header.pack() + text_bytes + self._text))
-            self.payload = self._open_payload(level, workers, nice, raw_total)
-        except BaseException:
-            self.abandon()
-            raise
-
-    def _open_payload(
-        self, level: int | None, workers: int | None, nice: int, raw_total: int | None
-    ) -> PayloadWriter | RawWriter:
-        form, sums = self.header.form, self._ledger is not None
-        if form is None or form is Form.RAW:  # None: of v2-mid, which isn't written
-            return RawWriter(self._fp, raw_total=raw_total, sums=sums)
-        return PayloadWriter(
-            self._fp,
-            chunk_size=self.header.chunk_size,
-            form=form,
-            workers=workers,
-            nice=nice,
-            codec=self.header.codec,
-            level=level,
-            raw_total=raw_total,
-            sums=sums,
-        )
-
-    def close(self) -> None:
-        """Finishes the payload and publishes the file under its name.
-
-        If that can't be done the temporary file is removed and the error raised: what was at the target stays. Only an
-        error of the last step of ``fsync``, which is the directory's, comes after the file has its name.
-        """
-        if not self._unfinished:
-            return
-        try:
-            self._publish()
-        except BaseException:
-            self.abandon()
-            raise
-
-    def _finish_payload(self) -> None:
-        """Closes the payload's stream; what layout v2-checked saves too little of is then stored as it is."""
-        payload = self.payload
-        is_checked = self.header.layout is Layout.V2_CHECKED
-        is_empty = is_checked and not payload.closed and payload.tell() == 0
-        if is_empty:
-            payload.abandon()  # there is no empty region of this layout
-        else:
-            payload.close()
-        if is_empty or (is_checked and payload.complete and self._saves_too_little()):
-            self._store_raw()
-
-    def _saves_too_little(self) -> bool:
-        raw_total = self.payload.tell()
-        return _LEAST_SAVING * (raw_total - self.payload.region_bytes) < raw_total
-
-    def _store_raw(self) -> None:
-        """Copies the payload to another temporary file, of layout v1, which takes the place of this one."""
-        header, compressed, fp, temporary = self.header, self.payload, self._fp, self._temporary
-        raw_total = compressed.tell()
-        self.header = _in_v1(header)
-        del self._fp
-        try:
-            self._begin(None, None, 0, raw_total)
-            if raw_total:
-                with RegularFile(temporary) as source:
-                    source.seek(_layout.PREFIX_SIZE + len(self._text))
-                    with PayloadReader(
-                        source, compressed.region_bytes, chunk_size=header.chunk_size, form=Form.CHECKED
-                    ) as payload:
-                        while piece := payload.read(_PIECE_SIZE):
-                            self.payload.write(piece)
-            self.payload.close()
-        finally:
-            fp.close()
-            os.unlink(temporary)
-
-    def _publish(self) -> None:
-        if os.getpid() != self._owner:
-            raise RuntimeError("a checkpoint is published by the process that created it")
-        self._finish_payload()
-        if not self.payload.complete:
-            raise Ds4kvError("the payload was abandoned: there is nothing to publish", path=self._path)
-        self._write_trailer()
-        header = self.header._replace(payload_bytes=self.payload.region_bytes)
-        self._fp.seek(0)
-        write_all(self._fp, memoryview(header.pack()))
-        note = self._note(header)
-        if self._fsync:
-            os.fsync(self._fp.fileno())
-        self._fp.close()
-        if self._ledger is None:
-            with contextlib.closing(Ledger(os.path.dirname(self._path))) as ledger:
-                ledger.remove(os.path.basename(self._path))  # it was about what had this name until now
-        os.replace(self._temporary, self._path)
-        self._unfinished = False
-        self.header = header
-        if self._ledger is not None and note is not None:
-            self._ledger.put(self._name, note)
-        if self._fsync:
-            _sync_directory(os.path.dirname(self._path) or ".")
-
-    def _write_trailer(self) -> None:
-        if not self._has_trailer:
-            self._has_trailer = True
-            write_all(self._fp, memoryview(self.trailer))
-
-    def _note(self, header: Header) -> Note | None:
-        if self._ledger is None:
-            return None
-        return Note.of(
-            self._fp.fileno(),
-            header.pack() + len(self._text).to_bytes(4, "little"),
-            text_sum=_core.hash64(self._text),
-            trailer=self.trailer,
-            region_sums=self.payload.sums,
-        )
-
-    def abandon(self) -> None:
-        """Removes the temporary file; what was at the target stays."""
-        if not self._unfinished:
-            return
-        self._unfinished = False
-        try:
-            if hasattr(self, "payload"):
-                self.payload.abandon()
-        finally:
-            if hasattr(self, "_fp"):
-                self._fp.close()
-                if os.getpid() == self._owner:
-                    with contextlib.suppress(FileNotFoundError):  # an interrupt may come right after the rename
-                        os.unlink(self._temporary)
-
-
-def codec_for(layout: Layout, codec: str | Codec | None) -> Codec:
-    """The codec of a new file, by its name; None is the default that :func:`create` describes."""
-    if codec is None and layout is Layout.V2_CHECKED:
-        return Codec.LZ4
-    if codec is None:
-        return Codec.NONE if layout is Layout.V1 or _workers.compression_is_off() else Codec.LZ4
-    if isinstance(codec, int):
-        return Codec(codec)
-    try:
-        return Codec[codec.upper()]
-    except KeyError:
-        raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}") from None
-
-
-def _in_v1(header: Header) -> Header:
-    return header._replace(layout=Layout.V1, codec=Codec.NONE, chunk_size=0)
-
-
-def _examine(fp: RegularFile) -> tuple[Header, int, int]:
-    """Header, size of the text, size of the file; all that is claimed lies within the file."""
-    file_size = os.fstat(fp.fileno()).st_size
-    header, text_bytes = _layout.examine(fp.read_at, file_size)
-    left = file_size - _layout.PREFIX_SIZE
-    if text_bytes > left:
-        raise TruncatedError(
-            f"a text of {text_bytes} bytes is claimed, the file has {left} left", offset=48, field="text_bytes"
-        )
-    left -= text_bytes
-    if header.payload_bytes > left:
-        raise TruncatedError(
-            f"a region of {header.payload_bytes} bytes is claimed, the file has {left} left",
-            offset=40,
-            field="payload_bytes",
-        )
-    return header, text_bytes, file_size
-
-
-def _sha1_mismatch(path: str, text: bytes) -> str | None:
-    """The text's SHA-1 if the file is named by another one, else None."""
-    name = os.path.basename(path)
-    if len(name) != 43 or not name.endswith(".kv") or not _HEX_DIGITS.issuperset(name[:40]):
-        return None
-    import hashlib  # here, because it costs as much to import as half of this package
-
-    key = hashlib.sha1(text, usedforsecurity=False).hexdigest()
-    return key if key != name[:40].lower() else None
-
-
-@contextlib.contextmanager
-def _located(path: StrPath) -> Iterator[None]:
-    """Errors raised within name the file."""
-    try:
-        yield
-    except Ds4kvError as error:
-        error.path = os.fsdecode(path)
-        raise
-
-
 def _fresh_memory(size: int) -> WriteableBuffer:
     """Memory that nobody has touched yet: its pages come when a worker writes them, huge ones where granted."""
     if size < _HUGE_PAGE:
@@ -697,15 +264,3 @@ def _as_bytes(memory: WriteableBuffer) -> memoryview:
     except (TypeError, ValueError):  # formats that Python has no name for, and shapes of no bytes
         target = _core.target(memory)
         return _core.view(target, 0, len(target))
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

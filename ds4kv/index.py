@@ -16,6 +16,7 @@ from collections import namedtuple
 from ds4kv import layout
 from ds4kv.errors import Ds4kvError, TruncatedError
 from ds4kv.header import HEADER_SIZE, MAGIC, MAX_CHUNK_SIZE, Codec, Header, Layout
+from ds4kv.naming import NAME_SIZE, is_entry_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,11 +25,7 @@ if TYPE_CHECKING:
 
     Stamp: TypeAlias = tuple[int, int, int, int, int]
 
-__all__ = ["Entry", "Index", "is_entry_name", "read_entry", "read_text", "stamp"]
-
-_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
-_SHA_DIGITS = 40
-_NAME_SIZE = _SHA_DIGITS + len(".kv")
+__all__ = ["Entry", "Index", "read_entry", "read_text", "stamp"]
 
 # A clock ticks every few milliseconds, on some file systems every two seconds. A file that was changed within that time
 # before it was read may have changed again since, with the same stamp.
@@ -85,11 +82,6 @@ class Entry(_Fields):
         return Header.unpack(self.head, self.layout)
 
 
-def is_entry_name(name: str) -> bool:
-    """Whether a store takes a file of this name for a checkpoint: 40 hex digits of either case, and ``.kv``."""
-    return len(name) == _NAME_SIZE and name.endswith(".kv") and _HEX_DIGITS.issuperset(name[:_SHA_DIGITS])
-
-
 def stamp(status: os.stat_result) -> Stamp:
     """Changes with every change of a file, and with the file."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
@@ -141,7 +133,7 @@ def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
     finally:
         os.close(fd)
     _, _, quant_bits, _, _, _, tokens, _, ctx_size, _, _, _, _, text_bytes = fields
-    sha = path[-_NAME_SIZE : -len(".kv")].lower()
+    sha = path[-NAME_SIZE : -len(".kv")].lower()
     device, inode, _, mtime_ns, ctime_ns = file
     head = first[:HEADER_SIZE]
     of_file = (device, inode, mtime_ns, ctime_ns)

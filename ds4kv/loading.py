@@ -12,9 +12,9 @@ import os
 import time
 
 from ds4kv import log
-from ds4kv.checkpoint import CheckpointReader
 from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.lock import locked
+from ds4kv.reading import CheckpointReader
 from ds4kv.rewrite import identity, tool_map_bytes, touch
 from ds4kv.stream import PayloadReader, RawReader
 from ds4kv.trailer import read_tool_map, unpack_tool_map

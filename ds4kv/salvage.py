@@ -17,8 +17,8 @@ from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, UnsupportedError
 from ds4kv.files import RegularFile
 from ds4kv.header import CHUNK_SIZE, Codec, Ext, Form, Header, Layout
-from ds4kv.index import is_entry_name
 from ds4kv.integrity import Ledger
+from ds4kv.naming import sha1_mismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -203,14 +203,9 @@ class Wreck:
             return note
 
     def _look_at_text(self) -> None:
-        name = os.path.basename(self._path)
-        if is_entry_name(name):
-            import hashlib
-
-            key = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
-            if key != name[:40].lower():
-                self._remark(layout.PREFIX_SIZE, f"the text's SHA-1 is {key}, not the one in the file's name")
-                return
+        if (key := sha1_mismatch(self._path, self.text)) is not None:
+            self._remark(layout.PREFIX_SIZE, f"the text's SHA-1 is {key}, not the one in the file's name")
+            return
         try:
             if self._note is not None:
                 self._note.check_text(self.text)

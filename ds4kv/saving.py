@@ -12,13 +12,13 @@ import os
 import time
 
 from ds4kv import log, policy, temporary
-from ds4kv.checkpoint import CheckpointWriter, OutputFile
 from ds4kv.header import Codec
 from ds4kv.index import read_entry
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
 from ds4kv.rewrite import rewrite_trailer
 from ds4kv.stream import Finishable, PayloadWriter, RawWriter
+from ds4kv.writing import CheckpointWriter, OutputFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class StoreWriter(CheckpointWriter):
         *,
         budget_bytes: int,
         make_room: MakeRoom | None,
+        level: int | None,
         workers: int | None,
         nice: int,
         raw_total: int | None,
@@ -102,7 +103,7 @@ class StoreWriter(CheckpointWriter):
             header,
             text,
             trailer,
-            level=None,
+            level=level,
             workers=workers,
             nice=nice,
             raw_total=raw_total,
@@ -122,8 +123,8 @@ class StoreWriter(CheckpointWriter):
         temporary.hold(self._target.fileno())
         return super()._open_payload(level, workers, nice, raw_total)
 
-    def _saves_too_little(self) -> bool:
-        return not self._target.too_large and super()._saves_too_little()
+    def _saves_enough(self) -> bool:
+        return self._target.too_large or super()._saves_enough()
 
     @property
     def file_size(self) -> int:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-    from ds4kv.checkpoint import CheckpointReader, CheckpointWriter
     from ds4kv.index import Entry
+    from ds4kv.reading import CheckpointReader
+    from ds4kv.writing import CheckpointWriter
 
     Entries = list[Entry]  # in the class, list is a method
     SessionList = list["Session"]

@@ -16,7 +16,6 @@ import time
 from ds4kv import log, policy, temporary
 from ds4kv import workers as _workers
 from ds4kv.arguments import store_options
-from ds4kv.checkpoint import CheckpointReader, codec_for
 from ds4kv.directory import Directory
 from ds4kv.errors import CorruptError
 from ds4kv.files import RegularFile
@@ -27,9 +26,12 @@ from ds4kv.layout import PREFIX_SIZE
 from ds4kv.loading import LoadingCheckpoint, read_noted_tool_map
 from ds4kv.lock import locked
 from ds4kv.lookup import longest_prefix
+from ds4kv.reading import CheckpointReader
 from ds4kv.rewrite import identity
 from ds4kv.saving import NO_SPACE, NewSave, PresentSave, Save, StoreWriter, over_budget
+from ds4kv.stream import encoder_level
 from ds4kv.trailer import pack_tool_map, select_tool_map
+from ds4kv.writing import codec_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class Store:
     for finding and saving, and the ``continued_`` and ``boundary_`` ones are kept for the engine, which decides what to
     save with :mod:`ds4kv.policy`. With ``reject_different_quant`` only checkpoints of the same quantization are found.
 
-    ``layout`` and ``codec`` are those of new files, as in :func:`ds4kv.create`; ``workers`` as
+    ``layout``, ``codec`` and ``level`` are those of new files, as in :func:`ds4kv.create`; ``workers`` as
     :func:`ds4kv.workers.resolve` has it. With ``consume`` a file of more than ``cold_max_tokens`` tokens is removed
     once it was loaded. ``on_full`` is ``raise`` or ``evict``, see :meth:`save`. ``score`` is a function of an entry and
     the time that says what a checkpoint is worth; the least worth goes first. ``clock`` gives Unix seconds. ``nice`` is
@@ -87,6 +89,7 @@ class Store:
         workers: int | None = None,
         layout: str = "v2",
         codec: str | None = None,
+        level: int | None = None,
         consume: bool = False,
         on_full: str = "raise",
         score: Score | None = None,
@@ -113,6 +116,9 @@ class Store:
         self._reject_different_quant = reject_different_quant
         self._workers = _workers.resolve(workers)
         self._template = _template(Layout(layout), codec)
+        if level is not None:
+            encoder_level(self._template.codec, level)
+        self._level = level
         self._consume_above = cold_max_tokens if consume and cold_max_tokens else None
         self._make_room = self._directory.make_room if on_full == "evict" else None
         self._fsync = fsync
@@ -382,6 +388,7 @@ class Store:
             trailer,
             budget_bytes=self.budget_bytes,
             make_room=self._make_room,
+            level=self._level,
             workers=self._workers,
             nice=self._nice,
             raw_total=raw_total,
@@ -470,5 +477,7 @@ def _not_negative(name: str, value: int) -> int:
 
 def _template(layout: Layout, codec: str | None) -> Header:
     """A header with what all new files of a store have in common."""
+    if layout is Layout.V2_MID:
+        raise ValueError("layout v2-mid is read, not written: use v2-checked")
     kept = codec_for(layout, codec)
     return Header(tokens=1, ctx_size=0, layout=layout, codec=kept, chunk_size=0 if kept is Codec.NONE else CHUNK_SIZE)

@@ -20,15 +20,17 @@ import time
 from collections import namedtuple
 
 from ds4kv import _core, layout, temporary
-from ds4kv.checkpoint import CheckpointReader, CheckpointWriter
 from ds4kv.errors import Ds4kvError
 from ds4kv.header import CHUNK_SIZE, HEADER_SIZE, Codec, Form, Header, Layout
-from ds4kv.index import is_entry_name, read_entry, stamp
+from ds4kv.index import read_entry, stamp
 from ds4kv.integrity import Ledger
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
+from ds4kv.naming import is_entry_name
+from ds4kv.reading import CheckpointReader
 from ds4kv.rewrite import identity
 from ds4kv.stream import PayloadWriter, RawWriter, encoder_level
+from ds4kv.writing import CheckpointWriter, saves_enough, sync_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +44,6 @@ __all__ = ["Outcome", "Upgrade"]
 _PIECE_SIZE = 1 << 20
 _ATTEMPTS = 2
 _COARSEST_TICK_NS = 2_000_000_000  # of the clocks that file systems have
-_LEAST_SAVING = 64  # as for CheckpointWriter: v2-checked saves one byte of so many, or isn't used
 
 
 class Outcome(namedtuple("Outcome", "path action before after why error", defaults=(None, None))):
@@ -169,7 +170,7 @@ class Upgrade:
         with payload:
             _copy(source, payload)
         _, trailer = source.now()
-        if form is Form.CHECKED and _LEAST_SAVING * (raw_total - payload.region_bytes) < raw_total:
+        if form is Form.CHECKED and not saves_enough(raw_total, payload.region_bytes):
             return None
         return PREFIX_SIZE + source.text_bytes + payload.region_bytes + len(trailer)
 
@@ -285,7 +286,7 @@ class _Candidate(CheckpointWriter):
         os.replace(self._path, source.path)
         if self._ledger is not None and note is not None:
             self._ledger.put(os.path.basename(source.path), note)
-        _sync(os.path.dirname(source.path) or ".")
+        sync_directory(os.path.dirname(source.path) or ".")
         return os.fstat(self._fd).st_size
 
     def _carry_over(self, source: _Source, region_end: int) -> None:
@@ -357,11 +358,3 @@ def _write(fd: int, data: bytes, offset: int) -> None:
     while view:
         n = os.pwrite(fd, view, offset)
         view, offset = view[n:], offset + n
-
-
-def _sync(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 import ds4kv
 from ds4kv import index as index_module
 from ds4kv import layout
-from ds4kv.index import Index, is_entry_name, read_entry
+from ds4kv.index import Index, read_entry
 from ds4kv.lookup import longest_prefix
+from ds4kv.naming import is_entry_name
 
 HOUR_AGO = time.time() - 3600
 

@@ -726,3 +726,16 @@ def test_v2_mid_is_verified_once_it_is_noted(store: Store) -> None:
     assert verdict(store) is Verdict.OK
     rot(path, path.stat().st_size - 1)
     assert verdict(store) is Verdict.DAMAGED
+
+
+def test_a_dump_in_the_place_of_a_noted_file(store: Store) -> None:
+    """Of the same facts, to the second, and the same size: nobody takes it for the old one, damaged."""
+    path = save(store)
+    old = ds4kv.load(path)
+    facts = {"tokens": old.header.tokens, "ctx_size": old.header.ctx_size, "created_at": old.header.created_at}
+    facts |= {"last_used": old.header.last_used, "layout": old.header.layout, "codec": old.header.codec}
+    assert verdict(store) is Verdict.OK
+    other = bytes(byte ^ 1 for byte in old.payload)
+    ds4kv.dump(path, other, text=old.text, trailer=old.trailer, **facts)
+    assert bytes(ds4kv.load(path).payload) == other
+    assert verdict(store) is Verdict.UNKNOWN

@@ -22,8 +22,8 @@ import reference
 import store_worker
 
 import ds4kv
-from ds4kv import checkpoint as checkpoint_module
 from ds4kv import upgrade as upgrade_module
+from ds4kv import writing
 from ds4kv.cli import main
 from ds4kv.integrity import DIRECTORY_NAME, Verdict
 from ds4kv.lock import LOCK_NAME, locked
@@ -560,14 +560,14 @@ def test_a_full_disk_costs_nothing(
 ) -> None:
     path = put(kv)
     before = path.read_bytes()
-    write = checkpoint_module.OutputFile.write
+    write = writing.OutputFile.write
 
     def fill_up(self: Any, b: Any, /) -> int:
         if self.tell() + memoryview(b).nbytes > after:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(self, b)
 
-    monkeypatch.setattr(checkpoint_module.OutputFile, "write", fill_up)
+    monkeypatch.setattr(writing.OutputFile, "write", fill_up)
     [outcome] = upgraded(kv, layout="v2")
     assert outcome.action == "failed"
     assert isinstance(outcome.error, OSError) and outcome.error.errno == errno.ENOSPC
@@ -611,7 +611,7 @@ def test_a_directory_that_is_read_only(kind: int, kv: Path, monkeypatch: pytest.
     def refuse(path: str, flags: int) -> int:
         raise OSError(kind, os.strerror(kind), path)
 
-    monkeypatch.setattr(checkpoint_module, "_open_private", refuse)
+    monkeypatch.setattr(writing, "_open_private", refuse)
     [outcome] = upgraded(kv)
     assert outcome.action == "failed"
     assert isinstance(outcome.error, OSError) and outcome.error.filename == str(path)

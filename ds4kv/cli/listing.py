@@ -16,9 +16,10 @@ from typing import Any
 from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.errors import Ds4kvError
 from ds4kv.header import Codec
-from ds4kv.index import Entry, is_entry_name, read_entry
+from ds4kv.index import Entry, read_entry
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import LOCK_NAME
+from ds4kv.naming import is_entry_name
 
 __all__ = ["MIB", "age", "facts", "scan", "show_table", "tell", "text_start"]
 

@@ -13,8 +13,8 @@ import ds4kv
 from ds4kv.cli.arguments import UsageError
 from ds4kv.cli.listing import MIB
 from ds4kv.cli.messages import printable
-from ds4kv.index import is_entry_name
 from ds4kv.lock import locked
+from ds4kv.naming import is_entry_name
 
 __all__ = ["configure", "run"]
 

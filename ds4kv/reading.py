@@ -1,0 +1,219 @@
+"""A checkpoint while it is read: header, text, payload as a stream, trailer.
+
+What is proven wrong is refused before anything is allocated for it. Where a store has noted what the file was, all that
+is read is held against that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from ds4kv import _core
+from ds4kv import layout as _layout
+from ds4kv import workers as _workers
+from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
+from ds4kv.files import RegularFile
+from ds4kv.header import CHUNK_SIZE, Form, Header
+from ds4kv.integrity import Ledger, Note, Verdict
+from ds4kv.naming import sha1_mismatch
+from ds4kv.stream import PayloadReader, RawReader, Single, region_sums
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Iterator
+    from typing import Self
+
+    StrPath = str | os.PathLike[str]
+
+__all__ = ["CheckpointReader", "examine", "located"]
+
+
+class CheckpointReader(Single):
+    """An open checkpoint: ``header``, ``text``, ``payload`` as a stream, ``trailer``. Made by :func:`ds4kv.open`.
+
+    ``form`` is how its region holds the chunks of the payload. ``note`` is what reads are held against, see
+    :mod:`ds4kv.integrity`; None if nothing is known of the file.
+    """
+
+    payload: PayloadReader | RawReader
+    note: Note | None = None
+    _reader = PayloadReader
+    _raw_reader = RawReader
+
+    def __init__(
+        self, path: StrPath, *, workers: int | None = None, verify: bool = True, ledger: Ledger | None = None
+    ) -> None:
+        self._path = os.fsdecode(path)
+        self._workers = _workers.resolve(workers)
+        self._fp = RegularFile(self._path)
+        try:
+            with located(path):
+                if verify:
+                    self.note = self._find_note(ledger)
+                self.header, text_bytes, self._file_size = examine(self._fp)
+                self.text = self._read(_layout.PREFIX_SIZE, text_bytes)
+                if (key := sha1_mismatch(self._path, self.text)) is not None:
+                    raise CorruptError(
+                        f"the text's SHA-1 is {key}, not the one in the file's name",
+                        offset=_layout.PREFIX_SIZE,
+                        field="text",
+                    )
+                if self.note is not None:
+                    self.note.check_text(self.text)
+                self._region_start = _layout.PREFIX_SIZE + text_bytes
+                self._region_end = self._region_start + self.header.payload_bytes
+                self._fp.seek(self._region_start)
+                self.form = self._find_form()
+                self.payload = self._open_payload()
+        except BaseException:
+            self._fp.close()
+            raise
+
+    def _find_form(self) -> Form:
+        if self.header.form is not None:
+            return self.header.form
+        from ds4kv import mid  # here: such files are rare
+
+        try:
+            return mid.form_of(self._fp, self.header.payload_bytes, chunk_size=self.header.chunk_size)
+        finally:
+            self._fp.seek(self._region_start)
+
+    def _open_payload(self) -> PayloadReader | RawReader:
+        size, sums = self.header.payload_bytes, self._noted_sums()
+        if self.form is Form.RAW and sums is None:
+            return self._raw_reader(self._fp, size)
+        return self._reader(
+            self._fp, size, chunk_size=self._chunk_size, form=self.form, workers=self._workers, sums=sums
+        )
+
+    @property
+    def _chunk_size(self) -> int:
+        return CHUNK_SIZE if self.form is Form.RAW else self.header.chunk_size
+
+    def _noted_sums(self) -> array[int] | None:
+        if self.note is None:
+            return None
+        sums = self.note.region_sums
+        if self.form is not Form.RAW:
+            count_at = self._region_start + 8
+            count = int.from_bytes(self._fp.read_at(count_at, 4), "little")
+            if count != len(sums):
+                raise CorruptError(f"{count} chunks, and {len(sums)} were saved", offset=count_at, field="chunk_count")
+        return sums
+
+    def make_note(self) -> Note | None:
+        """Reads and decodes all of it, for the note of what it is; None if somebody else is rewriting it.
+
+        Sets the file's mtime. Raises as reads do.
+        """
+        fd = self._fp.fileno()
+        head = self._read(0, _layout.PREFIX_SIZE)
+        self.verify()
+        trailer = self.trailer
+        note = Note.of(fd, head, text_sum=_core.hash64(self.text), trailer=trailer, region_sums=self._region_sums())
+        return note.rewritten(fd)
+
+    def _region_sums(self) -> array[int]:
+        self._fp.seek(self._region_start)
+        with located(self._path):
+            return region_sums(self._fp, self.header.payload_bytes, chunk_size=self._chunk_size, form=self.form)
+
+    def _find_note(self, ledger: Ledger | None) -> Note | None:
+        directory, name = os.path.split(self._path)
+        if ledger is not None:
+            return ledger.applying(name, self._fp.fileno())
+        with contextlib.closing(Ledger(directory)) as own:
+            return own.applying(name, self._fp.fileno())
+
+    @property
+    def text_bytes(self) -> int:
+        """Size of the text."""
+        return len(self.text)
+
+    @property
+    def file_size(self) -> int:
+        """Size of the whole file when it was opened."""
+        return self._file_size
+
+    @property
+    def trailer_bytes(self) -> int:
+        """Size of the trailer."""
+        return self._file_size - self._region_end
+
+    @property
+    def trailer(self) -> bytes:
+        """What follows the region; b"" if nothing does."""
+        return self._read_trailer()[0]
+
+    def verify(self) -> Verdict:
+        """Reads all of it. OK: it is what was saved; UNKNOWN: it decodes, and nothing else is known, of the trailer at
+        least. Raises CorruptError for damage, and as reads do.
+        """
+        scratch = memoryview(bytearray(min(max(self.payload.raw_total, 1), CHUNK_SIZE)))
+        self.payload.seek(0)
+        while self.payload.readinto(scratch):
+            pass
+        return self.verify_trailer()
+
+    def verify_trailer(self) -> Verdict:
+        """Reads the trailer. OK: it is what was saved; UNKNOWN: it may be anything. Raises CorruptError for damage."""
+        return self._read_trailer()[1]
+
+    def _read_trailer(self) -> tuple[bytes, Verdict]:
+        with located(self._path):
+            trailer = self._read(self._region_end, self.trailer_bytes)
+            if self.note is None:
+                return trailer, Verdict.UNKNOWN
+            mtime_ns = os.fstat(self._fp.fileno()).st_mtime_ns  # now that it is read
+            return trailer, self.note.check_trailer(trailer, mtime_ns=mtime_ns, offset=self._region_end)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = self._fp.read_at(offset, size)
+        if len(data) < size:
+            raise TruncatedError("the file became shorter while it was read", offset=offset + len(data), field="file")
+        return data
+
+    def close(self) -> None:
+        """Closes the stream and the file."""
+        try:
+            self.payload.close()
+        finally:
+            self._fp.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def examine(fp: RegularFile) -> tuple[Header, int, int]:
+    """Header, size of the text, size of the file; all that is claimed lies within the file."""
+    file_size = os.fstat(fp.fileno()).st_size
+    header, text_bytes = _layout.examine(fp.read_at, file_size)
+    left = file_size - _layout.PREFIX_SIZE
+    if text_bytes > left:
+        raise TruncatedError(
+            f"a text of {text_bytes} bytes is claimed, the file has {left} left", offset=48, field="text_bytes"
+        )
+    left -= text_bytes
+    if header.payload_bytes > left:
+        raise TruncatedError(
+            f"a region of {header.payload_bytes} bytes is claimed, the file has {left} left",
+            offset=40,
+            field="payload_bytes",
+        )
+    return header, text_bytes, file_size
+
+
+@contextlib.contextmanager
+def located(path: StrPath) -> Iterator[None]:
+    """Errors raised within name the file."""
+    try:
+        yield
+    except Ds4kvError as error:
+        error.path = os.fsdecode(path)
+        raise

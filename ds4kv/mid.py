@@ -35,7 +35,8 @@ def form_of(fp: RegularFile, region_bytes: int, *, chunk_size: int) -> Form:
             begins = [reader.read(len(_MAGIC)) == _MAGIC for reader in (plain, transposed)]
             if begins == [False, True]:
                 return Form.TRANSPOSED
-            if begins == [True, False] or all(a == b for a, b in zip(_pieces(plain), _pieces(transposed), strict=True)):
+            both = zip(_pieces(plain, chunk_size), _pieces(transposed, chunk_size), strict=True)
+            if begins == [True, False] or all(a == b for a, b in both):
                 return Form.PLAIN
     finally:
         fp.seek(start)
@@ -47,7 +48,8 @@ def form_of(fp: RegularFile, region_bytes: int, *, chunk_size: int) -> Form:
     )
 
 
-def _pieces(reader: PayloadReader) -> Iterator[bytes]:
+def _pieces(reader: PayloadReader, chunk_size: int) -> Iterator[bytes]:
+    """The payload, of never more than one chunk at a time: what a later one holds doesn't matter once they differ."""
     reader.seek(0)
-    while piece := reader.read(_PIECE_SIZE):
+    while piece := reader.read(min(_PIECE_SIZE, chunk_size)):
         yield piece

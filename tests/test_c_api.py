@@ -179,6 +179,8 @@ def test_mid_files_in_c(grouped: bool, program: Path, tmp_path: Path) -> None:
     status, offset, why = examined(program, [path])[0]
     assert (status, offset) == python_verdict(path) == (-9, 21)
     assert "ambiguous" in why
+    path.write_bytes(path.read_bytes()[:-9999] + bytes(9999))  # later chunks are damaged: the first fault is told
+    assert examined(program, [path])[0][:2] == python_verdict(path) == (-9, 21)
 
 
 def examined(program: Path, paths: list[Path]) -> list[tuple[int, int, str]]:

@@ -51,11 +51,14 @@ static bool is_hopeless(const uint8_t *raw, size_t n, void *state, uint8_t *stre
 int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size)
 {
     size_t state_size = (size_t)LZ4_sizeofState();
-    bool hopeless = n >= SAMPLED_SIZE && chunk_size >= SAMPLED_SIZE;
+    if (n < SAMPLED_SIZE || chunk_size < SAMPLED_SIZE)
+        return 0;
+    bool hopeless = true;
+    size_t step = (n / chunk_size < SAMPLED_CHUNKS ? 1 : n / chunk_size / SAMPLED_CHUNKS) * chunk_size;
     uint8_t *memory = malloc(state_size + SAMPLE_SIZE + ds4kv_block_bound((uint32_t)SAMPLE_SIZE));
     if (!memory)
         return DS4KV_NOMEM;
-    for (size_t i = 0, at = 0; hopeless && i < SAMPLED_CHUNKS && at + SAMPLED_SIZE <= n; i++, at += chunk_size)
+    for (size_t i = 0, at = 0; hopeless && i < SAMPLED_CHUNKS && at + SAMPLED_SIZE <= n; i++, at += step)
         hopeless = is_hopeless((const uint8_t *)raw + at, min_u32(chunk_size, n - at), memory, memory + state_size,
                                memory + state_size + SAMPLE_SIZE);
     free(memory);

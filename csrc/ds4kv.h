@@ -191,8 +191,8 @@ DS4KV_API void ds4kv_hasher_put(ds4kv_hasher *hasher, const void *bytes, size_t 
 DS4KV_API uint64_t ds4kv_hasher_take(ds4kv_hasher *hasher);
 DS4KV_API void ds4kv_hasher_free(ds4kv_hasher *hasher);
 
-/* Whether compressing n payload bytes in form CHECKED would save less than 1/64 of them, by samples of their first
- * chunks: 1, or 0 if one of them is worth it; or NOMEM. */
+/* Whether compressing n payload bytes in form CHECKED would save less than 1/64 of them, by samples of a few
+ * chunks from all over: 1, or 0 if one of them is worth it; or NOMEM. */
 DS4KV_API int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size);
 
 /* ---- file ---- */

@@ -145,7 +145,7 @@ def hash64(obj: Any) -> int:
 
 
 def is_hopeless(array: Any, chunk_size: int) -> bool:
-    """Whether compressing a :func:`source` would save less than 1/64 of it, by samples of its first chunks."""
+    """Whether compressing a :func:`source` would save less than 1/64 of it, by samples from all over it."""
     return bool(check(lib.ds4kv_is_hopeless(array, len(array), chunk_size)))
 
 

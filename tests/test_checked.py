@@ -69,6 +69,13 @@ def test_noise_in_front_of_what_shrinks(tmp_path: Path, piece: int) -> None:
     assert parsed.payload == payload
 
 
+def test_much_noise_in_front_of_what_shrinks(tmp_path: Path) -> None:
+    payload = 2 * NOISE + bytes(18 * MIB)
+    header = written(tmp_path / "a.kv", payload, len(payload), chunk_size=MIB)
+    assert header.layout == "v2-checked"
+    assert header.payload_bytes < len(payload) // 3
+
+
 def test_the_saving_that_is_asked_for(tmp_path: Path) -> None:
     """1/64 of the payload, and a byte less is too little."""
     size = 6400

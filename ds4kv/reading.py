@@ -156,6 +156,10 @@ class CheckpointReader(Single):
         self.payload.seek(0)
         while self.payload.readinto(scratch):
             pass
+        return self.verify_trailer()
+
+    def verify_trailer(self) -> Verdict:
+        """Reads the trailer. OK: it is what was saved; UNKNOWN: it may be anything. Raises CorruptError for damage."""
         return self._read_trailer()[1]
 
     def _read_trailer(self) -> tuple[bytes, Verdict]:

@@ -160,9 +160,9 @@ class Wreck:
             self._note = self._find_note() if verify else None
             self._look_at_text()
             self.trailer = self._read_trailer()
-            # Of several layouts that the header allows, the one whose record heads lead on furthest.
+            # Of several layouts that the header allows, the one whose record heads lead on furthest; its frame holds.
             walks = [_Walk.over(self._fp.read_at, self._region_start, self._file_size, header) for header in headers]
-            walk = max(walks, key=lambda walk: (walk.broken is None, len(walk.records)))
+            walk = max(walks, key=lambda walk: (walk.broken is None, len(walk.records), walk.framed is not None))
             self.header, self._records = headers[walks.index(walk)], walk.records
             form = self.header.form
             self._form = self._form_of_mid() if form is None else form
@@ -214,7 +214,8 @@ class Wreck:
 
     def _read_trailer(self) -> bytes:
         """What follows the region; b"" where the file ends before it does, or what is there is proven wrong."""
-        trailer = self._fp.read_at(self._region_end, max(self._file_size - self._region_end, 0))
+        start = min(self._region_end, self._file_size)
+        trailer = self._fp.read_at(start, self._file_size - start)
         try:
             if self._note is not None and self._file_size >= self._region_end:
                 mtime_ns = os.fstat(self._fp.fileno()).st_mtime_ns

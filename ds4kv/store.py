@@ -259,14 +259,15 @@ class Store:
                 with locked(self.directory):
                     if identity(os.stat(entry.path)) != (note.device, note.inode):
                         return False
-                    self._directory.ledger.put(os.path.basename(entry.path), note)
+                    name = os.path.basename(entry.path)
+                    self._directory.ledger.put(name, note)
+                    return self._directory.ledger.get(name) == note
         except FileNotFoundError:
             return False  # evicted since it was listed
         except CorruptError as error:
             log.load_failed(entry.path, error, 0)
             self._set_aside(entry)
             return False
-        return True
 
     def _reader(self, entry: Entry) -> CheckpointReader:
         return CheckpointReader(entry.path, workers=self._workers, ledger=self._directory.ledger)

@@ -772,6 +772,9 @@ def test_verify_takes_what_a_store_has_noted_for_proof(
         with path.open("r+b") as fp:
             fp.seek(offset)
             fp.write(bytes([content[offset] ^ 1]))
+        if offset > len(content) // 2:  # written since, it may be another engine's tool map
+            assert main(["verify", str(path)]) == 0
+            assert capsys.readouterr().out.splitlines()[0] != f"{path}: ok: sidecar"
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         assert main(["verify", str(path)]) == 1
         assert capsys.readouterr().out.startswith(f"{path}: corrupt: ")

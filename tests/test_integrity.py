@@ -683,6 +683,16 @@ def test_files_of_other_programs_are_noted_by_a_rebuild(store: Store) -> None:
     assert ds4kv.read_header(path).model_id == 0
 
 
+def test_a_rebuild_tells_what_is_noted_not_what_should_be(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    save(store)
+    shutil.rmtree(Path(store.directory, DIRECTORY_NAME))
+    Path(store.directory, DIRECTORY_NAME).touch()
+    assert store.rebuild_integrity() == []
+    assert len(warnings_of(caplog)) == 1
+    Path(store.directory, DIRECTORY_NAME).unlink()
+    assert len(store.rebuild_integrity()) == 1
+
+
 def test_sessions_are_noted(tmp_path: Path) -> None:
     sessions = ds4kv.Sessions(tmp_path, workers=1)
     for text in (b"a", b"ab"):

@@ -205,6 +205,24 @@ def test_cut_short_anywhere(layout: str, tmp_path: Path) -> None:
             assert "ends at" in damage[0].why
 
 
+@pytest.mark.parametrize("model_id", [0, 1, 2])
+def test_cut_behind_the_first_record_of_what_v2_claims_too(model_id: int, tmp_path: Path) -> None:
+    path = make(tmp_path, "v2-checked", model_id=model_id)
+    end = sum(records(path, "v2-checked")[0])
+    with path.open("r+b") as fp:
+        fp.truncate(end)
+    saved = ds4kv.load(path, salvage=True)
+    assert (saved.header.layout, saved.payload) == ("v2-checked", PAYLOAD[:CHUNK])
+
+
+@pytest.mark.parametrize("layout", ["v1", *LAYOUTS])
+@pytest.mark.parametrize("claimed", [2**62, 2**63 - 1, 2**64 - 1])
+def test_a_region_larger_than_any_file(layout: str, claimed: int, tmp_path: Path) -> None:
+    path = make(tmp_path, layout, trailer=b"", ext_flags=0)
+    overwrite(path, 40, claimed.to_bytes(8, "little"))
+    assert ds4kv.load(path, salvage=True).payload == PAYLOAD
+
+
 @every_layout
 def test_a_damaged_frame_costs_nothing(layout: str, tmp_path: Path) -> None:
     content = make(tmp_path, layout).read_bytes()

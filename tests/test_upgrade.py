@@ -555,7 +555,9 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("after", [0, 60, 1000])
-def test_a_full_disk_costs_nothing(after: int, kv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_nothing(
+    after: int, kv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = put(kv)
     before = path.read_bytes()
     write = writing.OutputFile.write
@@ -569,6 +571,8 @@ def test_a_full_disk_costs_nothing(after: int, kv: Path, monkeypatch: pytest.Mon
     [outcome] = upgraded(kv, layout="v2")
     assert outcome.action == "failed"
     assert isinstance(outcome.error, OSError) and outcome.error.errno == errno.ENOSPC
+    assert main(["upgrade", str(kv), "--layout", "v2"]) == 1
+    assert capsys.readouterr().out.startswith(f"{path}: failed: No space left on device\n")
     assert names(kv) == [path.name]
     assert path.read_bytes() == before
     monkeypatch.undo()

@@ -13,6 +13,7 @@ from typing import Any
 from ds4kv.cli.arguments import UsageError, whole_number
 from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.cli.progress import progress
+from ds4kv.errors import Ds4kvError
 from ds4kv.upgrade import Outcome, Upgrade
 from ds4kv.workers import MAX_WORKERS
 
@@ -75,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
 def _in_words(outcome: Outcome, dry_run: bool) -> str:
     path = printable(outcome.path)
     if outcome.error is not None:
-        return f"{path}: failed: {verdict(outcome.error)}: {reason(outcome.error)}"
+        # Of an OSError nothing says whether it was met in reading or in writing.
+        known = f"{verdict(outcome.error)}: " if isinstance(outcome.error, Ds4kvError) else ""
+        return f"{path}: failed: {known}{reason(outcome.error)}"
     if outcome.action != "upgraded":
         return f"{path}: {outcome.action}: {outcome.why}"
     would = "would become" if dry_run else "became"

@@ -1,8 +1,8 @@
 """``ds4kv verify``: decodes checkpoints and gives each its verdict.
 
 ``ok`` says that a reader gets a whole payload, and by what that is proven: ``sidecar``, where a store has noted the
-file's sums, text and trailer included; ``checksums`` of the file itself; or ``decodes``, where changed bytes that still
-decode can't be seen. ``corrupt`` is proven; ``unsupported`` files may be good;
+file's sums, text and trailer included, and all of them still hold; ``checksums`` of the file itself; or ``decodes``,
+where changed bytes that still decode can't be seen. ``corrupt`` is proven; ``unsupported`` files may be good;
 ``unreadable`` ones could not be looked at, because of the disk or the permissions. A trailer that
 isn't noted has no rules of its own and is not read. Memory doesn't grow with the payload.
 
@@ -30,6 +30,7 @@ from ds4kv.cli.pieces import pieces
 from ds4kv.cli.progress import Advance, progress
 from ds4kv.cli.verdicts import State
 from ds4kv.header import CHUNK_SIZE, Form
+from ds4kv.integrity import Verdict
 
 __all__ = ["configure", "run"]
 
@@ -180,7 +181,6 @@ def _judge(path: str, own_threads: int, stopped: threading.Event, advance: Advan
 
 
 def _proof(checkpoint: ds4kv.CheckpointReader) -> str:
-    if checkpoint.note is not None:
-        _ = checkpoint.trailer  # reading it holds it against the note
+    if checkpoint.note is not None and checkpoint.verify_trailer() is Verdict.OK:
         return "sidecar"
     return "checksums" if checkpoint.form is Form.CHECKED else "decodes"

@@ -21,12 +21,11 @@ from typing import Any
 
 import ds4kv
 from ds4kv.cli import inputs
-from ds4kv.cli.arguments import UsageError, whole_number
+from ds4kv.cli.arguments import UsageError, add_threads, whole_number
 from ds4kv.cli.inputs import Input
 from ds4kv.cli.machine import Machine
 from ds4kv.cli.measure import CHECKED, LZ4, RAW, Measurement, Way, measure, most_file_bytes
 from ds4kv.cli.messages import printable
-from ds4kv.workers import MAX_WORKERS
 
 __all__ = ["configure", "run"]
 
@@ -48,12 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1, inputs.MAX_TOKENS),
         help=f"lengths of the synthetic payloads, {' '.join(map(str, _TOKENS))} by default",
     )
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=whole_number(0, MAX_WORKERS),
-        help="worker threads; by default one for each CPU, at most 8",
-    )
+    add_threads(parser)
     parser.add_argument(
         "--rounds",
         metavar="N",

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-__all__ = ["Parser", "UsageError", "whole_number"]
+from ds4kv.workers import MAX_WORKERS
+
+__all__ = ["Parser", "UsageError", "add_threads", "whole_number"]
 
 
 class UsageError(Exception):
@@ -32,3 +34,13 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
 
     return parse
+
+
+def add_threads(parser: argparse.ArgumentParser, what: str = "worker threads") -> None:
+    """Declares ``--threads``; ``what`` says which ones."""
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=whole_number(0, MAX_WORKERS),
+        help=f"{what}; by default one for each CPU, at most 8",
+    )

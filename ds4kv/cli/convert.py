@@ -12,12 +12,11 @@ import contextlib
 import os
 
 import ds4kv
-from ds4kv.cli.arguments import UsageError, whole_number
+from ds4kv.cli.arguments import UsageError, add_threads, whole_number
 from ds4kv.cli.messages import printable
 from ds4kv.cli.pieces import pieces
 from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec, Header, Layout
 from ds4kv.integrity import Ledger
-from ds4kv.workers import MAX_WORKERS
 
 __all__ = ["configure", "run"]
 
@@ -45,12 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1, MAX_CHUNK_SIZE),
         help=f"payload bytes compressed at a time, {CHUNK_SIZE} by default; for v2-checked a power of two",
     )
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=whole_number(0, MAX_WORKERS),
-        help="worker threads to read with, and as many to write with; by default one for each CPU, at most 8",
-    )
+    add_threads(parser, "worker threads to read with, and as many to write with")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,11 +11,10 @@ import os
 import sys
 
 import ds4kv
-from ds4kv.cli.arguments import UsageError, whole_number
+from ds4kv.cli.arguments import UsageError, add_threads
 from ds4kv.cli.messages import printable
 from ds4kv.header import Codec, Header, Layout
 from ds4kv.salvage import Damage, Wreck
-from ds4kv.workers import MAX_WORKERS
 
 __all__ = ["configure", "run"]
 
@@ -30,12 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a damaged checkpoint, which stays as it is")
     parser.add_argument("out", metavar="OUT", help="the file to write, another one than FILE")
     parser.add_argument("--json", action="store_true", help="one JSON object; null is what isn't known")
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=whole_number(0, MAX_WORKERS),
-        help="worker threads to read with, and as many to write with; by default one for each CPU, at most 8",
-    )
+    add_threads(parser, "worker threads to read with, and as many to write with")
 
 
 def run(args: argparse.Namespace) -> int:

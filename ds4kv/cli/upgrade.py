@@ -10,12 +10,11 @@ import json
 import os
 from typing import Any
 
-from ds4kv.cli.arguments import UsageError, whole_number
+from ds4kv.cli.arguments import UsageError, add_threads, whole_number
 from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.cli.progress import progress
 from ds4kv.errors import Ds4kvError
 from ds4kv.upgrade import Outcome, Upgrade
-from ds4kv.workers import MAX_WORKERS
 
 __all__ = ["configure", "run"]
 
@@ -39,12 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="convert all, write nothing, say what it would give")
     parser.add_argument("--json", action="store_true", help="one JSON object; sizes are in bytes")
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=whole_number(0, MAX_WORKERS),
-        help="worker threads to read with, and as many to write with; by default one for each CPU, at most 8",
-    )
+    add_threads(parser, "worker threads to read with, and as many to write with")
     parser.add_argument(
         "--nice", metavar="N", type=whole_number(0, 19), default=0, help="let other processes go first, 19 the most"
     )

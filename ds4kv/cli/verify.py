@@ -24,7 +24,7 @@ from typing import Any
 
 import ds4kv
 from ds4kv import workers
-from ds4kv.cli.arguments import whole_number
+from ds4kv.cli.arguments import add_threads
 from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.cli.pieces import pieces
 from ds4kv.cli.progress import Advance, progress
@@ -53,12 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="note each verdict in this file, and pass over what is noted there already and has kept its size and time"
         " of change since; files that were unreadable are tried again",
     )
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=whole_number(0, workers.MAX_WORKERS),
-        help="worker threads for all files together; by default one for each CPU, at most 8",
-    )
+    add_threads(parser, "worker threads for all files together")
 
 
 def run(args: argparse.Namespace) -> int:

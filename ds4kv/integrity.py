@@ -31,6 +31,7 @@ from collections import namedtuple
 
 from ds4kv import _core
 from ds4kv.errors import CorruptError
+from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Form
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
 
@@ -45,6 +46,7 @@ DIRECTORY_NAME = ".ds4kv"
 DATABASE_NAME = "integrity.sqlite"
 
 _SCHEMA_VERSION = 1
+_MAX_RECORD_SIZE = MAX_CHUNK_SIZE + MAX_CHUNK_SIZE // 255 + 32
 _TIMEOUT = 0.25  # seconds; whoever writes holds the database for less than a millisecond
 
 
@@ -120,7 +122,8 @@ class Note(namedtuple("Note", "device inode birth_ns mtime_ns head text_sum trai
         """Itself if it is about this open file or the original of it, else None: another one has its name.
 
         Raises CorruptError if it is the very file that was noted, and its header differs although nobody wrote to it,
-        or by what nobody writes in place; and OSError.
+        or by what nobody writes in place; if it is a copy, and its header reads the bytes of the original otherwise;
+        and OSError.
         """
         head = os.pread(fd, PREFIX_SIZE, 0)
         if head == self.head:
@@ -135,7 +138,25 @@ class Note(namedtuple("Note", "device inode birth_ns mtime_ns head text_sum trai
             return self
         if is_same:
             raise _other_header(noted, facts, "nobody changes it in place")
+        if _structure(facts) != _structure(noted) and self._is_original(fd, status.st_size):
+            raise _other_header(noted, facts, "what it says of its region is not true of the one that was saved")
         return None
+
+    def _is_original(self, fd: int, file_size: int) -> bool:
+        """Whether a file has the size of the noted one, and its first record."""
+        start = PREFIX_SIZE + int.from_bytes(self.head[48:52], "little")
+        region_bytes = int.from_bytes(self.head[40:48], "little")
+        if file_size != start + region_bytes + self.trailer_bytes or not self.region_sums:
+            return False
+        first = start + _core.FRAME_SIZE
+        block_size = int.from_bytes(os.pread(fd, 4, first + 4), "little")
+        places = [(start, CHUNK_SIZE)]  # of a raw region; the others by the sizes of record heads
+        places += [(first, _core.record_head_size(form) + block_size) for form in (Form.PLAIN, Form.CHECKED)]
+        return any(
+            _core.hash64(os.pread(fd, min(size, region_bytes), at)) == self.region_sums[0]
+            for at, size in places
+            if size <= _MAX_RECORD_SIZE
+        )
 
     def check_text(self, text: bytes) -> None:
         """Raises CorruptError if this isn't the text that was noted."""
@@ -245,12 +266,22 @@ def _facts(head: bytes) -> bytes:
     return bytes(facts)
 
 
+def _structure(facts: bytes) -> tuple[bytes, ...]:
+    """What of the facts says how to read the file: none of it is another one's by chance."""
+    sizes = facts[40:]
+    return (sizes,) if _is_raw(facts) else (sizes, facts[_VERSION_AT : _VERSION_AT + 1], facts[7:8], facts[_CHUNK_SIZE])
+
+
+def _is_raw(facts: bytes) -> bool:
+    return facts[_VERSION_AT] == 1 or (facts[_CODEC_AT] == 0 and facts[21] not in (1, 2))
+
+
 def _later_facts(facts: bytes) -> set[bytes]:
     """What these facts may be after any number of rewrites in place."""
     later = {facts}
     if facts[_REASON_AT] > _LAST_KNOWN_REASON:
         later.add(facts[:_REASON_AT] + b"\0" + facts[_REASON_AT + 1 :])
-    if facts[_VERSION_AT] == 1 or (facts[_CODEC_AT] == 0 and facts[21] not in (1, 2)):
+    if _is_raw(facts):
         for known in tuple(later):
             for version in (1, 2):
                 raw = bytearray(known)

@@ -26,7 +26,7 @@ FLOORS = {
     "c_files": {"errors", "_native"},
     "stream": {"_core", "c_files", "files", "workers", "errors", "header"},
     "mid": {"stream", "files", "header", "errors"},
-    "integrity": {"_core", "layout", "lock", "errors"},
+    "integrity": {"_core", "layout", "lock", "header", "errors"},
     "naming": set(),
     "salvage": {"_core", "files", "integrity", "layout", "naming", "workers", "header", "errors"},
     "reading": {

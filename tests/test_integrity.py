@@ -404,6 +404,26 @@ def test_a_copied_directory_is_verified(store: Store, tmp_path: Path, keep_times
         assert load(copy, CHAT) == PAYLOAD
 
 
+@pytest.mark.parametrize(("layout", "codec"), WRITTEN)
+def test_a_header_that_reads_a_copy_otherwise(tmp_path: Path, layout: str, codec: str) -> None:
+    """Each bit of the header of a file that is not the one that was noted, but has its bytes."""
+    origin, copy = tmp_path / "kv", tmp_path / "copy"
+    origin.mkdir()
+    dump_noted(origin / "a.kv", layout, codec)
+    shutil.copytree(origin, copy)
+    path = copy / "a.kv"
+    good = path.read_bytes()
+    assert bytes(ds4kv.load(path).payload) == PAYLOAD
+    for at in range(52):
+        for bit in range(8):
+            changed = good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :]
+            path.write_bytes(changed)
+            with contextlib.suppress(ds4kv.Ds4kvError):
+                assert bytes(ds4kv.load(path).payload) == PAYLOAD, (at, bit)
+    path.write_bytes(good)
+    assert bytes(ds4kv.load(path).payload) == PAYLOAD
+
+
 # ------------------------------------------------------------------------------ what becomes of the ledger
 
 

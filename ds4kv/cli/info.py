@@ -17,6 +17,7 @@ import ds4kv
 from ds4kv import layout
 from ds4kv.cli.listing import text_start
 from ds4kv.cli.messages import printable, reason, verdict
+from ds4kv.files import RegularFile
 from ds4kv.header import Codec, Ext, Form, Header, Layout
 
 __all__ = ["configure", "run"]
@@ -61,7 +62,7 @@ def _gather(path: str, facts: dict[str, Any]) -> ds4kv.Ds4kvError | None:
 
 def _gather_prefix(path: str, facts: dict[str, Any]) -> None:
     """What stands before the payload: known even where the rest of the file is missing."""
-    with open(path, "rb", buffering=0) as fp:
+    with RegularFile(path) as fp:
         facts.update(path=path, file_bytes=os.fstat(fp.fileno()).st_size)
         header, text_bytes = layout.examine(
             lambda offset, size: os.pread(fp.fileno(), size, offset), facts["file_bytes"]

@@ -119,6 +119,23 @@ static void join_neon(uint8_t *raw, const uint8_t *streams, size_t m, size_t fir
 
 /* ---- a whole chunk ---- */
 
+/* XXH32_consumeLong, with its lanes held apart: compilers would make one vector of them, which takes twice as long. */
+static void consume(xxh_u32 *lanes, const uint8_t *raw, size_t n)
+{
+    xxh_u32 a = lanes[0], b = lanes[1], c = lanes[2], d = lanes[3];
+    for (const uint8_t *end = raw + n; raw < end; raw += 16) {
+        a = XXH32_round(a, XXH_readLE32(raw));
+        b = XXH32_round(b, XXH_readLE32(raw + 4));
+        c = XXH32_round(c, XXH_readLE32(raw + 8));
+        d = XXH32_round(d, XXH_readLE32(raw + 12));
+        XXH_COMPILER_GUARD(a);
+        XXH_COMPILER_GUARD(b);
+        XXH_COMPILER_GUARD(c);
+        XXH_COMPILER_GUARD(d);
+    }
+    lanes[0] = a, lanes[1] = b, lanes[2] = c, lanes[3] = d;
+}
+
 /* The words whose checksum can be taken by pieces: all but what does not fill XXH32's 16-byte stripes. */
 static size_t striped(size_t m)
 {
@@ -141,7 +158,7 @@ uint32_t transpose(uint8_t *streams, const uint8_t *raw, size_t n)
     for (size_t first = 0; first < end; first += PIECE) {
         size_t last = end - first < PIECE ? end : first + PIECE;
         split(streams, raw, m, first, last);
-        XXH32_consumeLong(lanes, raw + 4 * first, 4 * (last - first), XXH_unaligned);
+        consume(lanes, raw + 4 * first, 4 * (last - first));
     }
     split_scalar(streams, raw, m, end, m);
     for (size_t i = 4 * m; i < n; i++)
@@ -158,7 +175,7 @@ uint32_t restore(uint8_t *raw, const uint8_t *streams, size_t n)
     for (size_t first = 0; first < end; first += PIECE) {
         size_t last = end - first < PIECE ? end : first + PIECE;
         join(raw, streams, m, first, last);
-        XXH32_consumeLong(lanes, raw + 4 * first, 4 * (last - first), XXH_unaligned);
+        consume(lanes, raw + 4 * first, 4 * (last - first));
     }
     join_scalar(raw, streams, m, end, m);
     for (size_t i = 4 * m; i < n; i++)

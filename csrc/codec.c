@@ -87,7 +87,8 @@ static int encode(const codec *codec, void *scratch, slot *slot)
     record_head head = {.raw_size = (uint32_t)n};
     bool hopeless = false;
     if (codec->form == DS4KV_FORM_CHECKED) {
-        hopeless = is_hopeless(slot->src, n, scratch, streams, block);
+        /* At level 0 LZ4 gives up by itself nearly as soon. */
+        hopeless = codec->level > 0 && is_hopeless(slot->src, n, scratch, streams, block);
         head.checksum = transpose(streams, slot->src, n);
         raw = (const char *)streams;
     }

@@ -108,7 +108,7 @@ DS4KV_API int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64
 /* ---- writer: payload in, records out ---- */
 
 /* level 0 is LZ4_compress_default, 1..12 is LZ4HC. raw_total, or DS4KV_UNKNOWN; once given, it is held to. In form
- * CHECKED no payload is empty, and a chunk that LZ4 can do nothing with is put into a block as it is. */
+ * CHECKED no payload is empty, and above level 0 a chunk that LZ4 can do nothing with is put into a block as it is. */
 DS4KV_API int ds4kv_writer_new(ds4kv_writer **writer, uint64_t raw_total, uint32_t chunk_size, uint32_t form, int level,
                                int workers);
 

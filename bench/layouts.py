@@ -66,7 +66,7 @@ def promises(directory: str, payload: bytearray, name: str, rounds: int) -> None
     ds4kv.dump(raw, payload, layout="v1", **FACTS)
     blocks = without_checksums(common.region_of(checked))
     with ds4kv.Store(store, budget_mb=1 << 20, min_tokens=1) as noting:
-        entry = noting.save_buffer(b"text", payload, **FACTS)
+        entry = noting.save_buffer(name.encode(), payload, **FACTS)
     assert entry is not None
 
     sources, targets = (

@@ -21,10 +21,13 @@ from ds4kv.header import CHUNK_SIZE, Form
 HOWS = {
     "v1": {"layout": "v1"},
     "v2": {"layout": "v2"},
+    "v2, level 1": {"layout": "v2", "level": 1},
     "v2, level 9": {"layout": "v2", "level": 9},
+    "v2, level 12": {"layout": "v2", "level": 12},
     "v2-checked, level 0": {"layout": "v2-checked", "level": 0},
     "v2-checked": {"layout": "v2-checked"},
     "v2-checked, level 9": {"layout": "v2-checked", "level": 9},
+    "v2-checked, level 12": {"layout": "v2-checked", "level": 12},
 }
 SLOW = 9  # levels from here on are saved in one round: seconds, which need no median
 

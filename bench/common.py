@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ds4kv import _core, synthetic
+from ds4kv.header import Form
 
 MIB = 1 << 20
 CTX_SIZE = 100_000
@@ -70,7 +71,7 @@ def in_turns(cases: dict[str, Callable[[], object]], rounds: int, backed: int = 
 
 def bare_compress(payload: bytearray, chunk_size: int, workers: int = 0) -> None:
     """LZ4 alone: chunks compressed where they lie, records thrown away."""
-    ring = _core.Compressor(len(payload), chunk_size, 0, workers)
+    ring = _core.Compressor(len(payload), chunk_size, Form.PLAIN, 0, workers)
     source = _core.source(payload)
     start = 0
     while start < len(payload):
@@ -85,7 +86,7 @@ def bare_compress(payload: bytearray, chunk_size: int, workers: int = 0) -> None
 
 def bare_decode(region: bytes, chunk_size: int, into: bytearray, workers: int = 0) -> None:
     """LZ4 alone: a region in memory decoded into warm memory."""
-    _core.decode(_core.source(region), chunk_size, 1, _core.target(into), workers)
+    _core.decode(_core.source(region), chunk_size, Form.PLAIN, _core.target(into), workers)
 
 
 def write_file(path: str, data: bytes, fsync: bool = False) -> None:

@@ -295,6 +295,11 @@ class Wreck:
         """Whether the last record, if it ends the region, decodes to what its own head says."""
         return broken is None and self._decode(len(self._records) - 1, None)[2] is None
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether checksums or sums tell every changed byte of the payload."""
+        return self._note is not None or self._form is Form.CHECKED
+
     def examine(self, into: memoryview | None = None, sink: Sink | None = None) -> tuple[int, tuple[Damage, ...]]:
         """Decodes every chunk that there is; how many bytes are good from the first on, and all that is damaged.
 

@@ -32,6 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_threads(parser, "worker threads to read with, and as many to write with")
 
 
+_UNSEEN = "without checksums or sums, changed bytes that still decode can't be seen"
+
+
 def run(args: argparse.Namespace) -> int:
     if os.path.isdir(args.out):
         raise UsageError(f"{printable(args.out)} is a directory: name the file to write")
@@ -98,4 +101,4 @@ def _tell(args: argparse.Namespace, wreck: Wreck, saved_bytes: int, damage: tupl
             lost = f"lost: bytes {start:,} to {stop - 1:,}, {stop - start:,} bytes"
         print(f"{lost}: {why} (byte {offset})")
     if not damage:
-        print("nothing is lost: no damage was found")
+        print("nothing is lost: no damage was found" if wreck.is_proven else f"no damage was found; {_UNSEEN}")

@@ -22,6 +22,8 @@
 
 /* ---- words first up to last, m in all ---- */
 
+typedef void mover(uint8_t *to, const uint8_t *from, size_t m, size_t first, size_t last);
+
 static void split_scalar(uint8_t *streams, const uint8_t *raw, size_t m, size_t first, size_t last)
 {
     for (size_t i = first; i < last; i++)
@@ -149,36 +151,30 @@ static uint32_t digest(const xxh_u32 *lanes, const uint8_t *raw, size_t n)
     return XXH32_finalize(hash + (xxh_u32)n, raw + n - left, left, XXH_unaligned);
 }
 
-uint32_t transpose(uint8_t *streams, const uint8_t *raw, size_t n)
+/* From words to streams or back, by the way there is for it, with the XXH32 of the raw bytes. */
+static uint32_t move(mover *simd, mover *scalar, uint8_t *to, const uint8_t *from, const uint8_t *raw, size_t n)
 {
-    void (*split)(uint8_t *, const uint8_t *, size_t, size_t, size_t) = HAS_SIMD ? split_simd : split_scalar;
+    mover *fast = HAS_SIMD ? simd : scalar;
     size_t m = n / 4, end = striped(m);
     xxh_u32 lanes[4];
     XXH32_initAccs(lanes, 0);
     for (size_t first = 0; first < end; first += PIECE) {
         size_t last = end - first < PIECE ? end : first + PIECE;
-        split(streams, raw, m, first, last);
+        fast(to, from, m, first, last);
         consume(lanes, raw + 4 * first, 4 * (last - first));
     }
-    split_scalar(streams, raw, m, end, m);
+    scalar(to, from, m, end, m);
     for (size_t i = 4 * m; i < n; i++)
-        streams[i] = raw[i];
+        to[i] = from[i];
     return digest(lanes, raw, n);
+}
+
+uint32_t transpose(uint8_t *streams, const uint8_t *raw, size_t n)
+{
+    return move(split_simd, split_scalar, streams, raw, raw, n);
 }
 
 uint32_t restore(uint8_t *raw, const uint8_t *streams, size_t n)
 {
-    void (*join)(uint8_t *, const uint8_t *, size_t, size_t, size_t) = HAS_SIMD ? join_simd : join_scalar;
-    size_t m = n / 4, end = striped(m);
-    xxh_u32 lanes[4];
-    XXH32_initAccs(lanes, 0);
-    for (size_t first = 0; first < end; first += PIECE) {
-        size_t last = end - first < PIECE ? end : first + PIECE;
-        join(raw, streams, m, first, last);
-        consume(lanes, raw + 4 * first, 4 * (last - first));
-    }
-    join_scalar(raw, streams, m, end, m);
-    for (size_t i = 4 * m; i < n; i++)
-        raw[i] = streams[i];
-    return digest(lanes, raw, n);
+    return move(join_simd, join_scalar, raw, streams, raw, n);
 }

@@ -76,10 +76,7 @@ class CheckpointReader(Single):
             return self.header.form
         from ds4kv import mid  # here: such files are rare
 
-        try:
-            return mid.form_of(self._fp, self.header.payload_bytes, chunk_size=self.header.chunk_size)
-        finally:
-            self._fp.seek(self._region_start)
+        return mid.form_of(self._fp, self.header.payload_bytes, chunk_size=self.header.chunk_size)
 
     def _open_payload(self) -> PayloadReader | RawReader:
         size, sums = self.header.payload_bytes, self._noted_sums()

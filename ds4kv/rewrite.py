@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ds4kv.header import Header
 
-__all__ = ["identity", "rewrite_trailer", "tool_map_bytes", "touch"]
+__all__ = ["identity", "rewrite_trailer", "tool_map_bytes", "touch", "write_at"]
 
 _MAX_HITS = (1 << 32) - 1
 
@@ -57,7 +57,7 @@ def touch(path: str, *, last_used: int, hits: int | None = None, file: tuple[int
         new_hits = min(old_hits + 1, _MAX_HITS) if hits is None else _number("hits", hits, 32)
         # One call and 28 bytes of one page, so nobody ever sees half of it. What lies between the fields never changes;
         # what stands before them may: the flag of a trailer that another program is writing.
-        _write(fd, _TOUCHED.pack(new_hits, between, _number("last_used", last_used, 64)), _TOUCHED_AT)
+        write_at(fd, _TOUCHED.pack(new_hits, between, _number("last_used", last_used, 64)), _TOUCHED_AT)
         return True
 
 
@@ -84,14 +84,14 @@ def rewrite_trailer(
             _reserve(fd, status.st_size, end)
             if flags & Ext.TOOL_MAP:
                 flags &= ~int(Ext.TOOL_MAP)  # which, as a flag, has no unknown bits in its complement
-                _write(fd, bytes([flags]), _EXT_FLAGS_AT)
-            _write(fd, trailer, start)
+                write_at(fd, bytes([flags]), _EXT_FLAGS_AT)
+            write_at(fd, trailer, start)
             os.ftruncate(fd, end)
             if fsync:
                 os.fsync(fd)  # or a power cut could keep the flag and lose the bytes
-            _write(fd, bytes([flags | Ext.TOOL_MAP]), _EXT_FLAGS_AT)
+            write_at(fd, bytes([flags | Ext.TOOL_MAP]), _EXT_FLAGS_AT)
         # By itself, and not with the flag: the hits between them may be changing.
-        _write(fd, packed_last_used, _LAST_USED_AT)
+        write_at(fd, packed_last_used, _LAST_USED_AT)
         if fsync:
             os.fsync(fd)
         return True
@@ -133,7 +133,8 @@ def _number(name: str, value: int, bits: int) -> int:
     return value
 
 
-def _write(fd: int, data: bytes, offset: int) -> None:
+def write_at(fd: int, data: bytes, offset: int) -> None:
+    """Writes all of ``data`` at a place of an open file. Raises OSError."""
     view = memoryview(data)
     while view:
         n = os.pwrite(fd, view, offset)

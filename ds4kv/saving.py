@@ -7,7 +7,6 @@ on, and need not look at what became of it.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import time
 
@@ -17,7 +16,7 @@ from ds4kv.index import read_entry
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
 from ds4kv.rewrite import rewrite_trailer
-from ds4kv.stream import Finishable, PayloadWriter, RawWriter
+from ds4kv.stream import Finishable, Nowhere, PayloadWriter, RawWriter
 from ds4kv.writing import CheckpointWriter, OutputFile
 
 TYPE_CHECKING = False
@@ -151,16 +150,6 @@ class StoreWriter(CheckpointWriter):
         return True
 
 
-class _Nowhere(io.RawIOBase):
-    """Takes everything, keeps nothing."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, b: ReadableBuffer, /) -> int:
-        return memoryview(b).nbytes
-
-
 def over_budget(file_size: int, budget_bytes: int) -> str:
     """The refusal of a file of this size."""
     return f"a file of {file_size} bytes, with 1 % of slack, is over the budget of {budget_bytes} bytes"
@@ -178,7 +167,7 @@ class Save(Finishable):
     needed = False
 
     def __init__(self, *, entry: Entry | None = None, refusal: str | None = None) -> None:
-        self.payload = RawWriter(_Nowhere())
+        self.payload = RawWriter(Nowhere())
         self.entry = entry
         self.refusal = refusal
 

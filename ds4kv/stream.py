@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Finishable",
+    "Nowhere",
     "PayloadReader",
     "PayloadWriter",
     "RawReader",
@@ -94,6 +95,16 @@ def write_all(fp: BinaryFile, data: memoryview) -> None:
         if n == len(data):
             return
         data = data[n:]
+
+
+class Nowhere(io.RawIOBase):
+    """A file object that takes everything and keeps nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, b: ReadableBuffer, /) -> int:
+        return memoryview(b).nbytes
 
 
 def _read_into(fp: BinaryFile, room: memoryview) -> int:

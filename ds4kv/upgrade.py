@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import stat
 import time
@@ -28,15 +27,13 @@ from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
 from ds4kv.naming import is_entry_name
 from ds4kv.reading import CheckpointReader
-from ds4kv.rewrite import identity
-from ds4kv.stream import PayloadWriter, RawWriter, encoder_level
+from ds4kv.rewrite import identity, write_at
+from ds4kv.stream import Nowhere, PayloadWriter, RawWriter, encoder_level
 from ds4kv.writing import CheckpointWriter, saves_enough, sync_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from _typeshed import ReadableBuffer
 
     from ds4kv.integrity import Note
 __all__ = ["Outcome", "Upgrade"]
@@ -156,10 +153,10 @@ class Upgrade:
             return None
         payload: PayloadWriter | RawWriter
         if form is None or form is Form.RAW:
-            payload = RawWriter(_Nowhere(), raw_total=raw_total)
+            payload = RawWriter(Nowhere(), raw_total=raw_total)
         else:
             payload = PayloadWriter(
-                _Nowhere(),
+                Nowhere(),
                 chunk_size=header.chunk_size,
                 form=form,
                 workers=self._workers,
@@ -294,8 +291,8 @@ class _Candidate(CheckpointWriter):
         header = self.header._replace(hits=now.hits, last_used=now.last_used, ext_flags=now.ext_flags)
         if (header, trailer) == (self.header, self.trailer):
             return
-        _write(self._fd, header.pack(), 0)
-        _write(self._fd, trailer, region_end)
+        write_at(self._fd, header.pack(), 0)
+        write_at(self._fd, trailer, region_end)
         os.ftruncate(self._fd, region_end + len(trailer))
         os.fsync(self._fd)
         self.header, self.trailer = header, trailer
@@ -330,16 +327,6 @@ class _Candidate(CheckpointWriter):
             os.close(self._fd)
 
 
-class _Nowhere(io.RawIOBase):
-    """Takes everything, keeps nothing."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, b: ReadableBuffer, /) -> int:
-        return memoryview(b).nbytes
-
-
 def _copy(source: CheckpointReader, payload: PayloadWriter | RawWriter | None) -> bytes:
     """Copies the payload, if there is a place for it; its digest."""
     import hashlib
@@ -351,10 +338,3 @@ def _copy(source: CheckpointReader, payload: PayloadWriter | RawWriter | None) -
         if payload is not None:
             payload.write(buffer[:n])
     return digest.digest()
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        n = os.pwrite(fd, view, offset)
-        view, offset = view[n:], offset + n

@@ -8,10 +8,7 @@
 #undef get_u32
 #include "region.h"
 
-typedef void way_out(uint8_t *streams, const uint8_t *raw, size_t m, size_t first, size_t last);
-typedef void way_back(uint8_t *raw, const uint8_t *streams, size_t m, size_t first, size_t last);
-
-static void check_words(const char *name, way_out *split, way_back *join, size_t m, size_t first, size_t last)
+static void check_words(const char *name, mover *split, mover *join, size_t m, size_t first, size_t last)
 {
     CASE("%s: words %zu up to %zu of %zu", name, first, last, m);
     bytes raw = payload_new(RANDOM, 4 * m), streams = guarded_new(4 * m), back = guarded_new(4 * m);
@@ -28,7 +25,7 @@ static void check_words(const char *name, way_out *split, way_back *join, size_t
     free(guarded_open(back, 0).at);
 }
 
-static void test_words(const char *name, way_out *split, way_back *join)
+static void test_words(const char *name, mover *split, mover *join)
 {
     for (size_t m = 0; m <= 80; m++)
         for (size_t first = 0; first <= m && first < 20; first += 3)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import reference
 import store_worker
@@ -353,17 +354,16 @@ def test_beside_an_engine(tmp_path: Path) -> None:
     upgrades = 0
     for seed in range(3):
         command = [sys.executable, store_worker.__file__, kv, str(seed), "1"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as engine:
-            assert engine.stdout is not None
-            while (line := engine.stdout.readline()) != b"ready\n":
+        with processes.started(command) as engine:
+            while (line := engine.line()) != b"ready\n":
                 assert line.startswith(b"remove ")  # as it opens: what was converted to v1 has outgrown the budget
             layouts = ["v2-checked", "v2", "v1"]
-            while engine.poll() is None:
+            while engine.is_running():
                 outcomes = upgraded(kv, layout=layouts[0], workers=1)
                 assert [outcome for outcome in outcomes if outcome.action == "failed"] == []
                 upgrades += sum(outcome.action == "upgraded" for outcome in outcomes)
                 layouts.append(layouts.pop(0))
-            out, errors = engine.communicate()
+            out, errors = engine.finish()
         assert engine.returncode == 0, errors.decode()
         assert out.endswith(b"done\n")
         assert whole(kv)

@@ -134,13 +134,15 @@ def create(
     payload_abi: int = 0,
     raw_total: int | None = None,
     fsync: bool = False,
+    mode: int | None = None,
     ledger: Ledger | None = None,
 ) -> CheckpointWriter:
     """Opens a checkpoint for writing, as a context manager that publishes it on a clean exit.
 
-    ``payload`` is the stream to write to. The file is a temporary one beside ``path``, of mode 0600; it takes the name
-    when the block ends, and is removed if it ends by an exception. A link at ``path`` stays, what it leads to is
-    replaced; a device or a directory there is an OSError. With ``fsync`` the publishing is durable.
+    ``payload`` is the stream to write to. The file is a temporary one beside ``path``; it takes the name when the block
+    ends, and is removed if it ends by an exception. A link at ``path`` stays, what it leads to is replaced; a device or
+    a directory there is an OSError. With ``fsync`` the publishing is durable. ``mode`` is that of the file, 0 to 0o777
+    and whatever the umask; by default that of the file which it replaces, and 0600 where there is none.
 
     ``layout`` is ``v2``, ``v1``, or ``v2-checked``, which has a checksum of each chunk and is smaller and faster where
     the payload is of 32-bit numbers; a payload of which that would save less than 1/64 is stored as it is, in ``v1``.
@@ -184,6 +186,7 @@ def create(
         raw_total=raw_total,
         fsync=fsync,
         ledger=ledger,
+        mode=mode,
     )
 
 
@@ -210,6 +213,7 @@ def dump(
     model_id: int = 0,
     payload_abi: int = 0,
     fsync: bool = False,
+    mode: int | None = None,
 ) -> Header:
     """Writes a whole checkpoint and returns its header.
 
@@ -237,6 +241,7 @@ def dump(
         payload_abi=payload_abi,
         raw_total=_core.size_of(payload),
         fsync=fsync,
+        mode=mode,
     ) as checkpoint:
         checkpoint.payload.write(payload)
     return checkpoint.header

@@ -7,17 +7,16 @@ on, and need not look at what became of it.
 from __future__ import annotations
 
 import errno
-import os
+import functools
 import time
 
-from ds4kv import log, policy, temporary
-from ds4kv.header import Codec
+from ds4kv import log, policy
+from ds4kv.draft import OutputFile
 from ds4kv.index import read_entry
-from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
 from ds4kv.rewrite import rewrite_trailer
 from ds4kv.stream import Finishable, Nowhere, PayloadWriter, RawWriter
-from ds4kv.writing import CheckpointWriter, OutputFile
+from ds4kv.writing import CheckpointWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,44 +38,58 @@ __all__ = ["NO_SPACE", "NewSave", "PresentSave", "Save", "StoreWriter", "over_bu
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-class _Target(OutputFile):
-    """The temporary file, behind header and text.
+class _LimitedFile(OutputFile):
+    """A draft's file on its way into a budget, and onto a disk where room can be made.
 
-    A write that takes the file past ``limit`` bytes gives it up: it is emptied, and what follows is dropped.
+    A write of payload or trailer that takes the file past ``limit`` bytes gives it up: it is emptied, and what follows
+    is dropped.
     """
 
-    too_large = False
+    _in_payload = False
+    _final_size: int | None = None
 
-    def __init__(self, fd: int, limit: int, final_size: int | None, make_room: MakeRoom | None) -> None:
-        super().__init__(fd, "r+")
+    def __init__(
+        self,
+        path: str,
+        mode: str,
+        *,
+        opener: Callable[[str, int], int],
+        limit: int,
+        make_room: MakeRoom | None,
+    ) -> None:
+        super().__init__(path, mode, opener=opener)
         self._limit = limit
+        self._make_room = make_room
+
+    def begin_payload(self, final_size: int | None) -> None:
+        self._in_payload = True
         self._final_size = final_size
-        self.make_room = make_room
+
+    def end_payload(self) -> None:
+        self._in_payload = False  # the header's place is there, and room is not made by who holds the lock
 
     def write(self, b: ReadableBuffer, /) -> int:
         size = memoryview(b).nbytes
-        if self.too_large:
+        if self.given_up:
             return size
         end = self.tell() + size
-        if end > self._limit:
-            self.too_large = True
+        if self._in_payload and end > self._limit:
+            self.given_up = True
             self.truncate(0)
             return size
         try:
             return super().write(b)
         except OSError as error:
-            if error.errno not in NO_SPACE or self.make_room is None:
+            if error.errno not in NO_SPACE or self._make_room is None or not self._in_payload:
                 raise
             # Of a compressed payload nobody knows how much is to come, so room is made as it is needed.
-            if not self.make_room(size if self._final_size is None else self._final_size - end + size):
+            if not self._make_room(size if self._final_size is None else self._final_size - end + size):
                 raise
             return super().write(b)
 
 
 class StoreWriter(CheckpointWriter):
     """A checkpoint on its way into a directory with a budget."""
-
-    _target: _Target
 
     def __init__(
         self,
@@ -93,10 +106,10 @@ class StoreWriter(CheckpointWriter):
         raw_total: int | None,
         fsync: bool,
         ledger: Ledger,
+        mode: int | None = None,
     ) -> None:
-        self._trailer_bytes = len(trailer)
+        self._text_bytes = len(text)
         self._budget_bytes = budget_bytes
-        self._make_room = make_room
         super().__init__(
             path,
             header,
@@ -108,45 +121,26 @@ class StoreWriter(CheckpointWriter):
             raw_total=raw_total,
             fsync=fsync,
             ledger=ledger,
+            mode=mode,
+            make_file=functools.partial(_LimitedFile, limit=budget_bytes, make_room=make_room),
         )
-
-    def _open_payload(
-        self, level: int | None, workers: int | None, nice: int, raw_total: int | None
-    ) -> PayloadWriter | RawWriter:
-        final_size = None
-        if raw_total is not None and self.header.codec is Codec.NONE:
-            final_size = self._fp.tell() + raw_total + self._trailer_bytes
-        with self._fp as plain:
-            self._fp = self._target = _Target(os.dup(plain.fileno()), self._budget_bytes, final_size, self._make_room)
-        self._target.eager = self._fsync
-        temporary.hold(self._target.fileno())
-        return super()._open_payload(level, workers, nice, raw_total)
-
-    def _saves_enough(self) -> bool:
-        return self._target.too_large or super()._saves_enough()
-
-    @property
-    def file_size(self) -> int:
-        """Size in bytes of the whole file, of which region and trailer are written."""
-        return PREFIX_SIZE + len(self._text) + self.payload.region_bytes + self._trailer_bytes
 
     def settle(self) -> bool:
         """Finishes region and trailer: all that takes time, space, or more than the budget.
 
         False if the file doesn't fit; it is only to be abandoned then. What close() has left is quick.
         """
-        self._finish_payload()
-        if self._target.too_large or not policy.fits(
-            text_bytes=len(self._text),
+        self.finish_payload()
+        if self.draft.file.given_up or not policy.fits(
+            text_bytes=self._text_bytes,
             payload_bytes=self.payload.region_bytes,
-            trailer_bytes=self._trailer_bytes,
+            trailer_bytes=len(self.trailer),
             budget_bytes=self._budget_bytes,
         ):
             return False
-        self._write_trailer()
-        self._target.make_room = None  # the header is in its place, and room is not made by who holds the lock
+        self.finish()
         if self._fsync:
-            os.fsync(self._fp.fileno())
+            self.draft.sync()
         return True
 
 

@@ -13,10 +13,11 @@ import os
 import threading
 import time
 
-from ds4kv import log, policy, temporary
+from ds4kv import log, policy
 from ds4kv import workers as _workers
 from ds4kv.arguments import store_options
 from ds4kv.directory import Directory
+from ds4kv.draft import sweep
 from ds4kv.errors import CorruptError
 from ds4kv.files import RegularFile
 from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header, Layout, Reason
@@ -136,7 +137,7 @@ class Store:
         except OSError as error:
             log.mkdir_failed(self.directory, error)
             raise
-        temporary.remove_stale(self.directory)
+        sweep(self.directory)
         self._directory.evict()
         self._directory.ledger.forget_absent()
         log.opened(

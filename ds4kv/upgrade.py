@@ -18,7 +18,8 @@ import stat
 import time
 from collections import namedtuple
 
-from ds4kv import _core, layout, temporary
+from ds4kv import _core, layout
+from ds4kv.draft import sweep, sync_directory
 from ds4kv.errors import Ds4kvError
 from ds4kv.header import CHUNK_SIZE, HEADER_SIZE, Codec, Form, Header, Layout
 from ds4kv.index import read_entry, stamp
@@ -29,7 +30,7 @@ from ds4kv.naming import is_entry_name
 from ds4kv.reading import CheckpointReader
 from ds4kv.rewrite import identity, write_at
 from ds4kv.stream import Nowhere, PayloadWriter, RawWriter, encoder_level
-from ds4kv.writing import CheckpointWriter, saves_enough, sync_directory
+from ds4kv.writing import CheckpointWriter, TooLittleSavedError, saves_enough
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,10 +58,6 @@ class Outcome(namedtuple("Outcome", "path action before after why error", defaul
     after: int
     why: str | None
     error: Exception | None
-
-
-class _TooLittleError(Exception):
-    """The layout would save so little that a new file is of another one."""
 
 
 class _ChangedError(Exception):
@@ -102,7 +99,7 @@ class Upgrade:
         """Goes over every checkpoint that is there now, in the order of names. Raises OSError if it can't be listed."""
         names = sorted(filter(is_entry_name, os.listdir(self._directory)))
         if not self._dry_run:
-            temporary.remove_stale(self._directory)
+            sweep(self._directory)
         with contextlib.closing(Ledger(self._directory)) as ledger:
             for name in names:
                 yield self._upgrade(os.path.join(self._directory, name), ledger)
@@ -173,23 +170,34 @@ class Upgrade:
 
     def _replace(self, source: _Source, header: Header, ledger: Ledger) -> int | None:
         """Size of the file that was written in its place; None if the old one was kept."""
+        raw_total = source.payload.raw_total
+        if header.form is Form.CHECKED and raw_total == 0:
+            return None
         # Of a file that nobody has noted it isn't known that it is what was saved, so it isn't noted now.
-        candidate = _Candidate(
-            source, header, self._level, self._workers, self._nice, None if source.note is None else ledger
+        ledger_of_new = None if source.note is None else ledger
+        writer = CheckpointWriter(
+            source.path,
+            header,
+            source.text,
+            b"",
+            level=self._level,
+            workers=self._workers,
+            nice=self._nice,
+            raw_total=raw_total,
+            fsync=True,
+            ledger=ledger_of_new,
         )
         try:
-            with candidate:
-                digest = _copy(source, candidate.payload)
-                _, candidate.trailer = source.now()
-            if candidate.header.layout is not self._layout:
-                return None  # of an empty payload
+            writer.keeps_layout = True
+            candidate = _Candidate(writer, ledger_of_new)
+            digest = candidate.fill(source)
             candidate.check(source.text, digest, self._workers)
             with locked(self._directory):
                 return candidate.take_over(source)
-        except _TooLittleError:
+        except TooLittleSavedError:
             return None
         finally:
-            candidate.discard()
+            writer.abandon()  # which does nothing to a draft that has its name
 
 
 class _Source(CheckpointReader):
@@ -215,62 +223,43 @@ class _Source(CheckpointReader):
         return header, trailer
 
 
-class _Candidate(CheckpointWriter):
-    """A checkpoint that is published under another temporary name, and looked at before it takes its own."""
+class _Candidate:
+    """The new file: written, read back from the disk, and given the name of the old one, or discarded."""
 
-    note: Note | None = None
+    def __init__(self, writer: CheckpointWriter, ledger: Ledger | None) -> None:
+        self._writer = writer
+        self._draft = writer.draft
+        self._ledger = ledger
 
-    def __init__(
-        self,
-        source: _Source,
-        header: Header,
-        level: int | None,
-        workers: int | None,
-        nice: int,
-        ledger: Ledger | None,
-    ) -> None:
-        super().__init__(
-            source.path,
-            header,
-            source.text,
-            b"",
-            level=level,
-            workers=workers,
-            nice=nice,
-            raw_total=source.payload.raw_total,
-            fsync=True,
-            ledger=ledger,
-        )
-        self._path = f"{source.path}.tmp.{os.getpid()}.{os.urandom(4).hex()}"
-        # A store leaves a temporary file alone that is locked, and this keeps the lock when the writer is closed.
-        self._fd = os.dup(self._fp.fileno())
-        temporary.hold(self._fd)
-
-    def _store_raw(self) -> None:
-        raise _TooLittleError
-
-    def _note(self, header: Header) -> None:
-        self.note = super()._note(header)  # for later: the name is still another file's
+    def fill(self, source: _Source) -> bytes:
+        """Makes the draft the whole file; the digest of the payload. Raises TooLittleSavedError."""
+        writer = self._writer
+        digest = _copy(source, writer.payload)
+        _, writer.trailer = source.now()
+        writer.seal()
+        self._header, self._trailer = writer.header, writer.trailer
+        return digest
 
     def check(self, text: bytes, digest: bytes, workers: int | None) -> None:
-        """Reads the file back from the disk. Raises OSError if that isn't what was written."""
+        """Reads the draft back from the disk. Raises OSError if that isn't what was written."""
+        path = self._draft.path
         if hasattr(os, "posix_fadvise"):  # not on macOS
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self._draft.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         try:
-            with CheckpointReader(self._path, workers=workers) as written:
-                same = (written.header, written.text, written.trailer) == (self.header, text, self.trailer)
+            with CheckpointReader(path, workers=workers) as written:
+                same = (written.header, written.text, written.trailer) == (self._header, text, self._trailer)
                 same = same and _copy(written, None) == digest
         except Ds4kvError as error:
-            raise OSError(errno.EIO, f"what was written reads back damaged: {error.why}", self._path) from error
+            raise OSError(errno.EIO, f"what was written reads back damaged: {error.why}", path) from error
         if not same:
-            raise OSError(errno.EIO, "what was written does not read back the same", self._path)
+            raise OSError(errno.EIO, "what was written does not read back the same", path)
 
     def take_over(self, source: _Source) -> int:
         """Takes the name of the source, with what it has become meanwhile; for who holds the lock. The file's size.
 
         Raises _ChangedError or FileNotFoundError if another file has the name, or none.
         """
-        region_end = os.fstat(self._fd).st_size - len(self.trailer)
+        region_end = os.fstat(self._draft.fd).st_size - len(self._trailer)
         while True:
             status = source.status()
             if identity(os.stat(source.path, follow_symlinks=False)) != identity(status):
@@ -280,51 +269,45 @@ class _Candidate(CheckpointWriter):
             note = self._noted(status)
             if stamp(source.status()) == stamp(status):
                 break
-        os.replace(self._path, source.path)
+        self._draft.publish()
         if self._ledger is not None and note is not None:
             self._ledger.put(os.path.basename(source.path), note)
         sync_directory(os.path.dirname(source.path) or ".")
-        return os.fstat(self._fd).st_size
+        return region_end + len(self._trailer)
 
     def _carry_over(self, source: _Source, region_end: int) -> None:
         now, trailer = source.now()
-        header = self.header._replace(hits=now.hits, last_used=now.last_used, ext_flags=now.ext_flags)
-        if (header, trailer) == (self.header, self.trailer):
+        header = self._header._replace(hits=now.hits, last_used=now.last_used, ext_flags=now.ext_flags)
+        if (header, trailer) == (self._header, self._trailer):
             return
-        write_at(self._fd, header.pack(), 0)
-        write_at(self._fd, trailer, region_end)
-        os.ftruncate(self._fd, region_end + len(trailer))
-        os.fsync(self._fd)
-        self.header, self.trailer = header, trailer
+        write_at(self._draft.fd, header.pack(), 0)
+        write_at(self._draft.fd, trailer, region_end)
+        os.ftruncate(self._draft.fd, region_end + len(trailer))
+        self._draft.sync()
+        self._header, self._trailer = header, trailer
 
     def _noted(self, status: os.stat_result) -> Note | None:
         """The note of what it is now."""
-        if self.note is None:
+        note = self._writer.note
+        if note is None:
             return None
         # Whoever writes to the file later gives it another time than this, unless it is of this very moment.
         is_past = time.time_ns() - status.st_mtime_ns > _COARSEST_TICK_NS
-        return self.note._replace(
+        return note._replace(
             mtime_ns=status.st_mtime_ns if is_past else 0,
-            head=self.header.pack() + self.note.head[HEADER_SIZE:],
-            trailer_bytes=len(self.trailer),
-            trailer_sum=_core.hash64(self.trailer),
+            head=self._header.pack() + note.head[HEADER_SIZE:],
+            trailer_bytes=len(self._trailer),
+            trailer_sum=_core.hash64(self._trailer),
         )
 
     def _look_like(self, status: os.stat_result) -> None:
         """Has the file the owner, mode and times of the old one."""
-        ours = os.fstat(self._fd)
+        fd = self._draft.fd
+        ours = os.fstat(fd)
         if (ours.st_uid, ours.st_gid) != (status.st_uid, status.st_gid):
-            os.fchown(self._fd, status.st_uid, status.st_gid)
-        os.fchmod(self._fd, stat.S_IMODE(status.st_mode))
-        os.utime(self._fd, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-    def discard(self) -> None:
-        """Removes what has not taken its name."""
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
-        finally:
-            os.close(self._fd)
+            os.fchown(fd, status.st_uid, status.st_gid)
+        os.fchmod(fd, stat.S_IMODE(status.st_mode))
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _copy(source: CheckpointReader, payload: PayloadWriter | RawWriter | None) -> bytes:

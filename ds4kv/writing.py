@@ -1,15 +1,15 @@
-"""A checkpoint while it is written: to a temporary file beside the target, which takes its name when it is whole."""
+"""A checkpoint while it is written: to a draft beside the target, which takes its name when it is whole."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import io
+import functools
 import os
 
 from ds4kv import _core
 from ds4kv import layout as _layout
 from ds4kv import workers as _workers
+from ds4kv.draft import Draft, OutputFile, sync_directory
 from ds4kv.errors import Ds4kvError
 from ds4kv.files import RegularFile
 from ds4kv.header import Codec, Form, Header, Layout
@@ -21,29 +21,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from _typeshed import ReadableBuffer
+    from ds4kv.draft import MakeFile
 
     StrPath = str | os.PathLike[str]
 
-__all__ = ["CheckpointWriter", "OutputFile", "codec_for", "saves_enough", "sync_directory"]
+__all__ = ["CheckpointWriter", "TooLittleSavedError", "codec_for", "saves_enough"]
 
 _PIECE_SIZE = 1 << 22
 _LEAST_SAVING = 64  # layout v2-checked saves one byte of so many, or isn't used
-
-
-class OutputFile(io.FileIO):
-    """A file that is being written; where it is ``eager``, what is written goes on to the disk at once, so that an
-    fsync at the end has little left to wait for.
-    """
-
-    eager = False
-
-    def write(self, b: ReadableBuffer, /) -> int:
-        start = self.tell()
-        n = super().write(b)
-        if self.eager:
-            _core.write_out(self.fileno(), start, n)
-        return n
 
 
 class _CheckedWriter(PayloadWriter):
@@ -86,14 +71,26 @@ class _CheckedWriter(PayloadWriter):
             self._as_it_is.abandon()
 
 
+class TooLittleSavedError(Exception):
+    """The payload would have to be stored as it is, in layout v1, and that was not wanted."""
+
+
 class CheckpointWriter(Finishable):
     """A checkpoint that is being written: ``payload`` is its stream. Made by :func:`ds4kv.create`.
 
     ``header`` is final once it is published; ``trailer`` may be set up to then. Layout ``v2-checked`` becomes ``v1`` if
-    it would save less than 1/64 of the payload.
+    it would save less than 1/64 of the payload; where ``keeps_layout`` is set, that is a TooLittleSavedError. Where
+    ``needs_payload`` is set, nothing written is a ValueError, and nothing is published.
+
+    ``draft`` is the file that it is written to, of a class that ``make_file`` may name.
     """
 
     payload: PayloadWriter | RawWriter
+    draft: Draft
+    needs_payload = False
+    keeps_layout = False
+    note: Note | None = None
+    """What the ledger is to know of the file, once it is sealed."""
 
     def __init__(
         self,
@@ -108,106 +105,158 @@ class CheckpointWriter(Finishable):
         raw_total: int | None,
         fsync: bool,
         ledger: Ledger | None = None,
+        mode: int | None = None,
+        make_file: MakeFile = OutputFile,
     ) -> None:
         if header.layout is Layout.V2_MID:
             raise ValueError("layout v2-mid is read, not written: use v2-checked")
-        self._path = os.path.realpath(os.fsdecode(path))  # whatever becomes of the working directory; links stay
         if len(text) >= 1 << 32:
             raise ValueError(f"the text is {len(text)} bytes; its length has 32 bits")
         if (key := sha1_mismatch(os.fsdecode(path), text)) is not None:
             raise ValueError(f"{os.fsdecode(path)} is named by a SHA-1 that isn't the text's, which is {key}")
-        if os.path.exists(self._path) and not os.path.isfile(self._path):
-            kind = errno.EISDIR if os.path.isdir(self._path) else errno.EEXIST
-            raise OSError(kind, "not a regular file, and not to be replaced by one", self._path)
         is_empty = header.layout is Layout.V2_CHECKED and raw_total == 0
         self.header = _in_v1(header) if is_empty else header
         self.trailer = trailer
         self._text = text
+        self._encoding = level, workers, nice
+        self._raw_total = raw_total
         self._fsync = fsync
         self._ledger = ledger
         self._name = os.path.basename(os.fsdecode(path))
+        self._make_draft = functools.partial(Draft, path, mode=mode, make_file=make_file)
         self._has_trailer = False
-        self._owner = os.getpid()
-        self._begin(level, workers, nice, raw_total)
+        self._begin()
 
-    def _begin(self, level: int | None, workers: int | None, nice: int, raw_total: int | None) -> None:
-        """Opens a temporary file, with header and text in it, and the stream for its payload."""
-        self._temporary = f"{self._path}.tmp.{self._owner}.{os.urandom(4).hex()}"
+    def _begin(self) -> None:
+        """Makes a draft, with header and text in it, and the stream for its payload."""
         self._unfinished = True  # before there is a file, as an interrupt may come any time
         try:
-            try:
-                self._fp = OutputFile(self._temporary, "x", opener=_open_private)
-            except OSError as error:
-                error.filename = self._path  # the name that the caller knows
-                raise
-            self._fp.eager = self._fsync
+            self.draft = self._make_draft()
+            file = self.draft.file
+            file.eager = self._fsync
             text_bytes = len(self._text).to_bytes(4, "little")
-            write_all(self._fp, memoryview(self.header.pack() + text_bytes + self._text))
-            self.payload = self._open_payload(level, workers, nice, raw_total)
+            write_all(file, memoryview(self.header.pack() + text_bytes + self._text))
+            final_size = None
+            if self._raw_total is not None and self.header.codec is Codec.NONE:
+                final_size = file.tell() + self._raw_total + len(self.trailer)
+            file.begin_payload(final_size)
+            self.payload = self._open_payload()
         except BaseException:
             self.abandon()
             raise
 
-    def _open_payload(
-        self, level: int | None, workers: int | None, nice: int, raw_total: int | None
-    ) -> PayloadWriter | RawWriter:
+    def _open_payload(self) -> PayloadWriter | RawWriter:
         form, sums = self.header.form, self._ledger is not None
         if form is None or form is Form.RAW:  # None: of v2-mid, which isn't written
-            return RawWriter(self._fp, raw_total=raw_total, sums=sums)
+            return RawWriter(self.draft.file, raw_total=self._raw_total, sums=sums)
         stream = _CheckedWriter if form is Form.CHECKED else PayloadWriter
+        level, workers, nice = self._encoding
         return stream(
-            self._fp,
+            self.draft.file,
             chunk_size=self.header.chunk_size,
             form=form,
             workers=workers,
             nice=nice,
             codec=self.header.codec,
             level=level,
-            raw_total=raw_total,
+            raw_total=self._raw_total,
             sums=sums,
         )
+
+    @property
+    def file_size(self) -> int:
+        """Size in bytes of the whole file, once region and trailer are written."""
+        return _layout.PREFIX_SIZE + len(self._text) + self.payload.region_bytes + len(self.trailer)
 
     def close(self) -> None:
         """Finishes the payload and publishes the file under its name.
 
-        If that can't be done the temporary file is removed and the error raised: what was at the target stays. Only an
-        error of the last step of ``fsync``, which is the directory's, comes after the file has its name.
+        If that can't be done the draft is removed and the error raised: what was at the target stays. Only an error of
+        the last step of ``fsync``, which is the directory's, comes after the file has its name.
         """
         if not self._unfinished:
             return
         try:
+            self.seal()
             self._publish()
         except BaseException:
             self.abandon()
             raise
 
-    def _finish_payload(self) -> None:
+    def finish(self) -> None:
+        """Finishes region and trailer, which is all that takes time or space: what close() has left is quick."""
+        self.draft.check_owner()
+        self.finish_payload()
+        if not self.payload.complete:
+            raise Ds4kvError("the payload was abandoned: there is nothing to publish", path=self.draft.target)
+        if not self._has_trailer:
+            self._has_trailer = True
+            write_all(self.draft.file, memoryview(self.trailer))
+            self.draft.file.end_payload()
+
+    def seal(self) -> None:
+        """Has the draft be the whole file, with its header as it will be; what is left is to give it its name."""
+        self.finish()
+        header = self.header._replace(payload_bytes=self.payload.region_bytes)
+        self.draft.file.seek(0)
+        write_all(self.draft.file, memoryview(header.pack()))
+        if self._ledger is not None:
+            self.note = Note.of(
+                self.draft.fd,
+                header.pack() + len(self._text).to_bytes(4, "little"),
+                text_sum=_core.hash64(self._text),
+                trailer=self.trailer,
+                region_sums=self.payload.sums,
+            )
+        if self._fsync:
+            self.draft.sync()
+        self.header = header
+
+    def _publish(self) -> None:
+        directory = self.draft.directory
+        if self._ledger is None:
+            with contextlib.closing(Ledger(directory)) as ledger:
+                ledger.remove(os.path.basename(self.draft.target))  # it was about what had this name until now
+        self.draft.publish()
+        self._unfinished = False
+        if self._ledger is not None and self.note is not None:
+            self._ledger.put(self._name, self.note)
+        if self._fsync:
+            sync_directory(directory)
+
+    def finish_payload(self) -> None:
         """Closes the payload's stream; what layout v2-checked saves too little of is then stored as it is."""
         payload = self.payload
+        if self.needs_payload and payload.tell() == 0:
+            raise ValueError("nothing was written: there is no payload to publish")
         is_checked = self.header.layout is Layout.V2_CHECKED
-        is_empty = is_checked and not payload.closed and payload.tell() == 0
+        is_empty = is_checked and not payload.closed and payload.tell() == 0 and not self._raw_total
         if is_empty:
             payload.abandon()  # there is no empty region of this layout
         else:
             payload.close()
-        if isinstance(payload, _CheckedWriter) and payload.is_raw:
+        is_raw = isinstance(payload, _CheckedWriter) and payload.is_raw
+        if not is_raw and not is_empty and not (is_checked and payload.complete and not self._saves_enough()):
+            return
+        if self.keeps_layout:
+            raise TooLittleSavedError
+        if is_raw:
             self.header = _in_v1(self.header)
-        elif is_empty or (is_checked and payload.complete and not self._saves_enough()):
+        else:
             self._store_raw()
 
     def _saves_enough(self) -> bool:
-        return saves_enough(self.payload.tell(), self.payload.region_bytes)
+        return self.draft.file.given_up or saves_enough(self.payload.tell(), self.payload.region_bytes)
 
     def _store_raw(self) -> None:
-        """Copies the payload to another temporary file, of layout v1, which takes the place of this one."""
-        header, compressed, fp, temporary = self.header, self.payload, self._fp, self._temporary
-        raw_total = compressed.tell()
+        """Copies the payload to another draft, of layout v1, which takes the place of this one."""
+        header, compressed, draft = self.header, self.payload, self.draft
+        self._raw_total = compressed.tell()
         self.header = _in_v1(header)
-        del self._fp
         try:
-            self._begin(None, None, 0, raw_total)
-            if raw_total:
-                with RegularFile(temporary) as source:
+            self._begin()
+            if self._raw_total:
+                with RegularFile(draft.path) as source:
                     source.seek(_layout.PREFIX_SIZE + len(self._text))
                     with PayloadReader(
                         source, compressed.region_bytes, chunk_size=header.chunk_size, form=Form.CHECKED
@@ -216,52 +265,10 @@ class CheckpointWriter(Finishable):
                             self.payload.write(piece)
             self.payload.close()
         finally:
-            fp.close()
-            os.unlink(temporary)
-
-    def _publish(self) -> None:
-        if os.getpid() != self._owner:
-            raise RuntimeError("a checkpoint is published by the process that created it")
-        self._finish_payload()
-        if not self.payload.complete:
-            raise Ds4kvError("the payload was abandoned: there is nothing to publish", path=self._path)
-        self._write_trailer()
-        header = self.header._replace(payload_bytes=self.payload.region_bytes)
-        self._fp.seek(0)
-        write_all(self._fp, memoryview(header.pack()))
-        note = self._note(header)
-        if self._fsync:
-            os.fsync(self._fp.fileno())
-        self._fp.close()
-        if self._ledger is None:
-            with contextlib.closing(Ledger(os.path.dirname(self._path))) as ledger:
-                ledger.remove(os.path.basename(self._path))  # it was about what had this name until now
-        os.replace(self._temporary, self._path)
-        self._unfinished = False
-        self.header = header
-        if self._ledger is not None and note is not None:
-            self._ledger.put(self._name, note)
-        if self._fsync:
-            sync_directory(os.path.dirname(self._path) or ".")
-
-    def _write_trailer(self) -> None:
-        if not self._has_trailer:
-            self._has_trailer = True
-            write_all(self._fp, memoryview(self.trailer))
-
-    def _note(self, header: Header) -> Note | None:
-        if self._ledger is None:
-            return None
-        return Note.of(
-            self._fp.fileno(),
-            header.pack() + len(self._text).to_bytes(4, "little"),
-            text_sum=_core.hash64(self._text),
-            trailer=self.trailer,
-            region_sums=self.payload.sums,
-        )
+            draft.discard()
 
     def abandon(self) -> None:
-        """Removes the temporary file; what was at the target stays."""
+        """Removes the draft; what was at the target stays."""
         if not self._unfinished:
             return
         self._unfinished = False
@@ -269,11 +276,8 @@ class CheckpointWriter(Finishable):
             if hasattr(self, "payload"):
                 self.payload.abandon()
         finally:
-            if hasattr(self, "_fp"):
-                self._fp.close()
-                if os.getpid() == self._owner:
-                    with contextlib.suppress(FileNotFoundError):  # an interrupt may come right after the rename
-                        os.unlink(self._temporary)
+            if hasattr(self, "draft"):
+                self.draft.discard()
 
 
 def codec_for(layout: Layout, codec: str | Codec | None) -> Codec:
@@ -297,15 +301,3 @@ def saves_enough(raw_total: int, region_bytes: int) -> bool:
 
 def _in_v1(header: Header) -> Header:
     return header._replace(layout=Layout.V1, codec=Codec.NONE, chunk_size=0)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import logging
@@ -23,7 +24,7 @@ import pytest
 import reference
 
 import ds4kv
-from ds4kv import arguments, integrity, lock, saving, temporary
+from ds4kv import arguments, integrity, lock, saving
 from ds4kv import store as store_module
 from ds4kv.index import Entry
 from ds4kv.lock import LOCK_NAME, locked
@@ -152,20 +153,33 @@ def dead_pid() -> int:
 
 def test_what_dead_processes_left_is_removed(tmp_path: Path, dead_pid: int) -> None:
     key = f"{sha1(b'text')}.kv"
-    gone = [f"{key}.tmp.{dead_pid}", f"{key}.tmp.{dead_pid}.0123abcd", f"sysprompt.kv.tmp.{dead_pid}"]
-    old = [f"{key}.tmp.aB3x_Z", "sysprompt.kv.tmp.qwerty", f"{key}.tmp.{os.getpid()}.0123abcd"]
-    kept = [
-        f"{key}.tmp.{os.getpid()}",
-        f"{key}.tmp.{os.getppid()}",
-        f"{key}.tmp.aB3x_Y",
-        f"{key}.tmp.{dead_pid}.bak",
-        f"notes.tmp.{dead_pid}",
-        key,
-    ]
-    for name in gone + old + kept:
+    other = f"{sha1(b'other')}.kv"
+    # Names, and for how many seconds nobody wrote to the file.
+    gone = {
+        f"{key}.tmp.{dead_pid}.0123abcd": 0,
+        f"{key}.tmp.{dead_pid}": 70,  # ds4's: it may be in another container, where it lives
+        f"sysprompt.kv.tmp.{dead_pid}": 70,
+        f"{key}.tmp.aB3x_Z": 7200,
+        "sysprompt.kv.tmp.qwerty": 7200,
+        f"{key}.tmp.{os.getpid()}.0123abcd": 70,  # nobody holds it, so it is of an earlier process of this number
+        f"{key}.tmp.{os.getppid()}.0123abcd": 70,
+        f"{other}.tmp.{os.getpid()}": 7200,
+    }
+    kept = {
+        f"{key}.tmp.{os.getpid()}.0123abce": 50,
+        f"{key}.tmp.{os.getppid()}.0123abce": 50,
+        f"{key}.tmp.{os.getpid()}": 3500,
+        f"{key}.tmp.{os.getppid()}": 7200,
+        f"{other}.tmp.{dead_pid}": 50,
+        f"{key}.tmp.aB3x_Y": 3500,
+        f"{key}.tmp.{dead_pid}.bak": 7200,
+        f"notes.tmp.{dead_pid}": 7200,
+        f"notes.tmp.{dead_pid}.0123abcd": 7200,  # the next dump of that name removes it
+        key: 7200,
+    }
+    for name, seconds in {**gone, **kept}.items():
         (tmp_path / name).write_bytes(b"half")
-    for name in old:
-        os.utime(tmp_path / name, (time.time() - 7200,) * 2)
+        os.utime(tmp_path / name, (time.time() - seconds,) * 2)
     Store(tmp_path)
     assert set(os.listdir(tmp_path)) == set(kept)
 
@@ -177,6 +191,8 @@ def test_only_regular_files_are_temporary_ones(tmp_path: Path, dead_pid: int) ->
     (tmp_path / names[2]).symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").write_bytes(b"somebody's")
     (tmp_path / names[3]).write_bytes(b"half")
+    for name in (names[0], names[1], names[3]):
+        os.utime(tmp_path / name, (0, 0))
     Store(tmp_path)
     assert set(os.listdir(tmp_path)) == {*names[:3], "elsewhere"}
 
@@ -185,7 +201,7 @@ def test_a_temporary_file_that_is_held_stays(tmp_path: Path, dead_pid: int) -> N
     """Its writer may be in another container, where the number means another process."""
     path = tmp_path / f"{sha1(b'text')}.kv.tmp.{dead_pid}.0123abcd"
     with open(path, "wb") as fp:
-        temporary.hold(fp.fileno())
+        fcntl.flock(fp, fcntl.LOCK_EX)
         Store(tmp_path)
         assert path.exists()
     Store(tmp_path)
@@ -197,7 +213,7 @@ def test_a_save_under_way_is_held(store: Store) -> None:
         saving_.payload.write(PAYLOAD)
         (name,) = names(store)
         with open(Path(store.directory, name), "rb") as fp, pytest.raises(BlockingIOError):
-            temporary.fcntl.flock(fp, temporary.fcntl.LOCK_EX | temporary.fcntl.LOCK_NB)
+            fcntl.flock(fp, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.utime(Path(store.directory, name), (0, 0))
         Store(store.directory)
     assert load(store, b"text") == PAYLOAD
@@ -633,12 +649,12 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return super().write(taken)
 
-    class Target(saving._Target, SmallDisk):  # super() in the one is the other
-        def __init__(self, fd: int, *rest: Any) -> None:
-            super().__init__(fd, *rest)
-            self._test_directory = os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))
+    class LimitedFile(saving._LimitedFile, SmallDisk):  # super() in the one is the other
+        def __init__(self, path: str, mode: str, **options: Any) -> None:
+            super().__init__(path, mode, **options)
+            self._test_directory = os.path.dirname(path)
 
-    monkeypatch.setattr(saving, "_Target", Target)
+    monkeypatch.setattr(saving, "_LimitedFile", LimitedFile)
     return size
 
 

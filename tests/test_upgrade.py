@@ -23,8 +23,8 @@ import reference
 import store_worker
 
 import ds4kv
+from ds4kv import draft
 from ds4kv import upgrade as upgrade_module
-from ds4kv import writing
 from ds4kv.cli import main
 from ds4kv.integrity import DIRECTORY_NAME, Verdict
 from ds4kv.lock import LOCK_NAME, locked
@@ -337,7 +337,7 @@ def test_a_store_that_opens_meanwhile_leaves_the_new_file_alone(kv: Path, monkey
     def open_store() -> None:
         # As from a container, where this process can't be seen to live.
         monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-        monkeypatch.setattr("ds4kv.temporary._is_alive", lambda pid: False)
+        monkeypatch.setattr("ds4kv.leftovers._is_alive", lambda pid: False)
         Store(kv).close()
         monkeypatch.undo()
         seen.extend(name for name in names(kv) if ".tmp." in name)
@@ -560,14 +560,14 @@ def test_a_full_disk_costs_nothing(
 ) -> None:
     path = put(kv)
     before = path.read_bytes()
-    write = writing.OutputFile.write
+    write = draft.OutputFile.write
 
     def fill_up(self: Any, b: Any, /) -> int:
         if self.tell() + memoryview(b).nbytes > after:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(self, b)
 
-    monkeypatch.setattr(writing.OutputFile, "write", fill_up)
+    monkeypatch.setattr(draft.OutputFile, "write", fill_up)
     [outcome] = upgraded(kv, layout="v2")
     assert outcome.action == "failed"
     assert isinstance(outcome.error, OSError) and outcome.error.errno == errno.ENOSPC
@@ -611,7 +611,7 @@ def test_a_directory_that_is_read_only(kind: int, kv: Path, monkeypatch: pytest.
     def refuse(path: str, flags: int) -> int:
         raise OSError(kind, os.strerror(kind), path)
 
-    monkeypatch.setattr(writing, "_open_private", refuse)
+    monkeypatch.setattr(draft, "_open_private", refuse)
     [outcome] = upgraded(kv)
     assert outcome.action == "failed"
     assert isinstance(outcome.error, OSError) and outcome.error.filename == str(path)
@@ -637,7 +637,7 @@ def test_what_reads_back_wrong_is_never_published(offset: int, kv: Path, monkeyp
     check = upgrade_module._Candidate.check
 
     def rot(self: Any, *args: Any) -> None:
-        with open(self._path, "r+b") as fp:
+        with open(self._draft.path, "r+b") as fp:
             at = fp.seek(offset, os.SEEK_END if offset < 0 else os.SEEK_SET)
             byte = fp.read(1)[0]
             fp.seek(at)

@@ -1,57 +1,96 @@
-"""What a store does to its directory: list, evict, set aside. All that removes or moves a checkpoint is here.
+"""What a store does to its directory: list, evict, set aside, note hits. All that removes or moves a checkpoint is here.
 
 A file goes for one of three reasons: the budget, or a full disk, has chosen it by its score; it was consumed by its
-load; its owner asked. One that is proven corrupt is moved. Nothing else ever costs a file.
+load; its owner asked. One that is proven corrupt is moved, if it is as it was when that was proven. Nothing else ever
+costs a file. What the ledger has noted of it goes with it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
 import os
 import threading
+import time
+from collections import namedtuple
 
 from ds4kv import log, policy
-from ds4kv.index import Index
+from ds4kv.errors import Ds4kvError
+from ds4kv.forks import renew_lock
+from ds4kv.index import Index, stamp
 from ds4kv.integrity import Ledger
-from ds4kv.lock import locked
-from ds4kv.quarantine import set_aside
-from ds4kv.rewrite import identity
+from ds4kv.lock import locked, tried
+from ds4kv.quarantine import Quarantine
+from ds4kv.rewrite import identity, touch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from ds4kv.index import Entry
+    from ds4kv.lock import OnWait
 
     Score = Callable[[Entry, float], float]
 
-__all__ = ["Directory", "unlink"]
+__all__ = ["Directory", "Eviction"]
+
+_QUARANTINE_SHARE = 10  # of the budget, a tenth
+_MAX_PENDING = 1000
 
 _logger = logging.getLogger("ds4kv")
 
 
-class Directory:
-    """A directory of checkpoints with a budget, for all threads."""
+class Eviction(namedtuple("Eviction", "removed failed")):
+    """The :class:`ds4kv.policy.Victim` s that are gone, in their order, and those that could not be, with the OSError."""
 
-    def __init__(self, path: str, *, budget_bytes: int, score: Score | None, clock: Callable[[], float]) -> None:
+    __slots__ = ()
+    removed: list[policy.Victim]
+    failed: list[tuple[policy.Victim, OSError]]
+
+
+class Directory:
+    """A directory of checkpoints with a budget in bytes, for all threads, and for forked children.
+
+    Where it ``is_read_only`` nothing in it is made, changed, moved or removed; who uses it sees to evict() and remove().
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        budget_bytes: int = policy.BUDGET_MB << 20,
+        score: Score | None = None,
+        clock: Callable[[], float] = time.time,
+        is_read_only: bool = False,
+    ) -> None:
         self.path = path
         self.budget_bytes = budget_bytes
+        self.is_read_only = is_read_only
         self.ledger = Ledger(path)
+        self.quarantine = Quarantine(path, max_bytes=budget_bytes // _QUARANTINE_SHARE)
         self._score = score
         self._clock = clock
         self._index = Index(path)
-        self._mutex = threading.Lock()  # of the index; never held while waiting for the directory's lock
+        self._pending: dict[tuple[str, tuple[int, int]], int] = {}  # hits of these files that are not in them yet
+        self._pending_of = os.getpid()  # a forked child has a copy of what its parent notes
+        self._mutex: threading.Lock
+        renew_lock(self, "_mutex")  # of the index and what is pending; never held while waiting for the directory's lock
 
     def entries(self) -> list[Entry]:
-        """Every checkpoint that is there now, in the directory's order. Raises OSError."""
+        """Every checkpoint that is there now, in the directory's order; none where there is no directory (any more).
+
+        Raises OSError.
+        """
         with self._mutex:
-            return self._index.scan()
+            try:
+                return self._index.scan()
+            except FileNotFoundError:
+                return []
 
     def now(self) -> int:
         """Unix seconds, as headers hold them: whole, and never negative whatever the clock says."""
         return max(int(self._clock()), 0)
+
+    # What goes
 
     def plan(self, budget_bytes: int, now: float | None = None, protected: str | None = None) -> list[policy.Victim]:
         """What would go, and why."""
@@ -64,35 +103,40 @@ class Directory:
             return []  # the rule, and no header has to be unpacked for it
         return policy.choose_victims(entries, budget_bytes, now, protected, score=self._score)
 
-    def evict(self) -> list[Entry]:
-        """Brings the directory within its budget; what was removed.
+    def evict(self, on_wait: OnWait | None = None) -> Eviction:
+        """Brings the directory within its budget.
 
         The lock is taken only if there is something to do. Raises TimeoutError if it can't be had, and OSError.
         """
         if not self.plan(self.budget_bytes):
-            return []
-        with locked(self.path):
+            return Eviction([], [])
+        with locked(self.path, on_wait=on_wait):
             return self.evict_locked()
 
-    def evict_locked(self, protected: str | None = None) -> list[Entry]:
+    def evict_locked(self, protected: str | None = None) -> Eviction:
         """As :meth:`evict`, for who holds the lock; ``protected`` is a key that goes last."""
         return self._remove_chosen(self.entries(), self.budget_bytes, protected)
 
-    def make_room(self, size: int) -> bool:
+    def make_room(self, size: int, *, need: int, most: int | None = None) -> int:
         """Removes checkpoints of the lowest score, ``size`` bytes or more of them, for a disk that is full.
 
-        False, and nothing is removed, if all of them together are not as large.
+        ``need`` is what the save has still to write, ``size`` of it at once. Where that would not fit with all of them
+        gone, or more than ``most`` bytes would go, none goes. The bytes that went; 0 for none.
         """
         with locked(self.path):
             entries = self.entries()
-            left = sum(entry.file_size for entry in entries) - size
-            if left < 0:
-                return False
-            self._remove_chosen(entries, left, None)
-            return True
+            total = sum(entry.file_size for entry in entries)
+            if size > total or need > total + _free_bytes(self.path):
+                return 0
+            if most is not None:
+                chosen = self._choose(entries, total - size, self.now(), None)
+                if sum(victim.entry.file_size for victim in chosen) > most:
+                    return 0
+            removed = self._remove_chosen(entries, total - size, None).removed
+            return sum(victim.entry.file_size for victim in removed)
 
-    def _remove_chosen(self, entries: list[Entry], budget_bytes: int, protected: str | None) -> list[Entry]:
-        removed: list[Entry] = []
+    def _remove_chosen(self, entries: list[Entry], budget_bytes: int, protected: str | None) -> Eviction:
+        eviction = Eviction([], [])
         now = self.now()
         while victims := self._choose(entries, budget_bytes, now, protected):
             stuck = []
@@ -101,9 +145,10 @@ class Directory:
                 try:
                     if self.unlink(entry.path, entry.stamp[:2]):
                         log.evicted(entry.header, file_size=entry.file_size, path=entry.path)
-                        removed.append(entry)
+                        eviction.removed.append(victim)
                 except OSError as error:
                     _logger.warning("kv cache eviction failed %s: %s", entry.path, error)
+                    eviction.failed.append((victim, error))
                     stuck.append(entry)
             if not stuck:
                 break
@@ -111,55 +156,121 @@ class Directory:
             gone = {victim.entry.path for victim in victims}
             entries = [entry for entry in entries if entry.path not in gone]
             budget_bytes -= sum(entry.file_size for entry in stuck)
-        return removed
+        return eviction
 
-    @contextlib.contextmanager
-    def at_rest(self) -> Iterator[None]:
-        """Nobody who takes the lock rewrites a trailer meanwhile; where it isn't ours to take, nobody is kept away.
+    def remove(self, path: str, file: tuple[int, int] | None = None, on_wait: OnWait | None = None) -> bool:
+        """Removes a file that has a checkpoint's name, whatever it is; with its identity, if it is this file still.
 
-        Raises TimeoutError if another one holds it, and OSError.
+        False if it was gone. Raises TimeoutError if the lock can't be had, and OSError.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self.path))
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                    raise
-            yield
-
-    def remove(self, path: str, file: tuple[int, int]) -> bool:
-        """Removes a checkpoint, if it is this file still. Raises OSError."""
-        with locked(self.path):
+        with locked(self.path, on_wait=on_wait):
             return self.unlink(path, file)
 
-    def unlink(self, path: str, file: tuple[int, int]) -> bool:
+    def unlink(self, path: str, file: tuple[int, int] | None = None) -> bool:
         """As :meth:`remove`, for who holds the lock."""
-        if not unlink(path, file):
+        try:
+            if file is not None and identity(os.stat(path)) != file:
+                return False
+            os.unlink(path)
+        except FileNotFoundError:
             return False
         self.ledger.remove(os.path.basename(path))
         return True
 
+    # What is no good
+
     def set_aside(self, path: str, is_same: Callable[[os.stat_result], bool]) -> None:
-        """Moves a proven-corrupt file to ``quarantine/``; where that can't be done, it is listed no more."""
+        """Moves a file to the quarantine: one whose bytes were proven wrong, while ``is_same`` says of its os.stat that
+        it is as it was then. Where that can't be done at once, it is listed no more until it changes.
+        """
+        why: object = "the store is read only"
         try:
-            with locked(self.path):
-                moved_to = set_aside(path, is_same)
+            if not self.is_read_only:
+                with tried(self.path) as is_free:
+                    if is_free:
+                        self._move(path, is_same)
+                        return
+                why = "someone else has the lock"
         except OSError as error:
-            _logger.warning("kv cache could not move corrupt file %s: %s", path, error)
-            with self._mutex:
-                self._index.leave_out(path, is_same)
-        else:
-            if moved_to is not None:
-                log.discarded(moved_to)
-                self.ledger.remove(os.path.basename(path))
+            why = error
+        _logger.warning("kv cache could not move corrupt file %s: %s", path, why)
+        with self._mutex:
+            self._index.leave_out(path, is_same)
 
+    def _move(self, path: str, is_same: Callable[[os.stat_result], bool]) -> None:
+        try:
+            if not is_same(os.stat(path)):
+                return
+        except FileNotFoundError:
+            return
+        log.discarded(self.quarantine.take(path))
+        self.ledger.remove(os.path.basename(path))
 
-def unlink(path: str, file: tuple[int, int]) -> bool:
-    """Removes a file, for who holds the lock; False if it is gone already, or another one has its name."""
-    try:
-        if identity(os.stat(path)) != file:
+    # Hits
+
+    def note_hit(self, path: str, file: tuple[int, int], *, consume: bool = False) -> bool:
+        """Counts a use of the file with this identity, or removes it; whether it was removed.
+
+        That is worth one try. While someone else has the lock a use is kept, and counted with the next one, a save or
+        :meth:`close`. No failure is an error: the engine has its state.
+        """
+        if self.is_read_only:
             return False
-        os.unlink(path)
-    except FileNotFoundError:
+        with self._mutex:
+            if self._pending_of != os.getpid():
+                self._pending, self._pending_of = {}, os.getpid()
+            if len(self._pending) < _MAX_PENDING:
+                self._pending[path, file] = self._pending.get((path, file), 0) + 1
+        try:
+            with tried(self.path) as is_free:
+                if is_free and consume:
+                    with self._mutex:
+                        self._pending.pop((path, file), None)
+                    return self.unlink(path, file)
+                if is_free:
+                    self.count_hits()
+        except FileNotFoundError:
+            pass  # the directory itself is gone
+        except OSError as error:
+            _logger.warning("kv cache hit not noted %s: %s", path, error)
         return False
-    return True
+
+    def count_hits(self) -> None:
+        """Writes what is kept of hits into the files, for who holds the lock."""
+        with self._mutex:
+            pending, self._pending = self._pending, {}
+        if self._pending_of != os.getpid():
+            return
+        for (path, file), count in pending.items():
+            try:
+                for _ in range(count):
+                    if not touch(path, last_used=self.now(), file=file):
+                        break
+                else:
+                    self.ledger.renew(path)
+            except FileNotFoundError:
+                pass  # evicted while it was loaded
+            except (OSError, Ds4kvError) as failure:
+                _logger.warning("kv cache hit not noted %s: %s", path, failure)
+
+    def close(self) -> None:
+        """Counts the hits that are left, if the lock is free, and closes the ledger."""
+        if self._pending:
+            try:
+                with tried(self.path) as is_free:
+                    if is_free:
+                        self.count_hits()
+            except OSError as error:
+                _logger.warning("kv cache hits not noted in %s: %s", self.path, error)
+        self.ledger.close()
+
+
+def stamped(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What a file keeps while nobody writes to it: device, inode, size and mtime."""
+    return stamp(status)[:4]
+
+
+def _free_bytes(path: str) -> int:
+    """What the disk has free for who we are, in bytes. A quota may leave less."""
+    free = os.statvfs(path)
+    return free.f_bavail * free.f_frsize

@@ -1,40 +1,95 @@
 """Where proven-corrupt checkpoints go: out of the store's sight, into the operator's.
 
 A store that left them would find them again at every lookup, instead of the shorter good ones behind them, and would
-never save their text anew. Nothing is deleted here.
+never save their text anew. There is room for so many; the oldest go when it is full, as they are proven to be no good.
+The newest stays, whatever its size.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from collections import namedtuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Container
 
-__all__ = ["DIRECTORY_NAME", "set_aside"]
+__all__ = ["DIRECTORY_NAME", "MAX_FILES", "Quarantine", "Quarantined"]
 
 DIRECTORY_NAME = "quarantine"
+MAX_FILES = 64
 
 
-def set_aside(path: str, is_same: Callable[[os.stat_result], bool]) -> str | None:
-    """Moves a file to ``quarantine/`` beside it and returns where it is now; a name taken there gets a number.
+class Quarantined(namedtuple("Quarantined", "name path file_size since")):
+    """A file that was set aside: its size in bytes, and since when, in Unix seconds."""
 
-    None, and nothing is moved, if the file is gone or ``is_same`` says of its os.stat that it isn't the file that was
-    proven corrupt. The caller holds the lock of the store. Raises OSError.
+    __slots__ = ()
+    name: str
+    path: str
+    file_size: int
+    since: float
+
+
+class Quarantine:
+    """The quarantine of a store's directory, of at most ``max_bytes`` and MAX_FILES files.
+
+    A link of its name is not followed: methods then raise NotADirectoryError. All of them are for who holds the lock of
+    the store, but :meth:`files`.
     """
-    try:
-        if not is_same(os.stat(path)):
-            return None
-    except FileNotFoundError:
-        return None
-    directory, name = os.path.split(path)
-    target = os.path.join(directory, DIRECTORY_NAME, name)
-    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-    number = 0
-    free = target
-    while os.path.lexists(free):
-        number += 1
-        free = f"{target}.{number}"
-    os.rename(path, free)
-    return free
+
+    def __init__(self, directory: str, *, max_bytes: int) -> None:
+        self.path = os.path.join(directory, DIRECTORY_NAME)
+        self.max_bytes = max_bytes
+
+    def files(self) -> list[Quarantined]:
+        """What is there, the oldest first; nothing where there is no quarantine. Raises OSError."""
+        try:
+            with os.scandir(self._real()) as names:
+                found = [(entry.name, entry.path, entry.stat(follow_symlinks=False)) for entry in names]
+        except FileNotFoundError:
+            return []
+        # A rename is a change of the file: so this is when it came here, on nearly all file systems.
+        files = [
+            Quarantined(name, path, status.st_size, status.st_ctime)
+            for name, path, status in found
+            if not stat.S_ISDIR(status.st_mode)
+        ]
+        return sorted(files, key=lambda file: (file.since, file.name))
+
+    def take(self, path: str) -> str:
+        """Moves a file here and returns where it is now; a name that is taken gets a number. Raises OSError."""
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        self._real()
+        target = os.path.join(self.path, os.path.basename(path))
+        number = 0
+        free = target
+        while os.path.lexists(free):
+            number += 1
+            free = f"{target}.{number}"
+        os.rename(path, free)
+        self._trim()
+        return free
+
+    def clear(self, names: Container[str] | None = None) -> list[Quarantined]:
+        """Removes what is here, or those of these names; what was removed. Raises OSError."""
+        removed = []
+        for file in self.files():
+            if names is None or file.name in names:
+                os.unlink(file.path)
+                removed.append(file)
+        return removed
+
+    def _trim(self) -> None:
+        files = self.files()
+        total = sum(file.file_size for file in files)
+        while len(files) > 1 and (len(files) > MAX_FILES or total > self.max_bytes):
+            oldest = files.pop(0)
+            os.unlink(oldest.path)
+            total -= oldest.file_size
+
+    def _real(self) -> str:
+        if not stat.S_ISDIR(os.lstat(self.path).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "a quarantine is a directory, and not a link to one", self.path)
+        return self.path

@@ -136,7 +136,7 @@ class CheckpointWriter(Finishable):
         self._unfinished = True  # before there is a file, as an interrupt may come any time
         try:
             try:
-                self._fp = OutputFile(self._temporary, "x", opener=_open_private)
+                self._fp = OutputFile(self._temporary, "x+", opener=_open_private)
             except OSError as error:
                 error.filename = self._path  # the name that the caller knows
                 raise

@@ -164,6 +164,25 @@ static int refuse_unknown_codec(const file *file, ds4kv_fault *fault)
     return status;
 }
 
+/* Not OK if byte 21 says that there is no codec, while byte 22 is an exponent and the region is of such records: one
+ * flipped bit would hand the blocks over as payload. Without an exponent, or records, it is what it says. */
+static int refuse_lost_codec(const file *file, ds4kv_fault *fault)
+{
+    uint8_t log2 = file->head[22];
+    if (file->head[23] != 0 || log2 < 1 || log2 > MAX_LOG2)
+        return DS4KV_OK;
+    for (uint32_t head_size = 12; head_size >= 8; head_size -= 4) {
+        /* As v2-checked both times: no region is empty, and twelve zeros may be a payload. */
+        uint64_t misfit = 0;
+        int status = walk(file, (candidate){DS4KV_LAYOUT_V2_CHECKED, (uint32_t)1 << log2, head_size}, &misfit, fault);
+        if (status != DS4KV_OK)
+            return status;
+        if (misfit == FITS)
+            return fault_set(fault, DS4KV_CORRUPT, 21, "codec", "no codec in byte 21, and the region is of records");
+    }
+    return DS4KV_OK;
+}
+
 /* The layout of a version-2 file, or a status. */
 static int find_layout(const file *file, ds4kv_fault *fault)
 {
@@ -176,9 +195,9 @@ static int find_layout(const file *file, ds4kv_fault *fault)
         return fault_set(fault, DS4KV_UNSUPPORTED, 48, "layout", "layout v2-crc is not read");
     int n = find_candidates(file, candidates);
     if (n < 2 || !is_whole) {
-        int status = n == 0 && file->head[7] == 0 && file->head[21] != 0
-                         ? refuse_unknown_codec(file, fault)
-                         : DS4KV_OK;
+        int status = DS4KV_OK;
+        if (n == 0 && file->head[7] == 0)
+            status = file->head[21] != 0 ? refuse_unknown_codec(file, fault) : refuse_lost_codec(file, fault);
         return status != DS4KV_OK ? status : n > 0 ? candidates[0].layout : DS4KV_LAYOUT_V2;
     }
     for (int i = 0; i < n; i++) {

@@ -17,7 +17,7 @@ from collections import namedtuple
 from ds4kv import _core
 from ds4kv.files import RegularFile
 from ds4kv.header import CHUNK_SIZE, Codec, Header, Layout, Reason
-from ds4kv.reading import CheckpointReader, examine, located
+from ds4kv.reading import CheckpointReader, examine, judging
 from ds4kv.writing import CheckpointWriter, codec_for
 
 TYPE_CHECKING = False
@@ -53,7 +53,7 @@ def read_header(path: StrPath) -> Header:
 
     Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
     """
-    with RegularFile(os.fsdecode(path)) as fp, located(path):
+    with RegularFile(os.fsdecode(path)) as fp, judging(fp):
         return examine(fp)[0]
 
 

@@ -106,7 +106,7 @@ class Draft:
             self._ended = False  # before there is a file, as an interrupt may come any time
             try:
                 # The descriptor has its owner at once: no bytecode lies between, where a signal could lose it.
-                self.file = make_file(self.path, "x", opener=_open_private)
+                self.file = make_file(self.path, "x+", opener=_open_private)
             except FileExistsError:
                 self._ended = True  # somebody else's
                 continue

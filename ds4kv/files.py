@@ -1,4 +1,9 @@
-"""Regular files, read at offsets: what a checkpoint and the workers of a stream read from."""
+"""Regular files, read at offsets: what a checkpoint and the workers of a stream read from.
+
+A system may give fewer bytes than it is asked for: at a signal, over a network, or because another program is just
+writing the file. So nobody else calls ``os.pread``: :func:`read_at` gives fewer bytes only at the file's end, and
+:func:`read_exactly` never.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,40 @@ import io
 import os
 import stat
 
+from ds4kv.errors import TruncatedError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["RegularFile", "regular_fd"]
+__all__ = ["RegularFile", "read_at", "read_exactly", "regular_fd"]
+
+
+def read_at(fd: int, offset: int, size: int) -> bytes:
+    """Those bytes of an open file; fewer only at its end. Raises OSError."""
+    data = os.pread(fd, size, offset)
+    while len(data) < size and (piece := os.pread(fd, size - len(data), offset + len(data))):
+        data += piece
+    return data
+
+
+def read_exactly(fd: int, offset: int, size: int) -> bytes:
+    """Those bytes of an open file. Raises TruncatedError if it ends before, and OSError."""
+    data = read_at(fd, offset, size)
+    if len(data) < size:
+        raise TruncatedError(
+            f"the file ends {size - len(data)} bytes too early",
+            offset=offset + len(data),
+            field="file",
+        )
+    return data
 
 
 class RegularFile(io.RawIOBase):
-    """A regular file to read, at a position of its own: a forked child shares the descriptor's, and moves it."""
+    """A regular file to read, at a position of its own: a forked child shares the descriptor's, and moves it.
+
+    ``status`` is what the system said of it when it was opened.
+    """
 
     _fd = -1  # until it is open
 
@@ -24,10 +54,10 @@ class RegularFile(io.RawIOBase):
         # Without O_NONBLOCK, a FIFO would be waited for before it can be refused.
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         self._position = 0
-        mode = os.fstat(self._fd).st_mode
-        if not stat.S_ISREG(mode):
+        self.status = os.fstat(self._fd)
+        if not stat.S_ISREG(self.status.st_mode):
             self.close()
-            kind = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            kind = errno.EISDIR if stat.S_ISDIR(self.status.st_mode) else errno.EINVAL
             raise OSError(kind, "not a regular file", path)
 
     def fileno(self) -> int:
@@ -55,10 +85,20 @@ class RegularFile(io.RawIOBase):
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Those bytes; fewer only at the file's end."""
-        data = os.pread(self._fd, size, offset)
-        while len(data) < size and (piece := os.pread(self._fd, size - len(data), offset + len(data))):
-            data += piece
-        return data
+        return read_at(self._fd, offset, size)
+
+    def read_exactly(self, offset: int, size: int) -> bytes:
+        """Those bytes. Raises TruncatedError if the file ends before."""
+        return read_exactly(self._fd, offset, size)
+
+    def check_unchanged(self) -> None:
+        """For who has found the bytes wrong: they prove nothing if somebody was writing while they were read.
+
+        Raises OSError, with ESTALE, if the file has another size or time of change than when it was opened.
+        """
+        status = os.fstat(self._fd)
+        if (status.st_size, status.st_mtime_ns) != (self.status.st_size, self.status.st_mtime_ns):
+            raise OSError(errno.ESTALE, "the file was changed while it was read", self.name)
 
     def close(self) -> None:
         if not self.closed:

@@ -15,6 +15,7 @@ from collections import namedtuple
 
 from ds4kv import layout
 from ds4kv.errors import Ds4kvError, TruncatedError
+from ds4kv.files import read_at
 from ds4kv.header import HEADER_SIZE, MAGIC, MAX_CHUNK_SIZE, Codec, Header, Layout
 from ds4kv.naming import NAME_SIZE, is_entry_name
 
@@ -104,10 +105,7 @@ def read_text(entry: Entry) -> bytes | None:
     """The stored text, or None if the file is gone. Raises OSError."""
     try:
         with open(entry.path, "rb", buffering=0) as fp:
-            text = b""
-            while piece := os.pread(fp.fileno(), entry.text_bytes - len(text), layout.PREFIX_SIZE + len(text)):
-                text += piece  # more than once only for texts of 2 GiB
-            return text
+            return read_at(fp.fileno(), layout.PREFIX_SIZE, entry.text_bytes)
     except FileNotFoundError:
         return None
 
@@ -119,12 +117,15 @@ def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
     try:
         status = os.fstat(fd)
         file, file_size = stamp(status), status.st_size
-        first = os.pread(fd, _FIRST_SIZE, 0) if stat.S_ISREG(status.st_mode) else b""
+        first = read_at(fd, 0, _FIRST_SIZE) if stat.S_ISREG(status.st_mode) else b""
         fields = _HEAD.unpack_from(first) if len(first) == _FIRST_SIZE else None
         kind = _plain_layout(fields, first, file_size) if fields is not None else None
         if fields is None or kind is None:
             try:
-                header, text_bytes = layout.examine(lambda offset, size: os.pread(fd, size, offset), file_size)
+                # Of one reading of its beginning, as the file may be growing.
+                header, text_bytes = layout.examine(
+                    lambda offset, size: read_at(fd, offset, size) if offset else first[:size], file_size
+                )
                 _check_sizes(header, text_bytes, file_size)
             except Ds4kvError as error:
                 return None, file, error

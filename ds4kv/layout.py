@@ -84,6 +84,8 @@ def _layout_of_version_2(read_at: ReadAt, file_size: int, head: bytes) -> Layout
         return candidates[0].layout
     if not head[7] and head[21]:
         _refuse_unknown_codec(read_at, head, is_whole)
+    elif not head[7] and is_whole:
+        _refuse_lost_codec(read_at, head)
     return Layout.V2
 
 
@@ -113,6 +115,19 @@ def _refuse_unknown_codec(read_at: ReadAt, head: bytes, is_whole: bool) -> None:
         return
     if log2 >= _MIN_LOG2 or (is_whole and any(_is_of_records(read_at, head, size) for size in (8, 12))):
         raise UnsupportedError(f"codec {codec} in byte 21 is not known", offset=21, field="codec")
+
+
+def _refuse_lost_codec(read_at: ReadAt, head: bytes) -> None:
+    """Raises if byte 21 says that there is no codec, while byte 22 is an exponent and the region is of such records.
+
+    One flipped bit would hand the blocks over as payload. Without an exponent, or records, it is what it says.
+    """
+    log2, zero = head[22:24]
+    if zero != 0 or not 1 <= log2 <= _MAX_LOG2:
+        return
+    # As v2-checked both times: no region is empty, and twelve zeros may be a payload.
+    if any(_misfit(read_at, head, _Candidate(Layout.V2_CHECKED, 1 << log2, size)) is None for size in (12, 8)):
+        raise CorruptError("no codec in byte 21, and the region is of records", offset=21, field="codec")
 
 
 def _text_bytes(head: bytes) -> int:

@@ -15,7 +15,7 @@ from ds4kv import log
 from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.lock import locked
 from ds4kv.reading import CheckpointReader
-from ds4kv.rewrite import identity, tool_map_bytes, touch
+from ds4kv.rewrite import identity, read_at_rest, touch
 from ds4kv.stream import PayloadReader, RawReader
 from ds4kv.trailer import read_tool_map, unpack_tool_map
 
@@ -98,7 +98,7 @@ class LoadingCheckpoint(CheckpointReader):
         fd = self._fp.fileno()
         trailer = self._fp.read_at(self._region_end, max(os.fstat(fd).st_size - self._region_end, 0))
         try:
-            self.note.check_trailer(trailer, mtime_ns=os.fstat(fd).st_mtime_ns, offset=self._region_end)
+            self.note.check_trailer(trailer, fd, offset=self._region_end)
         except CorruptError as error:
             return error
         return None
@@ -153,14 +153,20 @@ class LoadingCheckpoint(CheckpointReader):
 def read_noted_tool_map(
     fp: RegularFile, start: int, note: Note | None, *, wanted: Container[bytes] | None = None
 ) -> dict[bytes, bytes]:
-    """The tool map of an open checkpoint whose region ends at ``start``, for who keeps others from rewriting it.
+    """The tool map of an open checkpoint whose region ends at ``start``; empty while it is being rewritten.
 
-    Of a file that is noted all of it is read, wanted or not. Raises CorruptError if it is proven wrong, and OSError.
+    No lock is needed. Of a file that is noted all of it is read, wanted or not. Raises CorruptError if it is proven
+    wrong, and OSError.
     """
-    size = tool_map_bytes(fp.fileno(), start)
     if note is None:
-        return read_tool_map(lambda at, n: fp.read_at(start + at, n), size, wanted=wanted)
-    trailer = fp.read_at(start, size)
-    if size or note.has_tool_map:
-        note.check_trailer(trailer, mtime_ns=os.fstat(fp.fileno()).st_mtime_ns, offset=start)
+        return read_at_rest(fp.fileno(), start, lambda size, is_map: _read(fp, start, size * is_map, wanted)) or {}
+    trailer = read_at_rest(fp.fileno(), start, lambda size, is_map: fp.read_at(start, size * is_map))
+    if trailer is None:
+        return {}
+    if trailer or note.has_tool_map:
+        note.check_trailer(trailer, fp.fileno(), offset=start)
     return unpack_tool_map(trailer, wanted=wanted)
+
+
+def _read(fp: RegularFile, start: int, size: int, wanted: Container[bytes] | None) -> dict[bytes, bytes]:
+    return read_tool_map(lambda at, n: fp.read_at(start + at, n), size, wanted=wanted)

@@ -14,9 +14,10 @@ from ds4kv import layout as _layout
 from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.files import RegularFile
-from ds4kv.header import CHUNK_SIZE, Form, Header
+from ds4kv.header import CHUNK_SIZE, Ext, Form, Header
 from ds4kv.integrity import Ledger, Note, Verdict
 from ds4kv.naming import sha1_mismatch
+from ds4kv.rewrite import read_at_rest
 from ds4kv.stream import PayloadReader, RawReader, Single, region_sums
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     StrPath = str | os.PathLike[str]
 
-__all__ = ["CheckpointReader", "examine", "located"]
+__all__ = ["CheckpointReader", "examine", "judging"]
 
 
 class CheckpointReader(Single):
@@ -35,6 +36,9 @@ class CheckpointReader(Single):
 
     ``form`` is how its region holds the chunks of the payload. ``note`` is what reads are held against, see
     :mod:`ds4kv.integrity`; None if nothing is known of the file.
+
+    A file that somebody writes to while it is read is not judged: where bytes would be proven wrong, reads, verify and
+    opening then raise OSError, with ESTALE.
     """
 
     payload: PayloadReader | RawReader
@@ -49,11 +53,11 @@ class CheckpointReader(Single):
         self._workers = _workers.resolve(workers)
         self._fp = RegularFile(self._path)
         try:
-            with located(path):
+            with judging(self._fp):
                 if verify:
                     self.note = self._find_note(ledger)
-                self.header, text_bytes, self._file_size = examine(self._fp)
-                self.text = self._read(_layout.PREFIX_SIZE, text_bytes)
+                self.header, text_bytes = examine(self._fp)
+                self.text = self._fp.read_exactly(_layout.PREFIX_SIZE, text_bytes)
                 if (key := sha1_mismatch(self._path, self.text)) is not None:
                     raise CorruptError(
                         f"the text's SHA-1 is {key}, not the one in the file's name",
@@ -96,7 +100,7 @@ class CheckpointReader(Single):
         sums = self.note.region_sums
         if self.form is not Form.RAW:
             count_at = self._region_start + 8
-            count = int.from_bytes(self._fp.read_at(count_at, 4), "little")
+            count = int.from_bytes(self._fp.read_exactly(count_at, 4), "little")
             if count != len(sums):
                 raise CorruptError(f"{count} chunks, and {len(sums)} were saved", offset=count_at, field="chunk_count")
         return sums
@@ -107,7 +111,8 @@ class CheckpointReader(Single):
         Sets the file's mtime. Raises as reads do.
         """
         fd = self._fp.fileno()
-        head = self._read(0, _layout.PREFIX_SIZE)
+        with judging(self._fp):
+            head = self._fp.read_exactly(0, _layout.PREFIX_SIZE)
         self.verify()
         trailer = self.trailer
         note = Note.of(fd, head, text_sum=_core.hash64(self.text), trailer=trailer, region_sums=self._region_sums())
@@ -115,7 +120,7 @@ class CheckpointReader(Single):
 
     def _region_sums(self) -> array[int]:
         self._fp.seek(self._region_start)
-        with located(self._path):
+        with judging(self._fp):
             return region_sums(self._fp, self.header.payload_bytes, chunk_size=self._chunk_size, form=self.form)
 
     def _find_note(self, ledger: Ledger | None) -> Note | None:
@@ -133,16 +138,16 @@ class CheckpointReader(Single):
     @property
     def file_size(self) -> int:
         """Size of the whole file when it was opened."""
-        return self._file_size
+        return self._fp.status.st_size
 
     @property
     def trailer_bytes(self) -> int:
-        """Size of the trailer."""
-        return self._file_size - self._region_end
+        """Size of the trailer that is there now; other programs may rewrite it at any time."""
+        return max(os.fstat(self._fp.fileno()).st_size - self._region_end, 0)
 
     @property
     def trailer(self) -> bytes:
-        """What follows the region; b"" if nothing does."""
+        """What follows the region now; b"" if nothing does, or it is being rewritten all the time."""
         return self._read_trailer()[0]
 
     def verify(self) -> Verdict:
@@ -160,18 +165,15 @@ class CheckpointReader(Single):
         return self._read_trailer()[1]
 
     def _read_trailer(self) -> tuple[bytes, Verdict]:
-        with located(self._path):
-            trailer = self._read(self._region_end, self.trailer_bytes)
-            if self.note is None:
-                return trailer, Verdict.UNKNOWN
-            mtime_ns = os.fstat(self._fp.fileno()).st_mtime_ns  # now that it is read
-            return trailer, self.note.check_trailer(trailer, mtime_ns=mtime_ns, offset=self._region_end)
-
-    def _read(self, offset: int, size: int) -> bytes:
-        data = self._fp.read_at(offset, size)
-        if len(data) < size:
-            raise TruncatedError("the file became shorter while it was read", offset=offset + len(data), field="file")
-        return data
+        fd, start = self._fp.fileno(), self._region_end
+        is_flagged = bool(self.header.ext_flags & Ext.TOOL_MAP)
+        trailer = read_at_rest(fd, start, lambda size, _: self._fp.read_at(start, size), is_flagged=is_flagged)
+        if trailer is None:
+            return b"", Verdict.UNKNOWN
+        if self.note is None:
+            return trailer, Verdict.UNKNOWN
+        with judging(self._fp):
+            return trailer, self.note.check_trailer(trailer, fd, offset=start)
 
     def close(self) -> None:
         """Closes the stream and the file."""
@@ -187,9 +189,9 @@ class CheckpointReader(Single):
         self.close()
 
 
-def examine(fp: RegularFile) -> tuple[Header, int, int]:
-    """Header, size of the text, size of the file; all that is claimed lies within the file."""
-    file_size = os.fstat(fp.fileno()).st_size
+def examine(fp: RegularFile) -> tuple[Header, int]:
+    """Header and size of the text; all that is claimed lies within the file, as large as it was when it was opened."""
+    file_size = fp.status.st_size
     header, text_bytes = _layout.examine(fp.read_at, file_size)
     left = file_size - _layout.PREFIX_SIZE
     if text_bytes > left:
@@ -203,14 +205,16 @@ def examine(fp: RegularFile) -> tuple[Header, int, int]:
             offset=40,
             field="payload_bytes",
         )
-    return header, text_bytes, file_size
+    return header, text_bytes
 
 
 @contextlib.contextmanager
-def located(path: StrPath) -> Iterator[None]:
-    """Errors raised within name the file."""
+def judging(fp: RegularFile) -> Iterator[None]:
+    """Errors raised within name the file; a proof of damage holds only if nobody wrote to it since it was opened."""
     try:
         yield
     except Ds4kvError as error:
-        error.path = os.fsdecode(path)
+        error.path = fp.name
+        if isinstance(error, CorruptError):
+            fp.check_unchanged()
         raise

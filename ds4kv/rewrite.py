@@ -6,6 +6,7 @@ and bytes of newer engines.
 
 Two writers of one file may undo each other's trailer: callers hold the lock of the store. Other programs hold none, so
 each function takes the identity of the file that was looked at, and leaves any other that has taken its name alone.
+Readers need no lock: :func:`read_at_rest` sees that nobody wrote meanwhile.
 """
 
 from __future__ import annotations
@@ -13,20 +14,27 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import time
 
 from ds4kv import layout
 from ds4kv.errors import TruncatedError
+from ds4kv.files import read_at, read_exactly
 from ds4kv.header import Ext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
 
     from ds4kv.header import Header
 
-__all__ = ["identity", "rewrite_trailer", "tool_map_bytes", "touch", "write_at"]
+    T = TypeVar("T")
+
+__all__ = ["identity", "read_at_rest", "rewrite_trailer", "touch", "write_at"]
 
 _MAX_HITS = (1 << 32) - 1
+_REST_SECONDS = 0.05  # a trailer is rewritten in less than a millisecond
+_COARSE_TICK_NS = 20_000_000  # of the clock that stamps writes: 10 ms at most
 
 _EXT_FLAGS_AT = 6
 _LAST_USED_AT = 32
@@ -53,7 +61,7 @@ def touch(path: str, *, last_used: int, hits: int | None = None, file: tuple[int
         if file is not None and identity(os.fstat(fd)) != file:
             return False
         _examine(fd)
-        old_hits, between, _ = _TOUCHED.unpack(os.pread(fd, _TOUCHED.size, _TOUCHED_AT))
+        old_hits, between, _ = _TOUCHED.unpack(read_exactly(fd, _TOUCHED_AT, _TOUCHED.size))
         new_hits = min(old_hits + 1, _MAX_HITS) if hits is None else _number("hits", hits, 32)
         # One call and 28 bytes of one page, so nobody ever sees half of it. What lies between the fields never changes;
         # what stands before them may: the flag of a trailer that another program is writing.
@@ -77,7 +85,7 @@ def rewrite_trailer(
         header, start = _examine(fd)
         end = start + len(trailer)
         flags = header.ext_flags
-        if not (flags & Ext.TOOL_MAP and status.st_size == end and os.pread(fd, len(trailer), start) == trailer):
+        if not (flags & Ext.TOOL_MAP and status.st_size == end and read_at(fd, start, len(trailer)) == trailer):
             # Without its flag a trailer is so many bytes that nobody looks at. So the order is: the space, which may
             # not be had; the flag off; the bytes; the file's end; the flag on. Cutting the file off first would save
             # a step and lose the old map to a full disk.
@@ -97,13 +105,37 @@ def rewrite_trailer(
         return True
 
 
-def tool_map_bytes(fd: int, start: int) -> int:
-    """Size of the tool map behind the region, which ends at ``start``; 0 if there is none.
+def read_at_rest(fd: int, start: int, read: Callable[[int, bool], T], *, is_flagged: bool = False) -> T | None:
+    """What ``read`` makes of the trailer behind the region, which ends at ``start``, while nobody rewrites it.
 
-    Flag and size are only of one trailer while the lock is held, and so are the bytes that are read after.
+    ``read`` is called with the trailer's size and whether it is flagged as a tool map, and called again if somebody was
+    writing meanwhile, with the store's lock or without. Where ``is_flagged``, there was a tool map a moment ago, and a
+    flag that is off means that it is being rewritten. None if that goes on for 50 ms, as it does in a process that was
+    stopped or killed. Raises what ``read`` does, and OSError.
     """
-    flags = os.pread(fd, 1, _EXT_FLAGS_AT)
-    return max(os.fstat(fd).st_size - start, 0) if flags and flags[0] & Ext.TOOL_MAP else 0
+    deadline = time.monotonic() + _REST_SECONDS
+    while True:
+        state = _trailer_state(fd, start)
+        size, is_tool_map, mtime_ns, _ = state
+        if size == 0:
+            return read(0, False)
+        if is_tool_map or not is_flagged:
+            found = read(size, is_tool_map)
+            # Two writes within one tick of the clock have the same time: then only the bytes show that there was one.
+            is_settled = time.time_ns() - mtime_ns > _COARSE_TICK_NS or read(size, is_tool_map) == found
+            if is_settled and _trailer_state(fd, start) == state:
+                return found
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.001)
+
+
+def _trailer_state(fd: int, start: int) -> tuple[int, bool, int, int]:
+    """Size, flag, and the file's times of change."""
+    status = os.fstat(fd)
+    size = max(status.st_size - start, 0)
+    flags = read_at(fd, _EXT_FLAGS_AT, 1) if size else b""
+    return size, bool(flags) and bool(flags[0] & Ext.TOOL_MAP), status.st_mtime_ns, status.st_ctime_ns
 
 
 @contextlib.contextmanager
@@ -118,7 +150,7 @@ def _opened(path: str) -> Iterator[int]:
 def _examine(fd: int) -> tuple[Header, int]:
     """The header, and where the region ends."""
     size = os.fstat(fd).st_size
-    header, text_bytes = layout.examine(lambda offset, n: os.pread(fd, n, offset), size)
+    header, text_bytes = layout.examine(lambda offset, n: read_at(fd, offset, n), size)
     end = layout.PREFIX_SIZE + text_bytes + header.payload_bytes
     if end > size:
         raise TruncatedError(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ds4kv.integrity import Note
 
     StrPath = str | os.PathLike[str]
-    ReadAt = Callable[[int, int], bytes]
     Sink = Callable[[memoryview], object]
 
 __all__ = ["Damage", "Wreck", "examine"]
@@ -67,7 +66,7 @@ class _Walk(namedtuple("_Walk", "records broken framed")):
     framed: int | None
 
     @classmethod
-    def over(cls, read_at: ReadAt, start: int, file_size: int, header: Header) -> Self:
+    def over(cls, fp: RegularFile, start: int, file_size: int, header: Header) -> Self:
         """A walk over the region that begins at ``start``."""
         end = start + header.payload_bytes
         if header.codec is Codec.NONE:
@@ -78,17 +77,17 @@ class _Walk(namedtuple("_Walk", "records broken framed")):
             ]
             return cls(cuts, None, header.payload_bytes)
         framed = None
-        frame = read_at(start, _FRAME.size)
+        frame = fp.read_at(start, _FRAME.size)
         if len(frame) == _FRAME.size:
             raw_total, chunk_count = _FRAME.unpack(frame)
             framed = raw_total if chunk_count == -(-raw_total // header.chunk_size) else None
         records: list[_Record] = []
-        broken = _walk(read_at, records, start + _FRAME.size, end, file_size, header)
+        broken = _walk(fp, records, start + _FRAME.size, end, file_size, header)
         return cls(records, broken, framed)
 
 
 def _walk(
-    read_at: ReadAt, records: list[_Record], offset: int, end: int, file_size: int, header: Header
+    fp: RegularFile, records: list[_Record], offset: int, end: int, file_size: int, header: Header
 ) -> tuple[int, str] | None:
     """Adds the records from ``offset`` on; where their heads stop to lead on and why, None if at ``end``."""
     head_size = _core.record_head_size(Form.CHECKED if header.form is Form.CHECKED else Form.PLAIN)
@@ -100,7 +99,7 @@ def _walk(
             return offset, f"{min(end, file_size) - offset} bytes are left over after the last record"
         if offset + head_size > min(end, file_size):
             return min(offset, end, file_size), f"{chunk}: {_ended(end, file_size)}"
-        raw_size, block_size = _HEAD.unpack(read_at(offset, _HEAD.size))
+        raw_size, block_size = _HEAD.unpack(fp.read_exactly(offset, _HEAD.size))
         if not 1 <= raw_size <= header.chunk_size:
             return offset, f"{chunk} claims {raw_size} payload bytes"
         if not _MIN_BLOCK_SIZE <= block_size <= bound or raw_size // _MAX_EXPANSION > block_size:
@@ -150,7 +149,7 @@ class Wreck:
         self._workers = _workers.resolve(workers)
         self._fp = RegularFile(self._path)
         try:
-            self._file_size = os.fstat(self._fp.fileno()).st_size
+            self._file_size = self._fp.status.st_size
             headers, text_bytes = self._headers()
             left = self._file_size - layout.PREFIX_SIZE
             self.text = self._fp.read_at(layout.PREFIX_SIZE, min(text_bytes, left))
@@ -161,7 +160,7 @@ class Wreck:
             self._look_at_text()
             self.trailer = self._read_trailer()
             # Of several layouts that the header allows, the one whose record heads lead on furthest; its frame holds.
-            walks = [_Walk.over(self._fp.read_at, self._region_start, self._file_size, header) for header in headers]
+            walks = [_Walk.over(self._fp, self._region_start, self._file_size, header) for header in headers]
             walk = max(walks, key=lambda walk: (walk.broken is None, len(walk.records), walk.framed is not None))
             self.header, self._records = headers[walks.index(walk)], walk.records
             form = self.header.form
@@ -169,7 +168,11 @@ class Wreck:
             self._lost: Damage | None = None
             self.raw_total = self._judge_raw() if self._form is Form.RAW else self._judge(walk)
         except BaseException as error:
-            self._fp.close()
+            try:
+                if isinstance(error, CorruptError):
+                    self._fp.check_unchanged()
+            finally:
+                self._fp.close()
             if isinstance(error, Ds4kvError):
                 error.path = self._path
             raise
@@ -218,8 +221,7 @@ class Wreck:
         trailer = self._fp.read_at(start, self._file_size - start)
         try:
             if self._note is not None and self._file_size >= self._region_end:
-                mtime_ns = os.fstat(self._fp.fileno()).st_mtime_ns
-                self._note.check_trailer(trailer, mtime_ns=mtime_ns, offset=self._region_end)
+                self._note.check_trailer(trailer, self._fp.fileno(), offset=self._region_end)
         except CorruptError as error:
             self._remark(self._region_end, error.why)
             return b""
@@ -305,6 +307,8 @@ class Wreck:
 
         ``into`` is memory of ``claimed_bytes`` or more: good chunks are placed there, the rest of it is undefined.
         ``sink`` is called with the good bytes from the first on, piece by piece; each is valid until it returns.
+
+        Raises OSError, with ESTALE, if there is damage, and somebody wrote to the file since it was opened.
         """
         damage = list(self._remarks)
         good_bytes, is_whole = 0, True
@@ -318,6 +322,8 @@ class Wreck:
                     sink(piece)
         if self._lost is not None:
             damage.append(self._lost)
+        if damage:
+            self._fp.check_unchanged()
         return good_bytes, tuple(_merged(damage))
 
     def _decoded(self, into: memoryview | None) -> Iterator[tuple[_Record, memoryview, str | None]]:

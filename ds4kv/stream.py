@@ -21,7 +21,7 @@ from ds4kv import _core
 from ds4kv import workers as _workers
 from ds4kv.c_files import CStream
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
-from ds4kv.files import regular_fd
+from ds4kv.files import RegularFile, regular_fd
 from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec, Form
 
 TYPE_CHECKING = False
@@ -511,6 +511,8 @@ class _Reader(Single, CStream):
                     self._fill(room, n)
                 except Ds4kvError as error:
                     self._place(error)
+                    if isinstance(error, CorruptError) and isinstance(self._fp, RegularFile):
+                        self._fp.check_unchanged()
                     raise
             self._position += n
             return n

@@ -219,7 +219,7 @@ class _Source(CheckpointReader):
                 raise _ChangedError
         trailer = self._fp.read_at(self._region_end, max(size - self._region_end, 0))
         if self.note is not None:
-            self.note.check_trailer(trailer, mtime_ns=self.status().st_mtime_ns, offset=self._region_end)
+            self.note.check_trailer(trailer, self._fp.fileno(), offset=self._region_end)
         return header, trailer
 
 

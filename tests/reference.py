@@ -375,6 +375,10 @@ def layout_of(data: bytes) -> str:
         likely = log2 >= 12 or is_records(region, 8) or is_records(region, 12)
         if codec > 2 and log2 <= 26 and spare == 0 and likely:
             raise Bad(UNSUPPORTED, f"codec {codec} in byte 21", 21)
+        if codec == 0 and 1 <= log2 <= 26 and spare == 0 and region[8:12] != bytes(4):
+            misfits = [misfit(region, 2**log2, head_bytes) for head_bytes in (8, 12)]
+            if None in misfits:
+                raise Bad(CORRUPT, "no codec in byte 21, and a region of records", 21)
     return "v2"
 
 

@@ -252,12 +252,13 @@ def test_c_and_python_judge_damaged_headers_alike(program: Path, tmp_path: Path)
 
 def test_files_that_look_like_another_layout_in_c(program: Path, tmp_path: Path) -> None:
     paths = []
-    for number, example in enumerate(test_layouts.FOOLERS):
+    examples = test_layouts.FOOLERS + test_layouts.LOST_CODECS
+    for number, example in enumerate(examples):
         paths.append(tmp_path / f"{number}.kv")
         paths[-1].write_bytes(example.values[1])
-    for path, example, (status, offset, why) in zip(paths, test_layouts.FOOLERS, examined(program, paths), strict=True):
+    for path, example, (status, offset, why) in zip(paths, examples, examined(program, paths), strict=True):
         assert (status, offset) == python_verdict(path), (example.id, why)
-        assert status == 0
+        assert status == 0 or example in test_layouts.LOST_CODECS
 
 
 def test_names_are_sha1_of_texts_of_any_length(program: Path, tmp_path: Path) -> None:

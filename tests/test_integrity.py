@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import os
@@ -22,7 +23,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import ds4kv
-from ds4kv import _core, integrity
+from ds4kv import _core
+from ds4kv import database as database_module
 from ds4kv.header import Form
 from ds4kv.integrity import DATABASE_NAME, DIRECTORY_NAME, Ledger, Note, Verdict
 from ds4kv.store import Store
@@ -399,7 +401,7 @@ def test_a_copied_directory_is_verified(store: Store, tmp_path: Path, keep_times
         assert verdict(copy, CHAT) is Verdict.DAMAGED
         rot(tmp_path / "copy" / path.name, 52 + len(CHAT) + 40)
         rot(tmp_path / "copy" / path.name, path.stat().st_size - 1)
-        assert verdict(copy, CHAT) is (Verdict.DAMAGED if keep_times else Verdict.UNKNOWN)
+        assert verdict(copy, CHAT) is Verdict.UNKNOWN  # a copy may be of a moment when it was written
         rot(tmp_path / "copy" / path.name, path.stat().st_size - 1)
         assert load(copy, CHAT) == PAYLOAD
 
@@ -515,17 +517,19 @@ def test_a_file_in_its_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
 
 
 def test_locked_by_another(store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(integrity, "_TIMEOUT", 0.01)
+    monkeypatch.setattr(database_module, "_TIMEOUT", 0.01)
     save(store)
     store.close()
-    with contextlib.closing(sqlite3.connect(database(store), isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
+    fd = os.open(database(store).parent, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         save(store, b"2")
         save(store, b"3")
         assert load(store, b"2") == PAYLOAD
         assert len(warnings_of(caplog)) == 1
         assert "locked" in caplog.text
-        other.execute("COMMIT")
+    finally:
+        os.close(fd)
     assert verdict(store, b"2") is Verdict.UNKNOWN
     assert verdict(store) is Verdict.OK
     save(store, b"4")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ds4kv import policy
 from ds4kv.cli.arguments import whole_number
 from ds4kv.cli.listing import facts, scan, tell
 from ds4kv.cli.messages import printable
+from ds4kv.files import read_at
 from ds4kv.index import Entry, read_text
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lookup import longest_prefix
@@ -156,7 +156,7 @@ def _common_bytes(entry: Entry, prompt: bytes) -> int:
 
 def _read(path: str, start: int, size: int) -> bytes:
     with open(path, "rb", buffering=0) as fp:
-        return os.pread(fp.fileno(), size, PREFIX_SIZE + start)
+        return read_at(fp.fileno(), PREFIX_SIZE + start, size)
 
 
 def _words(text: bytes) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.errors import Ds4kvError
+from ds4kv.files import read_at
 from ds4kv.header import Codec
 from ds4kv.index import Entry, read_entry
 from ds4kv.layout import PREFIX_SIZE
@@ -37,7 +38,7 @@ def scan(directory: str) -> tuple[list[Entry], list[dict[str, str]]]:
     """
     entries, others = [], []
     with os.scandir(directory) as names:
-        files = sorted((found.name, found.path) for found in names if is_entry_name(found.name) or found.is_file())
+        files = sorted((found.name, found.path) for found in names if is_entry_name(found.name) or _is_file(found))
     for name, path in files:
         if not is_entry_name(name):
             if name != LOCK_NAME:
@@ -52,6 +53,13 @@ def scan(directory: str) -> tuple[list[Entry], list[dict[str, str]]]:
         except (Ds4kvError, OSError) as error:
             others.append(_other(path, verdict(error), reason(error)))
     return entries, others
+
+
+def _is_file(found: os.DirEntry[str]) -> bool:
+    try:
+        return found.is_file()
+    except OSError:
+        return False  # such as a link that leads to itself
 
 
 def _other(path: str, word: str, why: str) -> dict[str, str]:
@@ -92,7 +100,7 @@ def facts(entry: Entry) -> dict[str, Any]:
 def text_start(fd: int, text_bytes: int, characters: int) -> str:
     """How the text of an open checkpoint begins."""
     # No character takes more than four bytes in UTF-8; one that is cut at the end is left out.
-    shown = os.pread(fd, min(text_bytes, 4 * characters), PREFIX_SIZE)
+    shown = read_at(fd, PREFIX_SIZE, min(text_bytes, 4 * characters))
     return codecs.getincrementaldecoder("utf-8")("replace").decode(shown)[:characters]
 
 
@@ -101,7 +109,7 @@ def _raw_total(entry: Entry, fd: int) -> int | None:
     header = entry.header
     if header.codec is Codec.NONE or header.payload_bytes < _FRAME.size:
         return None
-    frame = os.pread(fd, _FRAME.size, PREFIX_SIZE + entry.text_bytes)
+    frame = read_at(fd, PREFIX_SIZE + entry.text_bytes, _FRAME.size)
     if len(frame) < _FRAME.size:
         return None  # cut short since it was listed
     raw_total, chunk_count = _FRAME.unpack(frame)

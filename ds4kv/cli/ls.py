@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ds4kv.cli.listing import MIB, age, facts, scan, show_table, tell
+from ds4kv.cli.messages import reason, verdict
 
 __all__ = ["configure", "run"]
 
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
             rows.append(facts(entry))
         except FileNotFoundError:
             continue  # evicted since it was listed
+        except OSError as error:
+            others.append({"path": entry.path, "verdict": verdict(error), "why": reason(error)})
     rows.sort(key=_ORDERS[args.sort])
     if args.json:
         print(json.dumps({"checkpoints": rows, "others": others}, indent=2))

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.nice:
         os.nice(args.nice)  # threads that are started from now on have it too
     outcomes = []
-    with progress(sum(entry.stat().st_size for entry in os.scandir(args.directory) if entry.is_file())) as advance:
+    with progress(sum(map(_size, os.scandir(args.directory)))) as advance:
         for outcome in upgrade.run():
             outcomes.append(outcome)
             advance(outcome.path, outcome.before)
@@ -65,6 +65,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         _sum_up(args, outcomes)
     return 1 if any(outcome.action == "failed" for outcome in outcomes) else 0
+
+
+def _size(found: os.DirEntry[str]) -> int:
+    try:
+        return found.stat().st_size if found.is_file() else 0
+    except OSError:
+        return 0  # gone since, or a link that leads to itself
 
 
 def _in_words(outcome: Outcome, dry_run: bool) -> str:

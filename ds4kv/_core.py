@@ -29,6 +29,7 @@ __all__ = [
     "hash64",
     "is_hopeless",
     "record_head_size",
+    "region_bound",
     "size_of",
     "source",
     "target",
@@ -126,6 +127,15 @@ def frame_decode(head: bytes, region_bytes: int, chunk_size: int, form: int) -> 
     frame, fault = ffi.new("ds4kv_frame *"), ffi.new("ds4kv_fault *")
     check(lib.ds4kv_frame_decode(frame, head, region_bytes, chunk_size, form, fault), fault)
     return _frame(frame)
+
+
+def region_bound(raw_total: int, chunk_size: int, form: int) -> int:
+    """What a region of so many bytes of payload takes at most."""
+    if form == lib.DS4KV_FORM_RAW:
+        return raw_total
+    full, rest = divmod(raw_total, chunk_size)
+    chunks = [(full, chunk_size), (1, rest)] if rest else [(full, chunk_size)]
+    return FRAME_SIZE + sum(n * (record_head_size(form) + int(lib.ds4kv_block_bound(size))) for n, size in chunks)
 
 
 def write_out(fd: int, offset: int, size: int) -> None:

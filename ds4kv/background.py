@@ -11,11 +11,12 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 
+from ds4kv.index import Entry
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ds4kv.index import Entry
     from ds4kv.saving import Save
 
     Task = Callable[[], Save]
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Background", "SaveFuture"]
 
 
-class SaveFuture(Future["Entry | None"]):
+class SaveFuture(Future[Entry | None]):
     """What becomes of a save: ``result()`` is the checkpoint of its text, or None if the save was refused.
 
     ``refusal`` says in words why it was refused; it is None before the future is done, and after a save that wasn't.

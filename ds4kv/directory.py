@@ -1,4 +1,4 @@
-"""What a store does to its directory: list, evict, set aside, note hits. All that removes or moves a checkpoint is here.
+"""What a store does to its directory: list, evict, set aside, count hits. All that removes a checkpoint is here.
 
 A file goes for one of three reasons: the budget, or a full disk, has chosen it by its score; it was consumed by its
 load; its owner asked. One that is proven corrupt is moved, if it is as it was when that was proven. Nothing else ever
@@ -40,7 +40,7 @@ _logger = logging.getLogger("ds4kv")
 
 
 class Eviction(namedtuple("Eviction", "removed failed")):
-    """The :class:`ds4kv.policy.Victim` s that are gone, in their order, and those that could not be, with the OSError."""
+    """Each :class:`ds4kv.policy.Victim` that is gone, in their order, and those that could not be, with the OSError."""
 
     __slots__ = ()
     removed: list[policy.Victim]
@@ -50,7 +50,7 @@ class Eviction(namedtuple("Eviction", "removed failed")):
 class Directory:
     """A directory of checkpoints with a budget in bytes, for all threads, and for forked children.
 
-    Where it ``is_read_only`` nothing in it is made, changed, moved or removed; who uses it sees to evict() and remove().
+    Where it ``is_read_only`` no file is changed or moved; who uses it doesn't call what removes one.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Directory:
         self._index = Index(path)
         self._pending: dict[tuple[str, tuple[int, int]], int] = {}  # hits of these files that are not in them yet
         self._pending_of = os.getpid()  # a forked child has a copy of what its parent notes
-        self._mutex: threading.Lock
-        renew_lock(self, "_mutex")  # of the index and what is pending; never held while waiting for the directory's lock
+        self._mutex: threading.Lock  # of the index and the hits; never held while waiting for the directory's lock
+        renew_lock(self, "_mutex")
 
     def entries(self) -> list[Entry]:
         """Every checkpoint that is there now, in the directory's order; none where there is no directory (any more).

@@ -45,8 +45,10 @@ class OutputFile(io.FileIO):
     given_up = False  # it will not be published, and takes and drops what comes
     target: str | None = None
 
-    def begin_payload(self, final_size: int | None) -> None:
-        """Is told once header and text are there, with the size in bytes that the file will have, if that is known."""
+    def begin_payload(self, final_size: int | None, *, is_exact: bool) -> None:
+        """Is told once header and text are there, with the size in bytes that the file will have, or can have at most
+        if it isn't ``is_exact``; None if nobody knows.
+        """
 
     def end_payload(self) -> None:
         """Is told once region and trailer are there: what is written now is the header, over the one that is there."""

@@ -22,7 +22,7 @@ from ds4kv.naming import NAME_SIZE, is_entry_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeAlias
+    from typing import Any, Self, TypeAlias
 
     Stamp: TypeAlias = tuple[int, int, int, int, int]
 
@@ -63,6 +63,33 @@ class Entry(_Fields):
     inode: int
     mtime_ns: int
     ctime_ns: int
+    matched: bytes | None = None
+    """The beginning of the prompt that it was found for, which is its text."""
+
+    @classmethod
+    def of(cls, path: str, header: Header, text_bytes: int, status: os.stat_result) -> Self:
+        """The entry of a file that has, or will have, this name and these facts."""
+        return cls(
+            sha=path[-NAME_SIZE : -len(".kv")].lower(),
+            path=path,
+            file_size=status.st_size,
+            text_bytes=text_bytes,
+            tokens=header.tokens,
+            ctx_size=header.ctx_size,
+            quant_bits=header.quant_bits,
+            head=header.pack(),
+            layout=header.layout,
+            device=status.st_dev,
+            inode=status.st_ino,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+        )
+
+    def found_for(self, text: bytes) -> Self:
+        """The same, with its text as ``matched``."""
+        found = self._replace()
+        found.matched = text
+        return found
 
     def __repr__(self) -> str:
         return f"Entry({self.path!r}, tokens={self.tokens}, file_size={self.file_size})"

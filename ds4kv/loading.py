@@ -7,15 +7,13 @@ exception on, and one in Python may raise its own. So the streams remember it.
 from __future__ import annotations
 
 import io
-import logging
-import os
 import time
 
 from ds4kv import log
-from ds4kv.errors import CorruptError, Ds4kvError
-from ds4kv.lock import locked
+from ds4kv.errors import CorruptError
+from ds4kv.index import stamp
 from ds4kv.reading import CheckpointReader
-from ds4kv.rewrite import identity, read_at_rest, touch
+from ds4kv.rewrite import identity, read_at_rest
 from ds4kv.stream import PayloadReader, RawReader
 from ds4kv.trailer import read_tool_map, unpack_tool_map
 
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     from ds4kv.integrity import Note
 
 __all__ = ["LoadingCheckpoint", "read_noted_tool_map"]
-
-
-_logger = logging.getLogger("ds4kv")
 
 
 class _Watched(io.RawIOBase):
@@ -59,8 +54,8 @@ class LoadingCheckpoint(CheckpointReader):
     """An open checkpoint of a store: ``entry``, ``header``, ``text``, ``payload`` as a stream, ``trailer``.
 
     Made by :meth:`ds4kv.Store.load`, as a context manager. Leaving its block well is a hit, which the store notes in
-    the file; leaving it by an exception is none. Whichever way it ends, a file whose payload was proven wrong by a read
-    is set aside.
+    the file; leaving it by an exception is none. Whichever way it ends, a file whose bytes were proven wrong by a read
+    is set aside, if nobody wrote to it meanwhile.
     """
 
     payload: _WatchedReader | _WatchedRawReader
@@ -72,35 +67,34 @@ class LoadingCheckpoint(CheckpointReader):
         self._directory = directory
         self._consume_above = consume_above
         self.entry = entry
-        super().__init__(entry.path, workers=workers, ledger=directory.ledger)
+        super().__init__(entry.path, workers=workers, ledger=directory.ledger, known_text=entry.matched)
         self._ended = False
         self._fault: CorruptError | None = None  # of the trailer
-        self._file = identity(os.fstat(self._fp.fileno()))
 
     @property
     def tool_map(self) -> dict[bytes, bytes]:
         """What the model wrote for each tool call, by the call's id; empty if the file has no such map.
 
         It is the one that is there now: a save of the same text may have replaced it since the checkpoint was opened.
-        Raises CorruptError if it is proven wrong, TimeoutError if the directory's lock can't be had, and OSError.
+        Raises CorruptError if it is proven wrong, and OSError.
         """
-        with self._directory.at_rest():
-            try:
-                return read_noted_tool_map(self._fp, self._region_end, self.note)
-            except CorruptError as error:
-                self._fault = error
-                error.path = self._path
-                raise
+        try:
+            return read_noted_tool_map(self._fp, self._region_end, self.note)
+        except CorruptError as error:
+            self._fault = error
+            error.path = self._path
+            raise
 
     def _trailer_fault(self) -> CorruptError | None:
-        if self.note is None:
-            return None
-        fd = self._fp.fileno()
-        trailer = self._fp.read_at(self._region_end, max(os.fstat(fd).st_size - self._region_end, 0))
+        """What is wrong with the trailer: to be asked before the hit, which changes the mtime. By that alone a damaged
+        trailer can be told from a new one.
+        """
         try:
-            self.note.check_trailer(trailer, fd, offset=self._region_end)
+            self.verify_trailer()
         except CorruptError as error:
             return error
+        except OSError:
+            return None  # somebody is writing, or the disk fails: no verdict
         return None
 
     @property
@@ -115,39 +109,21 @@ class LoadingCheckpoint(CheckpointReader):
                 error = exc[1] if len(exc) > 1 else None
                 self._end(error if isinstance(error, BaseException) else None)  # while the file has its inode
         finally:
-            self.close()
+            super().__exit__(*exc)
 
     def _end(self, error: BaseException | None) -> None:
         seconds = time.monotonic() - self._started
-        path = self.entry.path
-        fault = self.fault
+        path, opened = self.entry.path, self._fp.status
+        fault = self.fault or (self._trailer_fault() if error is None and self.note is not None else None)
         if fault is not None:
             log.load_failed(path, fault, seconds)
-            self._directory.set_aside(path, lambda status: identity(status) == self._file)
+            self._directory.set_aside(path, lambda status: stamp(status)[:4] == stamp(opened)[:4])
         elif error is not None:
             log.load_failed(path, error, seconds)
         else:
-            log.hit(self.header, text_bytes=self.text_bytes, seconds=seconds, path=path, consumed=self._note_hit())
-
-    def _note_hit(self) -> bool:
-        """Touches or consumes the file; whether it is consumed. The engine has its state, so no failure is an error."""
-        path = self.entry.path
-        try:
-            if self._consume_above is not None and self.header.tokens > self._consume_above:
-                return self._directory.remove(path, self._file)
-            with locked(self._directory.path):
-                # Before the hit, which changes the mtime: by that alone a damaged trailer can be told from a new one.
-                fault = self._trailer_fault()
-                if fault is None and touch(path, last_used=self._directory.now(), file=self._file):
-                    self._directory.ledger.renew(path)
-            if fault is not None:
-                log.load_failed(path, fault, time.monotonic() - self._started)
-                self._directory.set_aside(path, lambda status: identity(status) == self._file)
-        except FileNotFoundError:
-            pass  # evicted while it was loaded
-        except (OSError, Ds4kvError) as failure:
-            _logger.warning("kv cache hit not noted %s: %s", path, failure)
-        return False
+            is_long = self._consume_above is not None and self.header.tokens > self._consume_above
+            consumed = self._directory.note_hit(path, identity(opened), consume=is_long)
+            log.hit(self.header, text_bytes=self.text_bytes, seconds=seconds, path=path, consumed=consumed)
 
 
 def read_noted_tool_map(

@@ -74,8 +74,8 @@ def locked(directory: str, timeout: float | None = None, on_wait: OnWait | None 
 
 @contextlib.contextmanager
 def tried(directory: str) -> Iterator[bool]:
-    """As :func:`locked`, but one try. False while someone else has the lock or is waiting for it; True where it is held,
-    and where there is none to be had.
+    """As :func:`locked`, but one try. False while someone else has the lock or waits for it; True where it is held, and
+    where there is none to be had.
     """
     with _opened(directory) as file:
         if file is None:

@@ -6,13 +6,16 @@ on, and need not look at what became of it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import logging
+import os
 import time
 
 from ds4kv import log, policy
 from ds4kv.draft import OutputFile
-from ds4kv.index import read_entry
+from ds4kv.index import Entry, read_entry
 from ds4kv.lock import locked
 from ds4kv.rewrite import rewrite_trailer
 from ds4kv.stream import Finishable, Nowhere, PayloadWriter, RawWriter
@@ -25,17 +28,39 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
+    from ds4kv.claims import Claim
     from ds4kv.directory import Directory
     from ds4kv.header import Header
-    from ds4kv.index import Entry
     from ds4kv.integrity import Ledger
 
-    MakeRoom = Callable[[int], bool]
-    """Frees that many bytes of a full disk, or says that it can't and frees none."""
 
-__all__ = ["NO_SPACE", "NewSave", "PresentSave", "Save", "StoreWriter", "over_budget"]
+__all__ = ["NO_SPACE", "NewSave", "PresentSave", "Room", "Save", "StoreWriter", "over_budget"]
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+_logger = logging.getLogger("ds4kv")
+
+
+class Room:
+    """What one save may have removed for it, where the disk is full.
+
+    Nothing goes unless all that is left to write can then fit. Where nobody knows how much that is, half of what the
+    checkpoints take when room is first made is the most that goes.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._left: int | None = None
+
+    def make(self, size: int, need: int | None) -> bool:
+        """Frees ``size`` bytes, for a write of a save that has ``need`` bytes to come with it; False: none is freed."""
+        if need is not None:
+            return self._directory.make_room(size, need=need) > 0
+        if self._left is None:
+            self._left = sum(entry.file_size for entry in self._directory.entries()) // 2
+        freed = self._directory.make_room(size, need=size, most=self._left)
+        self._left -= freed
+        return freed > 0
 
 
 class _LimitedFile(OutputFile):
@@ -47,6 +72,7 @@ class _LimitedFile(OutputFile):
 
     _in_payload = False
     _final_size: int | None = None
+    _is_exact = False
 
     def __init__(
         self,
@@ -55,15 +81,16 @@ class _LimitedFile(OutputFile):
         *,
         opener: Callable[[str, int], int],
         limit: int,
-        make_room: MakeRoom | None,
+        room: Room | None,
     ) -> None:
         super().__init__(path, mode, opener=opener)
         self._limit = limit
-        self._make_room = make_room
+        self._room = room
 
-    def begin_payload(self, final_size: int | None) -> None:
+    def begin_payload(self, final_size: int | None, *, is_exact: bool) -> None:
         self._in_payload = True
         self._final_size = final_size
+        self._is_exact = is_exact
 
     def end_payload(self) -> None:
         self._in_payload = False  # the header's place is there, and room is not made by who holds the lock
@@ -80,10 +107,11 @@ class _LimitedFile(OutputFile):
         try:
             return super().write(b)
         except OSError as error:
-            if error.errno not in NO_SPACE or self._make_room is None or not self._in_payload:
+            if error.errno not in NO_SPACE or self._room is None or not self._in_payload:
                 raise
-            # Of a compressed payload nobody knows how much is to come, so room is made as it is needed.
-            if not self._make_room(size if self._final_size is None else self._final_size - end + size):
+            need = None if self._final_size is None else self._final_size - end + size
+            # How small a payload becomes nobody knows beforehand, so for a compressed one room is made as it is needed.
+            if not self._room.make(need if need is not None and self._is_exact else size, need):
                 raise
             return super().write(b)
 
@@ -99,7 +127,7 @@ class StoreWriter(CheckpointWriter):
         trailer: bytes,
         *,
         budget_bytes: int,
-        make_room: MakeRoom | None,
+        room: Room | None,
         level: int | None,
         workers: int | None,
         nice: int,
@@ -108,7 +136,7 @@ class StoreWriter(CheckpointWriter):
         ledger: Ledger,
         mode: int | None = None,
     ) -> None:
-        self._text_bytes = len(text)
+        self.text_bytes = len(text)
         self._budget_bytes = budget_bytes
         super().__init__(
             path,
@@ -122,25 +150,23 @@ class StoreWriter(CheckpointWriter):
             fsync=fsync,
             ledger=ledger,
             mode=mode,
-            make_file=functools.partial(_LimitedFile, limit=budget_bytes, make_room=make_room),
+            make_file=functools.partial(_LimitedFile, limit=budget_bytes, room=room),
         )
 
     def settle(self) -> bool:
-        """Finishes region and trailer: all that takes time, space, or more than the budget.
+        """Has the draft be the whole file: what publish() has left is to give it its name.
 
-        False if the file doesn't fit; it is only to be abandoned then. What close() has left is quick.
+        False if the file doesn't fit; it is only to be abandoned then.
         """
         self.finish_payload()
         if self.draft.file.given_up or not policy.fits(
-            text_bytes=self._text_bytes,
+            text_bytes=self.text_bytes,
             payload_bytes=self.payload.region_bytes,
             trailer_bytes=len(self.trailer),
             budget_bytes=self._budget_bytes,
         ):
             return False
-        self.finish()
-        if self._fsync:
-            self.draft.sync()
+        self.seal()
         return True
 
 
@@ -173,6 +199,10 @@ class Save(Finishable):
         """Gives up what isn't published."""
         self.payload.abandon()
 
+    def cancel(self) -> None:
+        """From any thread: who writes to the payload gets a CancelledError at once, and nothing is published."""
+        self.payload.cancel()
+
 
 class PresentSave(Save):
     """The text has a checkpoint: at most its tool map is written."""
@@ -202,6 +232,10 @@ class PresentSave(Save):
                 ):
                     self._directory.ledger.renew(path, trailer)
                     self.entry = read_entry(path)
+        except TimeoutError as error:
+            self.entry = self._present
+            self.refusal = f"the checkpoint is there, and its tool map stays as it is: {error.strerror}"
+            _logger.warning("kv cache tool map not written %s: %s", path, error)
         except FileNotFoundError:
             pass
         if self.entry is None:
@@ -209,17 +243,18 @@ class PresentSave(Save):
 
 
 class NewSave(Save):
-    """The payload goes to a file, which is published at the end."""
+    """The payload goes to a file, which is published at the end. ``claim`` is held until then."""
 
     needed = True
 
     def __init__(
         self,
         directory: Directory,
-        path: str,
         writer: StoreWriter,
         replaced: list[Entry],
         *,
+        claim: Claim,
+        raw_total: int | None,
         started: float,
         trimmed: int,
     ) -> None:
@@ -227,9 +262,10 @@ class NewSave(Save):
         self.entry = None
         self.refusal = None
         self._directory = directory
-        self._path = path
         self._writer = writer
         self._replaced = replaced
+        self._claim = claim
+        self._raw_total = raw_total
         self._started = started
         self._trimmed = trimmed
         self._ended = False
@@ -243,9 +279,15 @@ class NewSave(Save):
         except BaseException as error:
             self._fail(error)
             raise
+        finally:
+            self._claim.end()
 
     def _publish_if_it_fits(self) -> None:
         writer, directory = self._writer, self._directory
+        if not self._raw_total and self.payload.tell() == 0:
+            writer.abandon()
+            self.refusal = "nothing was written"
+            return
         if not writer.settle():
             writer.abandon()
             self.refusal = over_budget(writer.file_size, directory.budget_bytes)
@@ -257,33 +299,56 @@ class NewSave(Save):
                 seconds=time.monotonic() - self._started,
             )
             return
-        with locked(directory.path):
-            writer.close()
-            self.entry = read_entry(self._path)
-            for old in self._replaced:
-                # One of this very name is gone by now, and this removes nothing.
+        # Of the draft itself: another program may evict the file as soon as it has its name.
+        status = os.fstat(writer.draft.fd)
+        entry = Entry.of(writer.draft.target, writer.header, writer.text_bytes, status)
+        may_evict = True
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(directory.path))
+            except TimeoutError as error:
+                # A rename is whole without the lock. What waits for it is the eviction, which the next save does.
+                _logger.warning("kv cache stores without the lock, and evicts nothing: %s", error)
+                may_evict = False
+            self._publish(entry)
+            if may_evict:
+                directory.count_hits()
+                directory.evict_locked(protected=entry.sha)
+
+    def _publish(self, entry: Entry) -> None:
+        writer, directory = self._writer, self._directory
+        writer.publish()
+        self.entry = entry
+        for old in self._replaced:
+            # One of this very name is gone by now, and this removes nothing.
+            if old.path != entry.path:
                 directory.unlink(old.path, old.stamp[:2])
-                log.replaced(old.path)
-            log.stored(
-                writer.header,
-                file_size=writer.file_size,
-                raw_total=writer.payload.tell(),
-                seconds=time.monotonic() - self._started,
-                trimmed=self._trimmed,
-            )
-            directory.evict_locked(protected=self.entry.sha)
+            log.replaced(old.path)
+        log.stored(
+            writer.header,
+            file_size=writer.file_size,
+            raw_total=writer.payload.tell(),
+            seconds=time.monotonic() - self._started,
+            trimmed=self._trimmed,
+        )
 
     def abandon(self) -> None:
         if not self._ended:
             self._ended = True
-            self._writer.abandon()
+            try:
+                self._writer.abandon()
+            finally:
+                self._claim.end()
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         if exc is not None and not self._ended:
             self._ended = True
-            self._fail(exc)
+            try:
+                self._fail(exc)
+            finally:
+                self._claim.end()
         else:
             super().__exit__(exc_type, exc, tb)
 

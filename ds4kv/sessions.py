@@ -14,11 +14,10 @@ import time
 from collections import namedtuple
 
 from ds4kv import checkpoint as _checkpoint
-from ds4kv.directory import unlink
+from ds4kv.directory import Directory
 from ds4kv.errors import Ds4kvError
 from ds4kv.header import Reason
-from ds4kv.index import Index, read_text
-from ds4kv.integrity import Ledger
+from ds4kv.index import read_text
 from ds4kv.lock import locked
 
 TYPE_CHECKING = False
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from ds4kv.reading import CheckpointReader
     from ds4kv.writing import CheckpointWriter
 
-    Entries = list[Entry]  # in the class, list is a method
     SessionList = list["Session"]
 
 __all__ = ["SYSPROMPT_NAME", "Session", "Sessions"]
@@ -76,12 +74,12 @@ class Sessions:
         self._codec = codec
         self._clock = clock
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        self._ledger = Ledger(self.directory)
-        self._ledger.forget_absent()
+        self._directory = Directory(self.directory)
+        self._directory.ledger.forget_absent()
 
     def list(self) -> SessionList:
         """All saved sessions, the one used last first. Raises OSError."""
-        entries = sorted(self._entries(), key=lambda entry: entry.header.last_used, reverse=True)
+        entries = sorted(self._directory.entries(), key=lambda entry: entry.header.last_used, reverse=True)
         return [Session(entry, _title(text)) for entry in entries if (text := read_text(entry)) is not None]
 
     def switch(self, prefix: str, *, quant_bits: int) -> CheckpointReader:
@@ -94,7 +92,7 @@ class Sessions:
         digits = prefix.lower()
         if not 1 <= len(digits) <= 40 or not set(digits) <= set("0123456789abcdef"):
             raise ValueError(f"{prefix!r} is not the beginning of a SHA-1: 1 to 40 hex digits")
-        found = {entry.sha: entry for entry in sorted(self._entries()) if entry.sha.startswith(digits)}
+        found = {entry.sha: entry for entry in sorted(self._directory.entries()) if entry.sha.startswith(digits)}
         if len(found) != 1:
             which = (
                 f"{len(found)} sessions begin with {prefix}: {', '.join(found)}" if found else f"no session {prefix}"
@@ -127,11 +125,10 @@ class Sessions:
         with self._create(name, Reason.AGENT_SESSION, whole, tokens, ctx_size, quant_bits, raw_total, fsync) as writer:
             yield writer
         with locked(self.directory):
-            for entry in self._entries():
+            for entry in self._directory.entries():
                 if entry.text_bytes < len(whole) and read_text(entry) == whole[: entry.text_bytes]:
                     try:
-                        if unlink(entry.path, entry.stamp[:2]):
-                            self._ledger.remove(os.path.basename(entry.path))
+                        self._directory.unlink(entry.path, entry.stamp[:2])
                     except OSError as error:
                         _logger.warning("kv cache could not remove shorter session %s: %s", entry.path, error)
 
@@ -178,9 +175,6 @@ class Sessions:
             fsync,
         )
 
-    def _entries(self) -> Entries:
-        return Index(self.directory).scan()
-
     def _create(
         self,
         name: str,
@@ -205,7 +199,7 @@ class Sessions:
             created_at=max(int(self._clock()), 0),
             raw_total=raw_total,
             fsync=fsync,
-            ledger=self._ledger,
+            ledger=self._directory.ledger,
         )
 
 

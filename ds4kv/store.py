@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import threading
 import time
 
 from ds4kv import log, policy
 from ds4kv import workers as _workers
+from ds4kv._core import size_of
 from ds4kv.arguments import store_options
+from ds4kv.claims import Claims
 from ds4kv.directory import Directory
 from ds4kv.draft import sweep
 from ds4kv.errors import CorruptError
 from ds4kv.files import RegularFile
+from ds4kv.forks import renew_lock
 from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header, Layout, Reason
 from ds4kv.index import read_text, stamp
 from ds4kv.integrity import Verdict
@@ -29,7 +33,7 @@ from ds4kv.lock import locked
 from ds4kv.lookup import longest_prefix
 from ds4kv.reading import CheckpointReader
 from ds4kv.rewrite import identity
-from ds4kv.saving import NO_SPACE, NewSave, PresentSave, Save, StoreWriter, over_budget
+from ds4kv.saving import NO_SPACE, NewSave, PresentSave, Room, Save, StoreWriter, over_budget
 from ds4kv.stream import encoder_level
 from ds4kv.trailer import pack_tool_map, select_tool_map
 from ds4kv.writing import codec_for
@@ -38,12 +42,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Collection, Iterable, Mapping
-    from concurrent.futures import Future
     from typing import Any, Self
 
     from _typeshed import ReadableBuffer
 
-    from ds4kv.background import Background
+    from ds4kv.background import Background, SaveFuture
     from ds4kv.directory import Score
     from ds4kv.index import Entry
 
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Store"]
 
+_logger = logging.getLogger("ds4kv")
+
+_TOLD_BY_ENTRY = ("tokens", "ctx_size", "quant_bits")
 _QUEUE_SIZE = 4
 """Saves that may wait for the background thread, each with its buffer."""
 
@@ -71,8 +77,14 @@ class Store:
     the time that says what a checkpoint is worth; the least worth goes first. ``clock`` gives Unix seconds. ``nice`` is
     that of :class:`ds4kv.PayloadWriter`, for all saves. With ``fsync`` a save is durable when it returns.
 
+    ``mode`` is that of new files, whatever the umask; by default 0600, so that nobody else reads what was prompted.
+
     Opening makes the directory, with mode 0700, removes what killed processes left half written, and evicts: a smaller
-    budget takes effect at once. Raises ValueError for arguments out of their range, and OSError.
+    budget takes effect at once, unless ``evict_on_open`` is false. In a directory that is not ours to write that is not
+    done, and the log says so. A ``read_only`` store makes, changes and removes nothing at all: loads are not counted,
+    saves are refused, and a directory that is not there is an empty one.
+
+    Raises ValueError for arguments out of their range, and OSError.
     """
 
     def __init__(
@@ -97,6 +109,9 @@ class Store:
         clock: Callable[[], float] = time.time,
         nice: int = 0,
         fsync: bool = False,
+        mode: int | None = None,
+        read_only: bool = False,
+        evict_on_open: bool = True,
     ) -> None:
         self.min_tokens = _not_negative("min_tokens", min_tokens)
         self.cold_max_tokens = _not_negative("cold_max_tokens", cold_max_tokens)
@@ -113,7 +128,9 @@ class Store:
             budget_bytes=budget or policy.BUDGET_MB << 20,
             score=score,
             clock=clock,
+            is_read_only=read_only,
         )
+        self._claims = Claims(self.directory)
         self._reject_different_quant = reject_different_quant
         self._workers = _workers.resolve(workers)
         self._template = _template(Layout(layout), codec)
@@ -121,25 +138,21 @@ class Store:
             encoder_level(self._template.codec, level)
         self._level = level
         self._consume_above = cold_max_tokens if consume and cold_max_tokens else None
-        self._make_room = self._directory.make_room if on_full == "evict" else None
+        self._evicts_when_full = on_full == "evict"
         self._fsync = fsync
+        if mode is not None and not 0 <= mode <= 0o777:
+            raise ValueError(f"mode is {mode:#o}, outside 0..0o777")
+        self._mode = mode
         if not 0 <= nice <= 19:
             raise ValueError(f"nice is {nice}, outside 0..19")
         self._nice = nice
         self._background: Background | None = None
         self._closed = False
-        self._mutex = threading.Lock()  # of these two
-        self._open()
-
-    def _open(self) -> None:
-        try:
-            os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        except OSError as error:
-            log.mkdir_failed(self.directory, error)
-            raise
-        sweep(self.directory)
-        self._directory.evict()
-        self._directory.ledger.forget_absent()
+        self._mutex: threading.Lock
+        renew_lock(self, "_mutex")  # of these two
+        if not read_only:
+            self._make_directory()
+            self._tidy(evict_on_open)
         log.opened(
             self.directory,
             budget_bytes=self.budget_bytes,
@@ -153,6 +166,24 @@ class Store:
             workers=self._workers,
             chunk_size=CHUNK_SIZE,
         )
+
+    def _make_directory(self) -> None:
+        try:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        except OSError as error:
+            log.mkdir_failed(self.directory, error)
+            raise
+
+    def _tidy(self, evict: bool) -> None:
+        sweep(self.directory)
+        try:
+            if evict:
+                self._directory.evict()
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            _logger.warning("kv cache not evicted %s: %s", self.directory, error)
+        self._directory.ledger.forget_absent()
 
     @classmethod
     def from_args(cls, namespace: argparse.Namespace) -> Self | None:
@@ -173,30 +204,58 @@ class Store:
     # Reading
 
     def entries(self) -> list[Entry]:
-        """Every checkpoint that is there now, in the directory's order. Raises OSError."""
+        """Every checkpoint that is there now, in the directory's order; none if it was removed. Raises OSError."""
         return self._directory.entries()
 
     def find(
-        self, prompt: ReadableBuffer, *, ctx_size: int, quant_bits: int, exclude: Collection[Entry] = ()
+        self,
+        prompt: ReadableBuffer,
+        *,
+        ctx_size: int,
+        quant_bits: int,
+        model_id: int | None = None,
+        payload_abi: int | None = None,
+        exclude: Collection[Entry] = (),
     ) -> Entry | None:
         """The checkpoint with the longest text that ``prompt`` begins with, or None.
 
         It has at least ``min_tokens``, was saved by a context of at most ``ctx_size`` tokens, is of the same
-        quantization if others are rejected, and none of ``exclude``: those that the engine could not use. A
-        ``quant_bits`` other than 2 and 4 finds nothing. Raises OSError if the directory can't be read.
+        quantization if others are rejected, and none of ``exclude``: those that the engine could not use. Where
+        ``model_id`` or ``payload_abi`` is given, its header has the same; layout ``v2`` has no room for them and counts
+        as 0. A ``quant_bits`` other than 2 and 4 finds nothing.
+
+        The stored text is read and compared. A file that can't be read is passed over. Raises OSError if the directory
+        can't be read.
         """
         if quant_bits not in (2, 4):
             return None
-        excluded = {entry.path for entry in exclude}
-        return longest_prefix(
-            self.entries(),
-            prompt,
-            lambda entry: (
+        passed_over = {entry.path for entry in exclude}
+
+        def accept(entry: Entry) -> bool:
+            return (
                 entry.tokens >= self.min_tokens
-                and entry.ctx_size <= ctx_size
-                and (entry.quant_bits == quant_bits or not self._reject_different_quant)
-                and entry.path not in excluded
-            ),
+                and self._suits(entry, ctx_size, quant_bits, model_id, payload_abi)
+                and entry.path not in passed_over
+            )
+
+        with memoryview(prompt).cast("B") as whole:
+            entries = self.entries()
+            while (entry := longest_prefix(entries, whole, accept)) is not None:
+                beginning = bytes(whole[: entry.text_bytes])
+                if _has_text(entry, beginning):
+                    return entry.found_for(beginning)
+                passed_over.add(entry.path)
+        return None
+
+    def _suits(
+        self, entry: Entry, ctx_size: int, quant_bits: int, model_id: int | None, payload_abi: int | None
+    ) -> bool:
+        """Whether this engine could load it, whatever its text and its payload are."""
+        return (
+            entry.ctx_size <= ctx_size
+            and (entry.quant_bits == quant_bits or not self._reject_different_quant)
+            and (model_id is None or entry.header.model_id == model_id)
+            and (payload_abi is None or entry.header.payload_abi == payload_abi)
         )
 
     def load(self, entry: Entry) -> LoadingCheckpoint:
@@ -221,7 +280,8 @@ class Store:
                 self._set_aside(entry)
             raise
         header = checkpoint.header
-        if (header.tokens, header.ctx_size, header.quant_bits) != (entry.tokens, entry.ctx_size, entry.quant_bits):
+        is_same = entry.matched in (None, checkpoint.text)
+        if not is_same or any(getattr(header, name) != getattr(entry, name) for name in _TOLD_BY_ENTRY):
             checkpoint.close()
             raise FileNotFoundError(errno.ENOENT, "another checkpoint took its place since it was found", entry.path)
         return checkpoint
@@ -276,7 +336,7 @@ class Store:
     def import_tool_maps(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """What the model wrote for these tool calls, by their ids, as far as the checkpoints here know it.
 
-        No payload is read. Raises TimeoutError if the directory's lock can't be had, and OSError.
+        No payload is read, and no lock is needed. Raises OSError.
         """
         missing = set(ids)
         found: dict[bytes, bytes] = {}
@@ -289,7 +349,7 @@ class Store:
     def _read_tool_map(self, entry: Entry, wanted: set[bytes]) -> dict[bytes, bytes]:
         start = PREFIX_SIZE + entry.text_bytes + entry.header.payload_bytes
         try:
-            with self._directory.at_rest(), RegularFile(entry.path) as fp:
+            with RegularFile(entry.path) as fp:
                 if identity(os.fstat(fp.fileno())) != entry.stamp[:2]:
                     return {}  # replaced since it was listed
                 note = self._directory.ledger.applying(os.path.basename(entry.path), fp.fileno())
@@ -314,6 +374,8 @@ class Store:
         tool_map: Mapping[bytes, bytes] | None = None,
         raw_total: int | None = None,
         trimmed: int = 0,
+        model_id: int | None = None,
+        payload_abi: int | None = None,
     ) -> Save:
         """Begins to save a checkpoint, as a context manager; its ``payload`` is the stream to write to.
 
@@ -321,21 +383,27 @@ class Store:
         ``text`` is stored, and sets or clears bit 0 of ``ext_flags``. ``raw_total`` is the payload's size in bytes,
         where it is known beforehand; ``trimmed``, the tokens of the prompt that are left out, is for the log alone.
 
+        ``model_id`` and ``payload_abi`` go into the header, which in layout ``v2`` has no room for them.
+
         A text that has a checkpoint which this engine can load isn't saved again; its tool map is, and replaces the one
-        there. A file that doesn't fit the budget by its real size, with 1 % of slack, isn't let in. That, too few
-        tokens and a ``quant_bits`` other than 2 and 4 are refusals, no errors: see :class:`ds4kv.saving.Save`.
+        there. One that is being saved at this moment isn't either, whoever does it. A file that doesn't fit the budget
+        by its real size, with 1 % of slack, isn't let in. That, too few tokens, nothing written and a ``quant_bits``
+        other than 2 and 4 are refusals, no errors: see :class:`ds4kv.saving.Save`.
 
         At the block's end the file gets its name, and then the directory is brought within the budget, by removing the
-        checkpoints of the lowest score, and this one last. A block left by an exception leaves nothing behind.
+        checkpoints of the lowest score, and this one last. A block left by an exception leaves nothing behind. If
+        someone holds the directory's lock for 30 s, the file gets its name all the same and nothing is removed.
 
         A full disk is an OSError, from the payload's write() or the end of the block, and nothing is removed for it.
-        With ``on_full="evict"`` room is made by score, as much as the write lacks (of a raw payload with ``raw_total``,
-        as all of the rest needs), and the write is tried once more; where all checkpoints together wouldn't do, none is
-        removed.
+        With ``on_full="evict"`` room is made by score, as much as the write lacks, and the write is tried once more. No
+        checkpoint goes unless all that is to be written can then fit: so give ``raw_total``. Without it nobody knows,
+        and one save costs no more than half of what the checkpoints take together.
 
-        Raises ValueError for what no file may hold, TimeoutError if the directory's lock can't be had, and OSError.
+        Raises ValueError for what no file may hold, and OSError.
         """
         started = time.monotonic()
+        if self._directory.is_read_only:
+            return Save(refusal="the store is read only")
         key_text = bytes(memoryview(text))
         reason_code = Reason.from_word(reason) if isinstance(reason, str) else reason
         if tokens < max(self.min_tokens, 1):
@@ -347,9 +415,10 @@ class Store:
             return Save(refusal=f"the text is {len(key_text)} bytes; its length has 32 bits")
         trailer = pack_tool_map(select_tool_map(key_text, tool_map or {}))
         sha = hashlib.sha1(key_text, usedforsecurity=False).hexdigest()
+        path = os.path.join(self.directory, f"{sha}.kv")
         same_key = [entry for entry in self.entries() if entry.sha == sha]
         for entry in same_key:
-            if self._is_compatible(entry, key_text, ctx_size, quant_bits):
+            if self._suits(entry, ctx_size, quant_bits, model_id, payload_abi) and _has_text(entry, key_text):
                 return PresentSave(self._directory, entry, trailer, fsync=self._fsync)
         now = self._directory.now()
         fields = self._template._asdict() | {
@@ -360,6 +429,8 @@ class Store:
             "ext_flags": ext_flags | Ext.TOOL_MAP if trailer else ext_flags & ~int(Ext.TOOL_MAP),
             "created_at": now,
             "last_used": now,
+            "model_id": model_id or 0,
+            "payload_abi": payload_abi or 0,
         }
         header = Header(**fields)
         least = PREFIX_SIZE + len(key_text) + len(trailer)
@@ -368,43 +439,52 @@ class Store:
         if policy.with_slack(least) > self.budget_bytes:
             log.skipped_for_estimate(tokens, header.reason.word, file_size=least, budget_bytes=self.budget_bytes)
             return Save(refusal=over_budget(least, self.budget_bytes))
-        path = os.path.join(self.directory, f"{sha}.kv")
         try:
+            claim = self._claims.claim(os.path.basename(path))
+            if isinstance(claim, str):
+                return Save(refusal=f"the text is being saved by {claim}")
             try:
-                writer = self._create(path, header, key_text, trailer, raw_total)
-            except OSError as error:
-                if error.errno not in NO_SPACE or self._make_room is None or not self._make_room(least):
-                    raise
-                writer = self._create(path, header, key_text, trailer, raw_total)
+                writer = self._create(path, header, key_text, trailer, raw_total, least)
+            except BaseException:
+                claim.end()
+                raise
         except OSError as error:
             log.create_failed(path, error, time.monotonic() - started)
             raise
-        return NewSave(self._directory, path, writer, same_key, started=started, trimmed=trimmed)
-
-    def _create(self, path: str, header: Header, text: bytes, trailer: bytes, raw_total: int | None) -> StoreWriter:
-        return StoreWriter(
-            path,
-            header,
-            text,
-            trailer,
-            budget_bytes=self.budget_bytes,
-            make_room=self._make_room,
-            level=self._level,
-            workers=self._workers,
-            nice=self._nice,
-            raw_total=raw_total,
-            fsync=self._fsync,
-            ledger=self._directory.ledger,
+        return NewSave(
+            self._directory, writer, same_key, claim=claim, raw_total=raw_total, started=started, trimmed=trimmed
         )
 
-    def _is_compatible(self, entry: Entry, text: bytes, ctx_size: int, quant_bits: int) -> bool:
-        """Whether this engine could load it; of its payload nothing is known before that is tried."""
-        return (
-            (entry.quant_bits == quant_bits or not self._reject_different_quant)
-            and entry.ctx_size <= ctx_size
-            and entry.text_bytes == len(text)
-            and read_text(entry) == text
-        )
+    def _create(
+        self, path: str, header: Header, text: bytes, trailer: bytes, raw_total: int | None, least: int
+    ) -> StoreWriter:
+        room = Room(self._directory) if self._evicts_when_full else None
+
+        def create() -> StoreWriter:
+            return StoreWriter(
+                path,
+                header,
+                text,
+                trailer,
+                budget_bytes=self.budget_bytes,
+                room=room,
+                level=self._level,
+                workers=self._workers,
+                nice=self._nice,
+                raw_total=raw_total,
+                fsync=self._fsync,
+                ledger=self._directory.ledger,
+                mode=self._mode,
+            )
+
+        try:
+            return create()
+        except FileNotFoundError:
+            self._make_directory()  # it was removed since the store was opened
+        except OSError as error:
+            if error.errno not in NO_SPACE or room is None or not room.make(least, least):
+                raise
+        return create()
 
     def save_buffer(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Entry | None:
         """Saves a whole payload, and returns the checkpoint of ``text``, or None if it was refused.
@@ -412,47 +492,59 @@ class Store:
         ``payload`` is any C-contiguous buffer, compressed where it lies, or a function without arguments that makes one
         and isn't called if it isn't needed. ``options`` and what is raised are those of :meth:`save`.
         """
+        return self._save_buffer(text, payload, **options).entry
+
+    def _save_buffer(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Save:
         if not callable(payload):
-            options.setdefault("raw_total", memoryview(payload).nbytes)
+            options.setdefault("raw_total", size_of(payload))
         with self.save(text, **options) as saving:
             if saving.needed:
                 saving.payload.write(payload() if callable(payload) else payload)
-        return saving.entry
+        return saving
 
-    def save_async(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Future[Entry | None]:
+    def save_async(self, text: ReadableBuffer, payload: Payload, *, wait: bool = True, **options: Any) -> SaveFuture:
         """:meth:`save_buffer` on a background thread, which does one save after the other, in order.
 
-        A buffer must not change before the future is done; a function is called there, when it is its turn. Waits while
-        4 saves are waiting already. What goes wrong is logged, and raised by the future's result().
+        A buffer must not change before the future is done; a function is called there, when it is its turn. While 4
+        saves are waiting already this waits too, or with ``wait`` false refuses the save. The future's ``refusal`` says
+        why there is no checkpoint; what goes wrong is logged, and raised by its result().
+
+        Where no thread can be had, as in an atexit handler, and within a payload function, the save is done at once.
 
         Raises RuntimeError after :meth:`close`.
         """
+        from ds4kv.background import Background  # here: it costs as much to import as the rest
+
         key_text = bytes(memoryview(text))
         with self._mutex:
             if self._closed:
                 raise RuntimeError(f"the store of {self.directory} is closed")
             if self._background is None or self._background.is_inherited:
-                from ds4kv.background import Background  # here: it costs as much to import as the rest
-
                 self._background = Background(queue_size=_QUEUE_SIZE)
             background = self._background
-        return background.submit(lambda: self.save_buffer(key_text, payload, **options))
+        return background.submit(lambda: self._save_buffer(key_text, payload, **options), wait=wait)
 
     def evict(self) -> list[Entry]:
         """Brings the directory within its budget, as every save does; what was removed.
 
-        A file that can't be removed is passed over. Raises TimeoutError if the directory's lock can't be had, and
-        OSError.
+        A file that can't be removed is passed over. Raises TimeoutError if the directory's lock can't be had,
+        PermissionError of a read-only store, and OSError.
         """
-        return self._directory.evict()
+        self._refuse_if_read_only()
+        return [victim.entry for victim in self._directory.evict().removed]
 
     def plan_eviction(self, budget_mb: int, now: float | None = None) -> list[policy.Victim]:
         """What would go, in this order and why, for a budget of ``budget_mb`` MiB at ``now``. Touches nothing."""
         return self._directory.plan(budget_mb << 20, now)
 
     def remove(self, entry: Entry) -> bool:
-        """Removes a checkpoint; False if it is gone already, or was replaced. Raises TimeoutError and OSError."""
+        """Removes a checkpoint; False if it is gone already, or was replaced. Raises as :meth:`evict`."""
+        self._refuse_if_read_only()
         return self._directory.remove(entry.path, entry.stamp[:2])
+
+    def _refuse_if_read_only(self) -> None:
+        if self._directory.is_read_only:
+            raise PermissionError(errno.EPERM, "the store was opened to read only", self.directory)
 
     def close(self) -> None:
         """Waits for the saves in the background; no more are taken."""
@@ -461,13 +553,22 @@ class Store:
             background = self._background
         if background is not None and not background.is_inherited:
             background.close()
-        self._directory.ledger.close()
+        self._directory.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _has_text(entry: Entry, text: bytes) -> bool:
+    """Whether the file has this text; not if it can't be read now."""
+    try:
+        return entry.text_bytes == len(text) and read_text(entry) == text
+    except OSError as error:
+        _logger.warning("kv cache text not read %s: %s", entry.path, error)
+        return False
 
 
 def _not_negative(name: str, value: int) -> int:

@@ -136,10 +136,11 @@ class CheckpointWriter(Finishable):
             file.eager = self._fsync
             text_bytes = len(self._text).to_bytes(4, "little")
             write_all(file, memoryview(self.header.pack() + text_bytes + self._text))
-            final_size = None
-            if self._raw_total is not None and self.header.codec is Codec.NONE:
-                final_size = file.tell() + self._raw_total + len(self.trailer)
-            file.begin_payload(final_size)
+            form, final_size = self.header.form or Form.RAW, None
+            if self._raw_total is not None:
+                region_bytes = _core.region_bound(self._raw_total, self.header.chunk_size, form)
+                final_size = file.tell() + region_bytes + len(self.trailer)
+            file.begin_payload(final_size, is_exact=form is Form.RAW)
             self.payload = self._open_payload()
         except BaseException:
             self.abandon()
@@ -178,7 +179,7 @@ class CheckpointWriter(Finishable):
             return
         try:
             self.seal()
-            self._publish()
+            self.publish()
         except BaseException:
             self.abandon()
             raise
@@ -212,7 +213,8 @@ class CheckpointWriter(Finishable):
             self.draft.sync()
         self.header = header
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Gives the file its name, for who has sealed it."""
         directory = self.draft.directory
         if self._ledger is None:
             with contextlib.closing(Ledger(directory)) as ledger:

@@ -17,7 +17,7 @@ from ds4kv import log, policy
 from ds4kv.draft import OutputFile
 from ds4kv.index import Entry, read_entry
 from ds4kv.lock import locked
-from ds4kv.rewrite import rewrite_trailer
+from ds4kv.rewrite import identity, rewrite_trailer
 from ds4kv.stream import Finishable, Nowhere, PayloadWriter, RawWriter
 from ds4kv.writing import CheckpointWriter
 
@@ -284,7 +284,8 @@ class NewSave(Save):
 
     def _publish_if_it_fits(self) -> None:
         writer, directory = self._writer, self._directory
-        if not self._raw_total and self.payload.tell() == 0:
+        is_abandoned = self.payload.closed and not self.payload.complete
+        if not self._raw_total and not is_abandoned and self.payload.tell() == 0:
             writer.abandon()
             self.refusal = "nothing was written"
             return
@@ -299,9 +300,6 @@ class NewSave(Save):
                 seconds=time.monotonic() - self._started,
             )
             return
-        # Of the draft itself: another program may evict the file as soon as it has its name.
-        status = os.fstat(writer.draft.fd)
-        entry = Entry.of(writer.draft.target, writer.header, writer.text_bytes, status)
         may_evict = True
         with contextlib.ExitStack() as stack:
             try:
@@ -310,18 +308,23 @@ class NewSave(Save):
                 # A rename is whole without the lock. What waits for it is the eviction, which the next save does.
                 _logger.warning("kv cache stores without the lock, and evicts nothing: %s", error)
                 may_evict = False
-            self._publish(entry)
+            entry = self._publish()
             if may_evict:
                 directory.count_hits()
                 directory.evict_locked(protected=entry.sha)
 
-    def _publish(self, entry: Entry) -> None:
+    def _publish(self) -> Entry:
         writer, directory = self._writer, self._directory
+        path = writer.draft.target
+        status = os.fstat(writer.draft.fd)
         writer.publish()
-        self.entry = entry
+        # Another program may have evicted or replaced it already. It was saved all the same.
+        with contextlib.suppress(OSError):
+            now = os.stat(path)
+            status = now if identity(now) == identity(status) else status
+        self.entry = Entry.of(path, writer.header, writer.text_bytes, status)
         for old in self._replaced:
-            # One of this very name is gone by now, and this removes nothing.
-            if old.path != entry.path:
+            if old.path != path:
                 directory.unlink(old.path, old.stamp[:2])
             log.replaced(old.path)
         log.stored(
@@ -331,6 +334,7 @@ class NewSave(Save):
             seconds=time.monotonic() - self._started,
             trimmed=self._trimmed,
         )
+        return self.entry
 
     def abandon(self) -> None:
         if not self._ended:

@@ -31,6 +31,7 @@ from ds4kv.layout import PREFIX_SIZE
 from ds4kv.loading import LoadingCheckpoint, read_noted_tool_map
 from ds4kv.lock import locked
 from ds4kv.lookup import longest_prefix
+from ds4kv.naming import sha1_mismatch
 from ds4kv.reading import CheckpointReader
 from ds4kv.rewrite import identity
 from ds4kv.saving import NO_SPACE, NewSave, PresentSave, Room, Save, StoreWriter, over_budget
@@ -242,7 +243,9 @@ class Store:
             entries = self.entries()
             while (entry := longest_prefix(entries, whole, accept)) is not None:
                 beginning = bytes(whole[: entry.text_bytes])
-                if _has_text(entry, beginning):
+                text = _read_text(entry)
+                # A text that isn't what its name says is damaged, which is the load's to say.
+                if text == beginning or (text is not None and sha1_mismatch(entry.path, text) is not None):
                     return entry.found_for(beginning)
                 passed_over.add(entry.path)
         return None
@@ -418,7 +421,7 @@ class Store:
         path = os.path.join(self.directory, f"{sha}.kv")
         same_key = [entry for entry in self.entries() if entry.sha == sha]
         for entry in same_key:
-            if self._suits(entry, ctx_size, quant_bits, model_id, payload_abi) and _has_text(entry, key_text):
+            if self._suits(entry, ctx_size, quant_bits, model_id, payload_abi) and _read_text(entry) == key_text:
                 return PresentSave(self._directory, entry, trailer, fsync=self._fsync)
         now = self._directory.now()
         fields = self._template._asdict() | {
@@ -562,13 +565,13 @@ class Store:
         self.close()
 
 
-def _has_text(entry: Entry, text: bytes) -> bool:
-    """Whether the file has this text; not if it can't be read now."""
+def _read_text(entry: Entry) -> bytes | None:
+    """The text of a file; None if it is gone or can't be read now."""
     try:
-        return entry.text_bytes == len(text) and read_text(entry) == text
+        return read_text(entry)
     except OSError as error:
         _logger.warning("kv cache text not read %s: %s", entry.path, error)
-        return False
+        return None
 
 
 def _not_negative(name: str, value: int) -> int:

@@ -71,9 +71,9 @@ def save(store: Store, rng: random.Random) -> None:
             at += size
     if saving.entry is not None:
         say("saved" if saving.needed else "present", os.path.basename(saving.entry.path))
-    else:  # with room for every file, only one thing can be in the way of it
+    else:  # with room for every file, only what others do can be in the way of it
         assert not saving.needed, saving.refusal
-        assert "removed or replaced meanwhile" in saving.refusal, saving.refusal
+        assert "meanwhile" in saving.refusal or "is being saved by another" in saving.refusal, saving.refusal
 
 
 def load(store: Store, rng: random.Random) -> None:

@@ -11,7 +11,7 @@ import pytest
 import reference
 
 import ds4kv
-from ds4kv import sessions as sessions_module
+from ds4kv.directory import Directory
 from ds4kv.sessions import Sessions
 
 SYSTEM = "<\uff5cbegin\u2581of\u2581sentence\uff5c>be brief".encode()
@@ -94,10 +94,10 @@ def test_what_can_not_be_removed_is_passed_over(
     save(sessions, b"b")
     save(sessions, b"c")
 
-    def refuse(path: str, file: tuple[int, int]) -> bool:
+    def refuse(self: Directory, path: str, file: tuple[int, int]) -> bool:
         raise PermissionError(1, "Operation not permitted", path)
 
-    monkeypatch.setattr(sessions_module, "unlink", refuse)
+    monkeypatch.setattr(Directory, "unlink", refuse)
     save(sessions, b"ab")
     assert len(names(sessions)) == 4
     assert f"could not remove shorter session {sessions.directory}/{sha1(b'a')}.kv" in caplog.text

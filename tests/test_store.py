@@ -25,8 +25,10 @@ import reference
 
 import ds4kv
 from ds4kv import arguments, integrity, lock, saving
+from ds4kv import directory as directory_module
 from ds4kv import store as store_module
 from ds4kv.index import Entry
+from ds4kv.integrity import Verdict
 from ds4kv.lock import LOCK_NAME, locked
 from ds4kv.store import Store
 from ds4kv.trailer import pack_tool_map
@@ -521,11 +523,32 @@ def test_a_hit_that_can_not_be_noted_is_a_hit(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     entry = store.save_buffer(b"text", PAYLOAD, **SAVE)
-    monkeypatch.setattr(lock, "_TIMEOUT", 0.02)
-    with locked(store.directory):
-        assert load(store, b"text") == PAYLOAD
+
+    def refuse(path: str, **options: Any) -> bool:
+        raise PermissionError(1, "Operation not permitted", path)
+
+    monkeypatch.setattr(directory_module, "touch", refuse)
+    assert load(store, b"text") == PAYLOAD
     assert "hit not noted" in caplog.text
     assert store.entries() == [entry]
+
+
+@pytest.mark.parametrize("what_comes", ["a hit", "a save", "the end"])
+def test_a_hit_that_can_not_be_noted_now_is_noted_later(store: Store, what_comes: str) -> None:
+    entry = store.save_buffer(b"text", PAYLOAD, **SAVE)
+    with locked(store.directory):
+        started = time.monotonic()
+        assert [load(store, b"text") for _ in range(3)] == [PAYLOAD] * 3
+        assert time.monotonic() - started < 1
+        assert store.entries()[0].header.hits == 0
+    if what_comes == "a hit":
+        load(store, b"text")
+    elif what_comes == "a save":
+        store.save_buffer(b"another text", PAYLOAD, **SAVE)
+    else:
+        store.close()
+    assert ds4kv.read_header(entry.path).hits == 3 + (what_comes == "a hit")
+    assert store.verify(entry) is Verdict.OK
 
 
 def test_an_evicted_file_is_read_to_its_end(store: Store) -> None:
@@ -806,7 +829,9 @@ def test_niceness_is_that_of_the_workers(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ several at once
 
 
-def test_the_lock_of_another_process_is_waited_for_and_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_of_another_process_is_waited_for_and_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     code = "import sys; from ds4kv.lock import locked\nwith locked(sys.argv[1]): print('held', flush=True); input()"
     child = subprocess.Popen(
         [sys.executable, "-c", code, store.directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -814,13 +839,14 @@ def test_the_lock_of_another_process_is_waited_for_and_named(store: Store, monke
     with child:
         assert child.stdout.readline() == "held\n"
         monkeypatch.setattr(lock, "_TIMEOUT", 0.05)
+        entry = store.save_buffer(b"text", PAYLOAD, **SAVE)  # never thrown away for want of a lock
+        assert load(store, b"text") == PAYLOAD
+        assert f"process {child.pid} for 0.05 s" in caplog.text
         with pytest.raises(TimeoutError, match=f"process {child.pid} for 0.05 s.*{LOCK_NAME}"):
-            store.save_buffer(b"text", PAYLOAD, **SAVE)
-        assert names(store) == set()
+            store.remove(entry)
         monkeypatch.setattr(lock, "_TIMEOUT", 10)
         child.send_signal(signal.SIGKILL)  # which ends its lock
-        store.save_buffer(b"text", PAYLOAD, **SAVE)
-    assert load(store, b"text") == PAYLOAD
+        assert store.remove(entry)
 
 
 def test_a_fork_does_not_keep_the_lock(store: Store) -> None:

@@ -43,7 +43,14 @@ class Claims:
                 return "another thread of this process"
             claim = Claim(self, name)
             self._owners[name] = os.getpid(), id(claim)
-        if held_drafts(self._directory, name):
+        try:
+            is_held = bool(held_drafts(self._directory, name))
+        except FileNotFoundError:
+            is_held = False  # nor is there a directory
+        except BaseException:
+            claim.end()
+            raise
+        if is_held:
             claim.end()
             return "another process"
         return claim

@@ -13,7 +13,9 @@ import fcntl
 import functools
 import io
 import os
+import select
 import stat
+import sys
 
 from ds4kv import _core
 from ds4kv.leftovers import NO_LOCKS, held_drafts, stem_of, sweep, sweep_now_and_then
@@ -32,6 +34,8 @@ __all__ = ["Draft", "OutputFile", "held_drafts", "sweep", "sync_directory"]
 _ATTEMPTS = 100
 _PRIVATE = 0o600
 _CAN_BE_EFFECTIVE = os.access in os.supports_effective_ids
+
+_OWNER = select.epoll if sys.platform == "linux" else select.kqueue
 
 _open_private = functools.partial(os.open, mode=_PRIVATE)
 
@@ -249,9 +253,9 @@ def _named(error: OSError, target: str) -> OSError:
 
 
 def sync_directory(path: str) -> None:
-    """Waits until the names in a directory are on the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    """Waits until the names in a directory are on the disk. Raises OSError."""
+    # A number would be lost if a signal came between its making and its use. This is the one class that takes the
+    # descriptor of a directory for its own, and closes it whatever comes; what else it could do is of no use here.
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    with contextlib.closing(next(map(_OWNER.fromfd, map(os.open, (path,), (flags,))))) as directory:
+        os.fsync(directory.fileno())

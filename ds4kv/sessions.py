@@ -15,6 +15,7 @@ from collections import namedtuple
 
 from ds4kv import checkpoint as _checkpoint
 from ds4kv.directory import unlink
+from ds4kv.draft import sweep
 from ds4kv.errors import Ds4kvError
 from ds4kv.header import Reason
 from ds4kv.index import Index, read_text
@@ -56,7 +57,7 @@ class Sessions:
     """The sessions in ``directory``, by default ds4-agent's own: ``~/.ds4/kvcache``. It is made with mode 0700.
 
     ``layout``, ``codec`` and ``workers`` are those of new files, as in :func:`ds4kv.create`; ``clock`` gives Unix
-    seconds. Loading a session changes nothing in its file.
+    seconds. Loading a session changes nothing in its file. Opening removes what killed processes left half written.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Sessions:
         self._codec = codec
         self._clock = clock
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        sweep(self.directory)
         self._ledger = Ledger(self.directory)
         self._ledger.forget_absent()
 
@@ -120,7 +122,7 @@ class Sessions:
 
         Once it is published, every other checkpoint here whose text is a shorter beginning of this one is removed,
         whoever saved it. It replaces one of the same text. Raises TimeoutError if the directory's lock can't be had,
-        and as :func:`ds4kv.create`.
+        ValueError if nothing was written, and as :func:`ds4kv.create`.
         """
         whole = bytes(memoryview(text))
         name = f"{hashlib.sha1(whole, usedforsecurity=False).hexdigest()}.kv"
@@ -166,7 +168,10 @@ class Sessions:
         raw_total: int | None = None,
         fsync: bool = False,
     ) -> CheckpointWriter:
-        """Saves the state after the system prompt ``text``, in place of the one before; as :func:`ds4kv.create`."""
+        """Saves the state after the system prompt ``text``, in place of the one before; as :func:`ds4kv.create`.
+
+        Closing it raises ValueError if nothing was written.
+        """
         return self._create(
             SYSPROMPT_NAME,
             Reason.AGENT_SYSTEM,
@@ -192,7 +197,7 @@ class Sessions:
         raw_total: int | None,
         fsync: bool,
     ) -> CheckpointWriter:
-        return _checkpoint.create(
+        writer = _checkpoint.create(
             os.path.join(self.directory, name),
             text=text,
             tokens=tokens,
@@ -207,6 +212,8 @@ class Sessions:
             fsync=fsync,
             ledger=self._ledger,
         )
+        writer.needs_payload = True
+        return writer
 
 
 def _title(text: bytes) -> str:

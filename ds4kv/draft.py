@@ -13,12 +13,16 @@ import fcntl
 import functools
 import io
 import os
-import select
 import stat
 import sys
 
 from ds4kv import _core
 from ds4kv.leftovers import NO_LOCKS, held_drafts, stem_of, sweep, sweep_now_and_then
+
+if sys.platform == "linux":
+    from select import epoll as Owner
+else:
+    from select import kqueue as Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +38,6 @@ __all__ = ["Draft", "OutputFile", "held_drafts", "sweep", "sync_directory"]
 _ATTEMPTS = 100
 _PRIVATE = 0o600
 _CAN_BE_EFFECTIVE = os.access in os.supports_effective_ids
-
-_OWNER = select.epoll if sys.platform == "linux" else select.kqueue
 
 _open_private = functools.partial(os.open, mode=_PRIVATE)
 
@@ -257,5 +259,5 @@ def sync_directory(path: str) -> None:
     # A number would be lost if a signal came between its making and its use. This is the one class that takes the
     # descriptor of a directory for its own, and closes it whatever comes; what else it could do is of no use here.
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    with contextlib.closing(next(map(_OWNER.fromfd, map(os.open, (path,), (flags,))))) as directory:
+    with contextlib.closing(next(map(Owner.fromfd, map(os.open, (path,), (flags,))))) as directory:
         os.fsync(directory.fileno())

@@ -14,9 +14,15 @@ import functools
 import io
 import os
 import stat
+import sys
 
 from ds4kv import _core
 from ds4kv.leftovers import NO_LOCKS, held_drafts, stem_of, sweep, sweep_now_and_then
+
+if sys.platform == "linux":
+    from select import epoll as Owner
+else:
+    from select import kqueue as Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -251,9 +257,9 @@ def _named(error: OSError, target: str) -> OSError:
 
 
 def sync_directory(path: str) -> None:
-    """Waits until the names in a directory are on the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    """Waits until the names in a directory are on the disk. Raises OSError."""
+    # A number would be lost if a signal came between its making and its use. This is the one class that takes the
+    # descriptor of a directory for its own, and closes it whatever comes; what else it could do is of no use here.
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    with contextlib.closing(next(map(Owner.fromfd, map(os.open, (path,), (flags,))))) as directory:
+        os.fsync(directory.fileno())

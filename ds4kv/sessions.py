@@ -15,6 +15,7 @@ from collections import namedtuple
 
 from ds4kv import checkpoint as _checkpoint
 from ds4kv.directory import Directory
+from ds4kv.draft import sweep
 from ds4kv.errors import Ds4kvError
 from ds4kv.header import Reason
 from ds4kv.index import read_text
@@ -54,7 +55,7 @@ class Sessions:
     """The sessions in ``directory``, by default ds4-agent's own: ``~/.ds4/kvcache``. It is made with mode 0700.
 
     ``layout``, ``codec`` and ``workers`` are those of new files, as in :func:`ds4kv.create`; ``clock`` gives Unix
-    seconds. Loading a session changes nothing in its file.
+    seconds. Loading a session changes nothing in its file. Opening removes what killed processes left half written.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Sessions:
         self._codec = codec
         self._clock = clock
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        sweep(self.directory)
         self._directory = Directory(self.directory)
         self._directory.ledger.forget_absent()
 
@@ -118,7 +120,7 @@ class Sessions:
 
         Once it is published, every other checkpoint here whose text is a shorter beginning of this one is removed,
         whoever saved it. It replaces one of the same text. Raises TimeoutError if the directory's lock can't be had,
-        and as :func:`ds4kv.create`.
+        ValueError if nothing was written, and as :func:`ds4kv.create`.
         """
         whole = bytes(memoryview(text))
         name = f"{hashlib.sha1(whole, usedforsecurity=False).hexdigest()}.kv"
@@ -163,7 +165,10 @@ class Sessions:
         raw_total: int | None = None,
         fsync: bool = False,
     ) -> CheckpointWriter:
-        """Saves the state after the system prompt ``text``, in place of the one before; as :func:`ds4kv.create`."""
+        """Saves the state after the system prompt ``text``, in place of the one before; as :func:`ds4kv.create`.
+
+        Closing it raises ValueError if nothing was written.
+        """
         return self._create(
             SYSPROMPT_NAME,
             Reason.AGENT_SYSTEM,
@@ -186,7 +191,7 @@ class Sessions:
         raw_total: int | None,
         fsync: bool,
     ) -> CheckpointWriter:
-        return _checkpoint.create(
+        writer = _checkpoint.create(
             os.path.join(self.directory, name),
             text=text,
             tokens=tokens,
@@ -201,6 +206,8 @@ class Sessions:
             fsync=fsync,
             ledger=self._directory.ledger,
         )
+        writer.needs_payload = True
+        return writer
 
 
 def _title(text: bytes) -> str:

@@ -245,10 +245,12 @@ def test_an_abandoned_payload_is_not_published(path: Path) -> None:
     assert names(path) == []
 
 
-def test_a_payload_shorter_than_announced_is_not_published(path: Path) -> None:
-    checkpoint = ds4kv.create(path, raw_total=5, **FACTS)
-    checkpoint.payload.write(b"1234")
-    with pytest.raises(ValueError, match="4 were written"):
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+@pytest.mark.parametrize("written", [b"", b"1234"])
+def test_a_payload_shorter_than_announced_is_not_published(layout: str, written: bytes, path: Path) -> None:
+    checkpoint = ds4kv.create(path, raw_total=5, layout=layout, **FACTS)
+    checkpoint.payload.write(written)
+    with pytest.raises(ValueError, match=f"{len(written)} were written"):
         checkpoint.close()
     assert names(path) == []
 

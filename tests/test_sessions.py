@@ -76,6 +76,27 @@ def test_a_save_removes_all_beginnings_of_its_text_and_nothing_else(sessions: Se
     assert names(sessions) == {f"{sha1(text)}.kv" for text in (first, other, longer)}
 
 
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+@pytest.mark.parametrize("raw_total", [None, 0])
+def test_nothing_written_is_nothing_saved(layout: str, raw_total: int | None, tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path, layout=layout)
+    save(sessions, SYSTEM)
+    before = names(sessions)
+    for end in ("leave", "close the payload"):
+        with (
+            pytest.raises(ValueError, match="nothing was written"),
+            sessions.save(SYSTEM + turn("x"), tokens=600, ctx_size=32768, raw_total=raw_total) as checkpoint,
+        ):
+            if end == "close the payload" and layout != "v2-checked":
+                checkpoint.payload.close()
+    with pytest.raises(ValueError, match="nothing was written"):
+        sessions.save_sysprompt(SYSTEM, tokens=600, ctx_size=32768, raw_total=raw_total).close()
+    assert names(sessions) == before
+    assert not [name for name in os.listdir(tmp_path) if ".tmp." in name]
+    save(sessions, SYSTEM + turn("x"))  # the control: one that is written replaces the shorter one
+    assert names(sessions) == {f"{sha1(SYSTEM + turn('x'))}.kv"}
+
+
 def test_a_save_that_fails_removes_nothing(sessions: Sessions) -> None:
     save(sessions, SYSTEM)
     with (

@@ -62,12 +62,18 @@ class _CheckedWriter(PayloadWriter):
     def region_bytes(self) -> int:
         return super().region_bytes if self._as_it_is is None else self._as_it_is.region_bytes
 
+    def cancel(self) -> None:
+        super().cancel()
+        if self._as_it_is is not None:
+            self._as_it_is.cancel()
+
     def _put(self, payload: Any) -> None:
         chunk_size = self._frame.chunk_size
         if self.tell() == 0 and len(payload) >= chunk_size and _core.is_hopeless(payload, chunk_size):
             self._free()
             self._as_it_is = RawWriter(self._fp, raw_total=self._raw_total, sums=self._with_sums)
             self.sums = self._as_it_is.sums
+            self._look()  # cancel() may have come before there was another to pass it on to
         if self._as_it_is is None:
             super()._put(payload)
         else:
@@ -94,6 +100,7 @@ class CheckpointWriter(Finishable):
     """
 
     payload: PayloadWriter | RawWriter
+    _is_cancelled = False
 
     def __init__(
         self,
@@ -144,6 +151,8 @@ class CheckpointWriter(Finishable):
             text_bytes = len(self._text).to_bytes(4, "little")
             write_all(self._fp, memoryview(self.header.pack() + text_bytes + self._text))
             self.payload = self._open_payload(level, workers, nice, raw_total)
+            if self._is_cancelled:  # while the payload is copied to another file
+                self.payload.cancel()
         except BaseException:
             self.abandon()
             raise
@@ -185,7 +194,7 @@ class CheckpointWriter(Finishable):
         """Closes the payload's stream; what layout v2-checked saves too little of is then stored as it is."""
         payload = self.payload
         is_checked = self.header.layout is Layout.V2_CHECKED
-        is_empty = is_checked and not payload.closed and payload.tell() == 0
+        is_empty = is_checked and not payload.closed and payload.tell() == 0 and payload.raw_total is None
         if is_empty:
             payload.abandon()  # there is no empty region of this layout
         else:
@@ -218,6 +227,13 @@ class CheckpointWriter(Finishable):
         finally:
             fp.close()
             os.unlink(temporary)
+
+    def cancel(self) -> None:
+        """Ends what another thread is writing or closing, which raises CancelledError there within 50 ms, as does every
+        later use: nothing is published. What is published already stays.
+        """
+        self._is_cancelled = True
+        self.payload.cancel()
 
     def _publish(self) -> None:
         if os.getpid() != self._owner:

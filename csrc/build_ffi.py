@@ -39,19 +39,28 @@ def cdef_of(header: str) -> str:
 PYTHON_FILE = """
 extern "Python" int64_t python_write(void *stream, const char *raw, size_t n);
 extern "Python" int64_t python_read(void *stream, char *raw, size_t n);
-static FILE *python_file_open(void *stream, int writes, char *buffer, size_t size);
+static int python_file_open(FILE **file, void *stream, int writes, char *buffer, size_t size);
+static void python_file_close(FILE **file);
 int fflush(FILE *file);
 int ferror(FILE *file);
 void clearerr(FILE *file);
-int fclose(FILE *file);
+"""
+
+PYTHON_OWNED = """
+static void drop_writer(ds4kv_writer **writer);
+static void drop_reader(ds4kv_reader **reader);
+static void drop_hasher(ds4kv_hasher **hasher);
+static void reclaim_writer(ds4kv_writer **writer);
+static void reclaim_reader(ds4kv_reader **reader);
 """
 
 ffibuilder = FFI()
 ffibuilder.cdef(cdef_of((CSRC / "ds4kv.h").read_text(encoding="utf-8")))
 ffibuilder.cdef(PYTHON_FILE)
+ffibuilder.cdef(PYTHON_OWNED)
 ffibuilder.set_source(
     "ds4kv._native",
-    '#include "ds4kv.h"\n#include "python_file.h"',
+    '#include "ds4kv.h"\n#include "python_owned.h"\n#include "python_file.h"',
     sources=[str(CSRC / name) for name in CORE] + [str(LZ4 / name) for name in ("lz4.c", "lz4hc.c")],
     depends=[str(path) for folder in (CSRC, LZ4, XXHASH) for path in sorted(folder.glob("*.h"))],
     include_dirs=[str(CSRC), str(LZ4), str(XXHASH)],

@@ -21,8 +21,10 @@
  *     how the input was split.
  *   - Nothing is allocated from a number in a file before ds4kv_frame_decode has checked it against the other
  *     numbers and against the bytes that are there.
- *   - workers = 0 runs everything on the calling thread. Threads start when a second chunk comes, not before; where
- *     the system refuses one, the work goes on with those there are.
+ *   - workers = 0 runs everything on the calling thread. Threads start when a second chunk comes, above level 0 with the
+ *     first; where the system refuses one, the work goes on with those there are.
+ *   - free ends the threads, and no memory of the caller's is in use after it. It waits for what they are at, which is a
+ *     chunk at most, but never for LZ4HC, which may take seconds for one: see ds4kv_stragglers.
  *   - After fork() the child's copy of an object answers DS4KV_STATE, as NULL does; freeing either is safe.
  */
 #ifndef DS4KV_H
@@ -122,7 +124,8 @@ DS4KV_API int ds4kv_writer_sums(ds4kv_writer *writer);
 DS4KV_API uint64_t ds4kv_writer_sum(const ds4kv_writer *writer);
 
 /* Accepts up to n payload bytes and returns how many. Fewer than n: take one record, then put the rest. With lent,
- * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. */
+ * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. Above
+ * level 0 they are copied all the same. */
 DS4KV_API int64_t ds4kv_writer_put(ds4kv_writer *writer, const void *raw, size_t n, int lent);
 
 /* How many chunks in the ring are still to be read from the caller's memory. */
@@ -135,10 +138,18 @@ DS4KV_API int ds4kv_writer_finish(ds4kv_writer *writer);
  * 0: every chunk that was put whole is taken (after finish: all is). */
 DS4KV_API int64_t ds4kv_writer_take(ds4kv_writer *writer, const void **record);
 
+/* Before a take, for who has something else to look at while a chunk is compressed: 1 if it would not wait for another
+ * thread, whatever it then says; 0 if it still would after ms milliseconds. The record that was taken is given back. */
+DS4KV_API int ds4kv_writer_wait(ds4kv_writer *writer, int ms);
+
 /* The frame of what was put so far; after finish, the region's. */
 DS4KV_API void ds4kv_writer_frame(const ds4kv_writer *writer, ds4kv_frame *frame);
 
+/* A chunk of LZ4HC that is being compressed is not waited for: its thread ends with it, and gives the memory back. */
 DS4KV_API void ds4kv_writer_free(ds4kv_writer *writer);
+
+/* How many writers were freed and still have a thread in a chunk, and so memory. */
+DS4KV_API int ds4kv_stragglers(void);
 
 /* ---- reader: records in, payload out ---- */
 
@@ -169,6 +180,13 @@ DS4KV_API int ds4kv_reader_finish(ds4kv_reader *reader);
 /* Until they have been taken, the n payload bytes that come next belong at dst: whole chunks are decoded there with no
  * copy between. dst must live until they are taken, or free. */
 DS4KV_API int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n);
+
+/* How many payload bytes are still to come to the memory of the last aim. */
+DS4KV_API int64_t ds4kv_reader_aimed(ds4kv_reader *reader);
+
+/* Before a take that waits, as ds4kv_writer_wait: 1 if it would not wait for another thread, 0 if it still would after ms
+ * milliseconds. */
+DS4KV_API int ds4kv_reader_wait(ds4kv_reader *reader, int ms);
 
 /* Moves up to n payload bytes to dst and returns how many. 0: room first, or the end. It waits for one chunk if nothing
  * is ready and wait is not 0, never for a second. */

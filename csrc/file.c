@@ -12,6 +12,8 @@
 
 #include "internal.h"
 
+#define PIECE ((size_t)1 << 20) /* a tenth of a second from a disk of 10 MB/s */
+
 int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error)
 {
     size_t wanted = *n;
@@ -29,6 +31,20 @@ int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error)
         *n += (size_t)got;
     }
     return DS4KV_OK;
+}
+
+int file_read_until(int fd, void *bytes, size_t *n, uint64_t offset, const atomic_bool *stop, int *os_error)
+{
+    size_t wanted = *n;
+    int status = DS4KV_OK;
+    for (*n = 0; *n < wanted && status == DS4KV_OK;) {
+        size_t piece = wanted - *n < PIECE ? wanted - *n : PIECE;
+        if (atomic_load(stop))
+            return DS4KV_STATE;
+        status = file_read(fd, (uint8_t *)bytes + *n, &piece, offset + *n, os_error);
+        *n += piece;
+    }
+    return status;
 }
 
 void ds4kv_file_write_out(int fd, uint64_t offset, uint64_t n)

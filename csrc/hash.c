@@ -48,7 +48,8 @@ void ds4kv_hasher_free(ds4kv_hasher *hasher)
     free(hasher);
 }
 
-int file_read_hashed(int fd, void *bytes, size_t *n, uint64_t offset, uint64_t *hash, int *os_error)
+int file_read_hashed(int fd, void *bytes, size_t *n, uint64_t offset, const atomic_bool *stop, uint64_t *hash,
+                     int *os_error)
 {
     XXH3_state_t state;
     XXH3_INITSTATE(&state);
@@ -57,7 +58,7 @@ int file_read_hashed(int fd, void *bytes, size_t *n, uint64_t offset, uint64_t *
     int status = DS4KV_OK;
     for (*n = 0; *n < wanted && status == DS4KV_OK;) {
         size_t piece = wanted - *n < PIECE ? wanted - *n : PIECE;
-        status = file_read(fd, (uint8_t *)bytes + *n, &piece, offset + *n, os_error);
+        status = file_read_until(fd, (uint8_t *)bytes + *n, &piece, offset + *n, stop, os_error);
         XXH3_64bits_update(&state, (uint8_t *)bytes + *n, piece);
         *n += piece;
     }

@@ -10,6 +10,7 @@
 #define DS4KV_INTERNAL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -36,9 +37,10 @@ typedef struct {
 
 /* ---- codec.c ---- */
 
-/* What a ring does to a slot. Each thread has its own scratch memory, of scratch_size bytes. */
+/* What a ring does to a slot. Each thread has its own scratch memory, of scratch_size bytes. Once `stop` is true nobody
+ * wants the slot any more, and what reads from a file reads no further. */
 typedef struct codec {
-    int (*run)(const struct codec *codec, void *scratch, slot *slot);
+    int (*run)(const struct codec *codec, void *scratch, slot *slot, const atomic_bool *stop);
     size_t scratch_size;
     size_t streams_at; /* where in the scratch a transposed chunk is */
     uint32_t form;
@@ -46,6 +48,7 @@ typedef struct codec {
     bool sums;      /* an encoder's: records are to be summed; a decoder's: held against their sums */
     int fd;         /* a decoder's: of the file that has the records, if slots have no src */
     uint64_t start; /* of the region in that file */
+    bool is_slow;   /* a chunk may take seconds, and nothing can end it before: nobody is to wait for one to end */
 } codec;
 
 /* Makes a record of a chunk of at most raw_bound bytes: head and block. */
@@ -65,13 +68,17 @@ uint32_t restore(uint8_t *raw, const uint8_t *streams, size_t n);
 
 /* ---- hash.c ---- */
 
-/* file_read, and the XXH3-64 of what was read. */
-int file_read_hashed(int fd, void *bytes, size_t *n, uint64_t offset, uint64_t *hash, int *os_error);
+/* file_read_until, and the XXH3-64 of what was read. */
+int file_read_hashed(int fd, void *bytes, size_t *n, uint64_t offset, const atomic_bool *stop, uint64_t *hash,
+                     int *os_error);
 
 /* ---- file.c ---- */
 
 /* Reads *n bytes at `offset`: OK, TRUNCATED if the file ends before, or IO with errno in os_error; *n are there now. */
 int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error);
+
+/* The same by pieces, with a look at `stop` before each: STATE once it is true. */
+int file_read_until(int fd, void *bytes, size_t *n, uint64_t offset, const atomic_bool *stop, int *os_error);
 
 /* ---- frame.c ---- */
 
@@ -133,7 +140,7 @@ void sha1_hex(const void *bytes, size_t n, char hex[41]);
  * number i mod n_out.
  */
 typedef struct {
-    pthread_mutex_t mutex; /* guards all up to `own_scratch`, and slot.done */
+    pthread_mutex_t mutex; /* guards all up to `stopping`, and slot.done */
     pthread_cond_t work;   /* a slot can be taken, or the end */
     pthread_cond_t done;   /* a slot is done */
     uint64_t filled;       /* chunks pushed; the owner writes */
@@ -141,7 +148,11 @@ typedef struct {
     uint64_t drained;      /* chunks popped; the owner writes */
     int idle;              /* workers waiting for work */
     int begun;             /* workers that took a number, for their scratch */
-    bool stopping;
+    int running;           /* workers that are inside a chunk */
+    int left;              /* workers that have ended */
+    void (*release)(void *object); /* set once the ring is left to its workers: the last of them calls it */
+    void *object;
+    atomic_bool stopping; /* written under the mutex, read by whoever reads from a file */
 
     void *own_scratch; /* for chunks that the owner runs itself */
     void **scratches;  /* of the workers: here, so that a forked child can free them */
@@ -163,8 +174,14 @@ void ring_push(ring *ring, bool more);  /* more: others follow, so that a thread
 bool ring_is_full(const ring *ring);
 bool ring_done(ring *ring, uint64_t index);
 slot *ring_peek(ring *ring, bool wait); /* the oldest slot once done; NULL: none, or not done and no wait */
+bool ring_wait(ring *ring, int ms);     /* false: after so long, a ring_peek that waits would still have to */
 void ring_pop(ring *ring);
-void ring_free(ring *ring); /* waits for chunks being run; does nothing to a zeroed ring */
+
+/* Ends the threads, then calls release(object), which is to call ring_clear. It waits for the chunks being run, and the
+ * caller's memory is the caller's again. Those of a slow codec are not waited for, and must not be of the caller's memory:
+ * the last thread that leaves one calls release, later, and who called this has no part in the ring any more. */
+void ring_end(ring *ring, void (*release)(void *object), void *object);
+void ring_clear(ring *ring); /* gives back what the ring itself holds; does nothing to a zeroed one */
 
 /* ---- memory of a chunk ---- */
 

@@ -73,11 +73,20 @@ static FILE *open_stream(void *stream, int writes)
 
 #endif
 
-/* NULL and errno on failure. The buffer is stdio's until fclose. */
-static FILE *python_file_open(void *stream, int writes, char *buffer, size_t size)
+/* errno, or 0. The buffer is stdio's until the file is closed. */
+static int python_file_open(FILE **file, void *stream, int writes, char *buffer, size_t size)
 {
-    FILE *file = open_stream(stream, writes);
-    if (file)
-        (void)setvbuf(file, buffer, _IOFBF, size);
-    return file;
+    *file = open_stream(stream, writes);
+    if (!*file)
+        return errno;
+    (void)setvbuf(*file, buffer, _IOFBF, size);
+    return 0;
+}
+
+static void python_file_close(FILE **file)
+{
+    FILE *open = *file;
+    *file = NULL;
+    if (open)
+        (void)fclose(open);
 }

@@ -341,6 +341,23 @@ int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n)
     return DS4KV_OK;
 }
 
+int64_t ds4kv_reader_aimed(ds4kv_reader *reader)
+{
+    int status = enter(reader);
+    if (status != DS4KV_OK)
+        return status;
+    return reader->aim_end > reader->raw_taken ? (int64_t)(reader->aim_end - reader->raw_taken) : 0;
+}
+
+int ds4kv_reader_wait(ds4kv_reader *reader, int ms)
+{
+    if (enter(reader) != DS4KV_OK)
+        return 1;
+    if (reader->source != PUT)
+        push_ahead(reader);
+    return ring_wait(&reader->ring, ms);
+}
+
 int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)
 {
     int status = enter(reader);
@@ -383,12 +400,17 @@ void ds4kv_reader_fault(const ds4kv_reader *reader, ds4kv_fault *fault)
     *fault = reader->fault;
 }
 
-void ds4kv_reader_free(ds4kv_reader *reader)
+static void release(void *object)
 {
-    if (!reader)
-        return;
-    ring_free(&reader->ring);
+    ds4kv_reader *reader = object;
+    ring_clear(&reader->ring);
     chunk_table_free(reader->blocks, reader->n_block);
     chunk_table_free(reader->chunks, reader->n_chunk);
     free(reader);
+}
+
+void ds4kv_reader_free(ds4kv_reader *reader)
+{
+    if (reader)
+        ring_end(&reader->ring, release, reader);
 }

@@ -6,14 +6,19 @@
  *
  * The owner runs a chunk itself where there is no thread: with no workers, for a single chunk, and where the system
  * gives no thread. So "no threads" is not another program, it is this one with n_threads == 0.
+ *
+ * A chunk of LZ4HC takes seconds and can't be ended. So a single one gets a thread, too, and a ring that ends with
+ * some under way is left to its workers: the last one gives all memory back. Nothing in it is the caller's then.
  */
 #define _GNU_SOURCE /* madvise, under -std=c11 */
 #include "internal.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -56,7 +61,7 @@ static int run(ring *ring, slot *slot, void **scratch)
 {
     if (ring->codec.scratch_size && !*scratch && !(*scratch = chunk_alloc(ring->codec.scratch_size)))
         return DS4KV_NOMEM;
-    return ring->codec.run(&ring->codec, *scratch, slot);
+    return ring->codec.run(&ring->codec, *scratch, slot, &ring->stopping);
 }
 
 /* Takes the next chunk and runs it with the mutex open; called and left with it locked. */
@@ -74,6 +79,27 @@ static bool has_work(ring *ring)
 {
     return ring->taken < ring->filled &&
            (ring->taken < ring->drained + ring->n_out || slot_of(ring, ring->taken)->aimed);
+}
+
+/* Rings that are left to their workers, in the lower half of its bits; above, the process that counts: a forked child has
+ * none of its parent's threads, and begins anew. */
+static atomic_ulong stragglers;
+
+#define HALF (4 * sizeof(unsigned long))
+
+static int count_stragglers(int change)
+{
+    unsigned long process = (unsigned long)getpid(), before = atomic_load(&stragglers), count;
+    do {
+        count = before >> HALF == process ? before & ((1ul << HALF) - 1) : 0;
+        count += (unsigned long)change;
+    } while (!atomic_compare_exchange_weak(&stragglers, &before, process << HALF | count));
+    return (int)count;
+}
+
+int ds4kv_stragglers(void)
+{
+    return count_stragglers(0);
 }
 
 /* A wish, as everything about priorities is: refused or unknown, the thread works as the others do. */
@@ -101,9 +127,17 @@ static void *worker(void *arg)
         }
         if (ring->stopping)
             break;
+        ring->running++;
         run_next(ring, scratch);
+        ring->running--;
     }
+    ring->left++;
+    void (*release)(void *object) = ring->left == ring->n_threads ? ring->release : NULL;
     pthread_mutex_unlock(&ring->mutex);
+    if (release) {
+        release(ring->object);
+        count_stragglers(-1);
+    }
     return NULL;
 }
 
@@ -118,13 +152,31 @@ static void start_worker(ring *ring)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+/* Its timed waits are by a clock that nobody sets. */
+static int init_monotonic(pthread_cond_t *condition)
+{
+#ifdef __APPLE__ /* has waits for a span instead */
+    return pthread_cond_init(condition, NULL);
+#else
+    pthread_condattr_t attributes;
+    int status = pthread_condattr_init(&attributes);
+    if (status != 0)
+        return status;
+    status = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    if (status == 0)
+        status = pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return status;
+#endif
+}
+
 int ring_init(ring *ring, codec codec, int n_workers, uint32_t n_slots, uint32_t n_out)
 {
     if (pthread_mutex_init(&ring->mutex, NULL) != 0)
         return DS4KV_NOMEM;
     if (pthread_cond_init(&ring->work, NULL) != 0)
         goto no_work;
-    if (pthread_cond_init(&ring->done, NULL) != 0)
+    if (init_monotonic(&ring->done) != 0)
         goto no_done;
     ring->slots = calloc(n_slots, sizeof *ring->slots);
     ring->threads = calloc((size_t)n_workers + 1, sizeof *ring->threads);
@@ -174,7 +226,7 @@ void ring_push(ring *ring, bool more)
     bool short_of_hands = ring->filled - ring->taken > (uint64_t)ring->idle;
     pthread_cond_signal(&ring->work);
     pthread_mutex_unlock(&ring->mutex);
-    if (more && short_of_hands && ring->n_threads < ring->n_workers)
+    if ((more || ring->codec.is_slow) && short_of_hands && ring->n_threads < ring->n_workers)
         start_worker(ring);
 }
 
@@ -201,6 +253,38 @@ slot *ring_peek(ring *ring, bool wait)
     return there ? oldest : NULL;
 }
 
+/* Until something is done, or ms have passed. Called and left with the mutex locked; false: the time is over. */
+static bool wait_until_done(ring *ring, const struct timespec *end)
+{
+#ifdef __APPLE__
+    struct timespec now, left;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    left.tv_sec = end->tv_sec - now.tv_sec - (end->tv_nsec < now.tv_nsec);
+    left.tv_nsec = end->tv_nsec - now.tv_nsec + (end->tv_nsec < now.tv_nsec ? 1000000000 : 0);
+    return left.tv_sec >= 0 && pthread_cond_timedwait_relative_np(&ring->done, &ring->mutex, &left) != ETIMEDOUT;
+#else
+    return pthread_cond_timedwait(&ring->done, &ring->mutex, end) != ETIMEDOUT;
+#endif
+}
+
+bool ring_wait(ring *ring, int ms)
+{
+    struct timespec end = {0};
+    slot *oldest = slot_of(ring, ring->drained);
+    pthread_mutex_lock(&ring->mutex);
+    bool there = ring->drained < ring->filled && ring->n_threads > 0;
+    if (there && !oldest->done) {
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        end.tv_sec += ms / 1000 + (end.tv_nsec + ms % 1000 * 1000000L) / 1000000000;
+        end.tv_nsec = (end.tv_nsec + ms % 1000 * 1000000L) % 1000000000;
+    }
+    while (there && !oldest->done && wait_until_done(ring, &end))
+        continue;
+    bool is_over = !there || oldest->done;
+    pthread_mutex_unlock(&ring->mutex);
+    return is_over;
+}
+
 void ring_pop(ring *ring)
 {
     pthread_mutex_lock(&ring->mutex);
@@ -209,17 +293,34 @@ void ring_pop(ring *ring)
     pthread_mutex_unlock(&ring->mutex);
 }
 
-void ring_free(ring *ring)
+void ring_end(ring *ring, void (*release)(void *object), void *object)
+{
+    if (ring->slots && !ring_is_foreign(ring)) {
+        pthread_mutex_lock(&ring->mutex);
+        atomic_store(&ring->stopping, true);
+        pthread_cond_broadcast(&ring->work);
+        bool is_left = ring->codec.is_slow && ring->running > 0;
+        if (is_left) {
+            count_stragglers(1);
+            ring->release = release;
+            ring->object = object;
+            for (int i = 0; i < ring->n_threads; i++)
+                pthread_detach(ring->threads[i]);
+        }
+        pthread_mutex_unlock(&ring->mutex); /* from here on, a ring that is left may be gone */
+        if (is_left)
+            return;
+        for (int i = 0; i < ring->n_threads; i++)
+            pthread_join(ring->threads[i], NULL);
+    }
+    release(object);
+}
+
+void ring_clear(ring *ring)
 {
     if (!ring->slots)
         return;
     if (!ring_is_foreign(ring)) {
-        pthread_mutex_lock(&ring->mutex);
-        ring->stopping = true;
-        pthread_cond_broadcast(&ring->work);
-        pthread_mutex_unlock(&ring->mutex);
-        for (int i = 0; i < ring->n_threads; i++)
-            pthread_join(ring->threads[i], NULL);
         pthread_cond_destroy(&ring->done);
         pthread_cond_destroy(&ring->work);
         pthread_mutex_destroy(&ring->mutex);

@@ -5,7 +5,8 @@
  * known as such. Memory is workers + 1 chunks of payload (one is filled while the others are compressed) and as many
  * records as workers: 2 x workers + 1 chunks in all. A lent chunk needs no memory but its record's, so a payload that
  * is lent whole gets one record more: it is written while the others are made. In form CHECKED each worker has a chunk
- * more, for the byte streams.
+ * more, for the byte streams. Above level 0 lent chunks are copied, which is nothing beside LZ4HC: free may come while
+ * they are compressed, and doesn't wait for it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -150,6 +151,7 @@ int64_t ds4kv_writer_put(ds4kv_writer *writer, const void *raw, size_t n, int le
     if (n > writer->raw_limit - writer->frame.raw_total)
         return DS4KV_PARAM;
 
+    lent = lent && !writer->ring.codec.is_slow;
     uint32_t chunk_size = writer->frame.chunk_size;
     bool completes = n == writer->raw_limit - writer->frame.raw_total;
     if (lent && completes && writer->frame.raw_total == 0)
@@ -205,13 +207,25 @@ int ds4kv_writer_finish(ds4kv_writer *writer)
     return writer->fill ? push_open_chunk(writer, !alone) : DS4KV_OK;
 }
 
-int64_t ds4kv_writer_take(ds4kv_writer *writer, const void **record)
+/* What a take begins with: a chunk that is full is on its way. */
+static int begin_take(ds4kv_writer *writer)
 {
     int status = enter(writer);
+    if (status == DS4KV_OK && writer->fill == writer->frame.chunk_size)
+        status = push_open_chunk(writer, false);
+    return status;
+}
+
+int ds4kv_writer_wait(ds4kv_writer *writer, int ms)
+{
+    return begin_take(writer) != DS4KV_OK || ring_wait(&writer->ring, ms);
+}
+
+int64_t ds4kv_writer_take(ds4kv_writer *writer, const void **record)
+{
+    int status = begin_take(writer);
     if (status != DS4KV_OK)
         return status;
-    if (writer->fill == writer->frame.chunk_size && push_open_chunk(writer, false) != DS4KV_OK)
-        return writer->status;
     slot *slot = ring_peek(&writer->ring, true);
     if (!slot)
         return 0;
@@ -228,12 +242,17 @@ void ds4kv_writer_frame(const ds4kv_writer *writer, ds4kv_frame *frame)
     *frame = writer->frame;
 }
 
-void ds4kv_writer_free(ds4kv_writer *writer)
+static void release(void *object)
 {
-    if (!writer)
-        return;
-    ring_free(&writer->ring);
+    ds4kv_writer *writer = object;
+    ring_clear(&writer->ring);
     chunk_table_free(writer->raws, writer->n_raw);
     chunk_table_free(writer->records, writer->n_record);
     free(writer);
+}
+
+void ds4kv_writer_free(ds4kv_writer *writer)
+{
+    if (writer)
+        ring_end(&writer->ring, release, writer);
 }

@@ -14,7 +14,7 @@ from ds4kv.checkpoint import (
     open,
     read_header,
 )
-from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError, UnsupportedError
+from ds4kv.errors import CancelledError, CorruptError, Ds4kvError, TruncatedError, UnsupportedError
 from ds4kv.header import Codec, Ext, Header, Layout, Reason
 from ds4kv.native_files import get_include, get_library
 from ds4kv.stream import PayloadReader, PayloadWriter, RawReader, RawWriter
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ds4kv.store import Store
 
 __all__ = [
+    "CancelledError",
     "Checkpoint",
     "CheckpointReader",
     "CheckpointWriter",

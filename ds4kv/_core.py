@@ -37,6 +37,8 @@ __all__ = [
     "write_out",
 ]
 
+_SLICE_MS = 20  # that a thread waits in C before Python looks for signals, and whether it is cancelled
+
 FRAME_SIZE: int = lib.DS4KV_FRAME_SIZE
 MAX_LEVEL: int = lib.DS4KV_MAX_LEVEL
 _STATE: int = lib.DS4KV_STATE
@@ -63,7 +65,8 @@ def source(obj: Any) -> Any:
 
     For a ``with`` block, which lets go of the buffer at its end: an exception would keep it by the frames of its
     traceback, and garbage collection of a memoryview that is held like this crashes some versions of CPython.
-    TypeError for NumPy arrays of objects: what they hold are addresses in this process.
+    TypeError for NumPy arrays of objects: what they hold are addresses in this process; and for PyTorch tensors, which
+    are no buffers, but have one.
     """
     _refuse_objects(obj)
     return ffi.from_buffer("uint8_t[]", obj)
@@ -82,8 +85,16 @@ def size_of(obj: Any) -> int:
 
 
 def _refuse_objects(obj: Any) -> None:
-    if getattr(getattr(obj, "dtype", None), "hasobject", False):
-        raise TypeError(f"an array of {obj.dtype} holds references, not bytes")
+    dtype = getattr(obj, "dtype", None)
+    if dtype is None:
+        return
+    if getattr(dtype, "hasobject", False):
+        raise TypeError(f"an array of {dtype} holds references, not bytes")
+    if hasattr(obj, "detach") and hasattr(obj, "numpy"):
+        raise TypeError(
+            "a tensor is no buffer: give tensor.view(torch.uint8).numpy(), which is its memory, or from another device"
+            " tensor.cpu().contiguous().view(torch.uint8).numpy(), which is a copy to be written"
+        )
 
 
 def view(array: Any, start: int, stop: int) -> memoryview:
@@ -169,17 +180,16 @@ class Hasher:
     """The XXH3-64 of bytes that come by pieces."""
 
     def __init__(self) -> None:
-        holder = ffi.new("ds4kv_hasher **")
-        check(lib.ds4kv_hasher_new(holder))
-        self._hasher = ffi.gc(holder[0], lib.ds4kv_hasher_free)
+        self._hasher = ffi.gc(ffi.new("ds4kv_hasher **"), lib.drop_hasher)
+        check(lib.ds4kv_hasher_new(self._hasher))
 
     def put(self, array: Any, start: int, stop: int) -> None:
         """Goes on with bytes of a :func:`source`."""
-        lib.ds4kv_hasher_put(self._hasher, array + start, stop - start)
+        lib.ds4kv_hasher_put(self._hasher[0], array + start, stop - start)
 
     def take(self) -> int:
         """The hash of what was put since the last take."""
-        return int(lib.ds4kv_hasher_take(self._hasher))
+        return int(lib.ds4kv_hasher_take(self._hasher[0]))
 
 
 class Compressor:
@@ -197,49 +207,57 @@ class Compressor:
         sums: bool = False,
     ) -> None:
         """With ``sums``, the XXH3-64 of each record is made with it."""
-        holder = ffi.new("ds4kv_writer **")
-        total = lib.DS4KV_UNKNOWN if raw_total is None else raw_total
-        check(lib.ds4kv_writer_new(holder, total, chunk_size, form, level, workers))
-        self._writer = ffi.gc(holder[0], lib.ds4kv_writer_free)
+        self._writer = ffi.gc(ffi.new("ds4kv_writer **"), lib.drop_writer)  # owned before it is made
         self._record = ffi.new("const void **")
-        check(lib.ds4kv_writer_nice(self._writer, nice))
+        total = lib.DS4KV_UNKNOWN if raw_total is None else raw_total
+        check(lib.ds4kv_writer_new(self._writer, total, chunk_size, form, level, workers))
+        check(lib.ds4kv_writer_nice(self._writer[0], nice))
         if sums:
-            check(lib.ds4kv_writer_sums(self._writer))
+            check(lib.ds4kv_writer_sums(self._writer[0]))
+
+    def loan(self) -> Any:
+        """For the ``with`` block in which memory is lent: whatever ends it, nothing is read from there after.
+
+        An exception that comes while something still is to be read ends the compressor.
+        """
+        return ffi.gc(self._writer, lib.reclaim_writer)
 
     def put(self, array: Any, start: int, stop: int, *, lent: bool) -> int:
         """Takes bytes of a :func:`source`; fewer than all of them: take a record, then put the rest."""
-        return check(lib.ds4kv_writer_put(self._writer, array + start, stop - start, lent))
+        return check(lib.ds4kv_writer_put(self._writer[0], array + start, stop - start, lent))
 
     def lent(self) -> int:
         """How many chunks are still to be read from lent memory."""
-        return check(lib.ds4kv_writer_lent(self._writer))
+        return check(lib.ds4kv_writer_lent(self._writer[0]))
 
     def finish(self) -> None:
         """No more input."""
-        check(lib.ds4kv_writer_finish(self._writer))
+        check(lib.ds4kv_writer_finish(self._writer[0]))
+
+    def wait(self) -> bool:
+        """Whether take() would wait for no other thread; it is waited for a little. Gives back what was taken."""
+        return bool(lib.ds4kv_writer_wait(self._writer[0], _SLICE_MS))
 
     def take(self) -> memoryview | None:
         """The oldest record, valid until the next call; None when there is none."""
-        size = check(lib.ds4kv_writer_take(self._writer, self._record))
+        size = check(lib.ds4kv_writer_take(self._writer[0], self._record))
         return memoryview(ffi.buffer(self._record[0], size)) if size else None
 
     @property
     def sum(self) -> int:
         """The sum of the record taken last."""
-        return int(lib.ds4kv_writer_sum(self._writer))
+        return int(lib.ds4kv_writer_sum(self._writer[0]))
 
     @property
     def frame(self) -> Frame:
         """The frame of what was put so far."""
         frame = ffi.new("ds4kv_frame *")
-        lib.ds4kv_writer_frame(self._writer, frame)
+        lib.ds4kv_writer_frame(self._writer[0], frame)
         return _frame(frame)
 
     def free(self) -> None:
         """Ends the threads and gives the memory back; RuntimeError comes of any other call after."""
-        writer, self._writer = self._writer, ffi.NULL
-        if writer:
-            ffi.release(writer)
+        ffi.release(self._writer)
 
 
 class Decompressor:
@@ -258,48 +276,58 @@ class Decompressor:
         """``file`` is a descriptor and where the region begins in that file: then nothing is put, only taken.
         ``sums`` is an array of 64-bit integers, the sums that the records of the whole region should have.
         """
-        holder = ffi.new("ds4kv_reader **")
-        check(lib.ds4kv_reader_new(holder, _c_frame(frame), region_bytes, first_chunk, first_offset, workers))
-        self._reader = ffi.gc(holder[0], lib.ds4kv_reader_free)
+        self._reader = ffi.gc(ffi.new("ds4kv_reader **"), lib.drop_reader)  # owned before it is made
+        check(lib.ds4kv_reader_new(self._reader, _c_frame(frame), region_bytes, first_chunk, first_offset, workers))
         self._room = ffi.new("void **")
         if sums is not None:
             self._sums = ffi.from_buffer("uint64_t[]", sums)
             if len(self._sums) != frame.chunk_count:
                 raise ValueError(f"{len(self._sums)} sums for {frame.chunk_count} chunks")
-            self._check(lib.ds4kv_reader_sums(self._reader, self._sums))
+            self._check(lib.ds4kv_reader_sums(self._reader[0], self._sums))
         if file is not None:
-            self._check(lib.ds4kv_reader_from_file(self._reader, *file))
+            self._check(lib.ds4kv_reader_from_file(self._reader[0], *file))
 
     def _check(self, status: int) -> int:
         if status >= 0:
             return status
+        if status == _STATE:  # there may be no reader to ask
+            return check(status)
         fault = ffi.new("ds4kv_fault *")
-        lib.ds4kv_reader_fault(self._reader, fault)
+        lib.ds4kv_reader_fault(self._reader[0], fault)
         return check(status, fault)
+
+    def loan(self) -> Any:
+        """For the ``with`` block in which memory is aimed at: whatever ends it, nothing is written there after.
+
+        An exception that comes before all is there ends the decompressor.
+        """
+        return ffi.gc(self._reader, lib.reclaim_reader)
 
     def room(self) -> memoryview | None:
         """Where the next bytes of the region belong; None: take first, or there are no more."""
-        size = self._check(lib.ds4kv_reader_room(self._reader, self._room))
+        size = self._check(lib.ds4kv_reader_room(self._reader[0], self._room))
         return memoryview(ffi.buffer(self._room[0], size)) if size else None
 
     def put(self, n: int) -> None:
         """``n`` bytes were placed there."""
-        self._check(lib.ds4kv_reader_put(self._reader, n))
+        self._check(lib.ds4kv_reader_put(self._reader[0], n))
 
     def finish(self) -> None:
         """The input has ended; TruncatedError if the region had more to come."""
-        self._check(lib.ds4kv_reader_finish(self._reader))
+        self._check(lib.ds4kv_reader_finish(self._reader[0]))
 
     def aim(self, array: Any, start: int, stop: int) -> None:
         """The payload bytes that come next belong in this part of a :func:`target`, until all are taken."""
-        self._check(lib.ds4kv_reader_aim(self._reader, array + start, stop - start))
+        self._check(lib.ds4kv_reader_aim(self._reader[0], array + start, stop - start))
+
+    def wait(self) -> bool:
+        """Whether take() would wait for no other thread; it is waited for a little."""
+        return bool(lib.ds4kv_reader_wait(self._reader[0], _SLICE_MS))
 
     def take(self, array: Any, start: int, stop: int, *, wait: bool) -> int:
         """Moves payload bytes there and says how many: 0 if none are ready and none could be waited for."""
-        return self._check(lib.ds4kv_reader_take(self._reader, array + start, stop - start, wait))
+        return self._check(lib.ds4kv_reader_take(self._reader[0], array + start, stop - start, wait))
 
     def free(self) -> None:
         """Ends the threads and gives the memory back; RuntimeError comes of any other call after."""
-        reader, self._reader = self._reader, ffi.NULL
-        if reader:
-            ffi.release(reader)
+        ffi.release(self._reader)

@@ -12,11 +12,12 @@ import os
 import weakref
 
 from ds4kv._native import ffi, lib
-from ds4kv.errors import CorruptError, TruncatedError
+from ds4kv.errors import CancelledError, CorruptError, TruncatedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
     from typing import Any
 
 __all__ = ["CStream"]
@@ -42,8 +43,8 @@ class CStream(io.RawIOBase):
         io.UnsupportedOperation.
 
         What goes wrong in a call from C fails there with an errno: that of an OSError, EBADMSG for a CorruptError,
-        ENODATA for a TruncatedError, ENOMEM, or EIO. The exception itself is raised by the next use from Python,
-        flush() and close() among them, but not by abandon().
+        ENODATA for a TruncatedError, ECANCELED for a CancelledError, ENOMEM, or EIO. The exception itself is raised by
+        the next use from Python, flush() and close() among them, but not by abandon().
 
         Raises ValueError if the stream is closed, OSError where the C library can't make such a file.
         """
@@ -71,7 +72,6 @@ class CStream(io.RawIOBase):
             return False
         error = self._c_file.settle()
         if error is not None:
-            self._failed = True  # of what stdio had gathered, some is gone
             raise error
         return True
 
@@ -88,17 +88,27 @@ class CStream(io.RawIOBase):
 class _CFile:
     """The FILE * itself. It holds its stream weakly, so that one that is dropped ends at once."""
 
+    _place: Any = None
+    _error: BaseException | None = None
+
     def __init__(self, stream: CStream) -> None:
         self._stream = weakref.ref(stream)
-        self._error: BaseException | None = None
         self._is_closing = False
         self.is_calling = False  # C has called, and Python is in the stream's own write() or readinto()
         self._handle = ffi.new_handle(self)
         self._buffer = ffi.new("char[]", _BUFFER_SIZE)
         self._writes = stream.writable()
-        self._file = lib.python_file_open(self._handle, self._writes, self._buffer, _BUFFER_SIZE)
-        if not self._file:
-            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        self._place = ffi.new("FILE *[1]")  # where C puts the file, and takes it from to close it
+        error = lib.python_file_open(self._place, self._handle, self._writes, self._buffer, _BUFFER_SIZE)
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    def __del__(self) -> None:
+        self.close()  # does nothing, unless an exception came before the stream had this
+
+    @property
+    def _file(self) -> Any:
+        return self._place[0]
 
     @property
     def address(self) -> int:
@@ -111,13 +121,15 @@ class _CFile:
         if error is None and is_broken:  # without a word from Python, which may be at its end
             error = OSError(errno.EIO, "what C has written could not be passed on")
         if error is not None:
+            self._mark_failed()
             lib.clearerr(self._file)
         return error
 
     def close(self) -> BaseException | None:
         """Drops what is not passed on, and returns what went wrong."""
         self._is_closing = True
-        lib.fclose(self._file)
+        if self._place is not None:
+            lib.python_file_close(self._place)
         self._handle = None
         error, self._error = self._error, None
         return error
@@ -133,10 +145,21 @@ class _CFile:
         try:
             return move(stream)
         except BaseException as error:  # noqa: BLE001, no exception crosses C
-            self._error = error
-            return -_errno_of(error)
+            return self.keep(error)
         finally:
             self.is_calling = False
+
+    def keep(self, error: BaseException) -> int:
+        """Keeps what is raised in a call from C; the errno that C gets for it, below 0."""
+        self._error = error
+        self._mark_failed()
+        return -_errno_of(error)
+
+    def _mark_failed(self) -> None:
+        """Of what stdio had gathered to be written, some is gone."""
+        stream = self._stream()
+        if stream is not None:
+            stream._failed = True
 
     def write(self, raw: Any, n: int) -> int:
         if self._is_closing:
@@ -152,6 +175,8 @@ class _CFile:
 
 
 def _errno_of(error: BaseException) -> int:
+    if isinstance(error, CancelledError):
+        return errno.ECANCELED
     if isinstance(error, TruncatedError):
         return getattr(errno, "ENODATA", errno.EIO)
     if isinstance(error, CorruptError):
@@ -169,5 +194,13 @@ def _python_read(handle: Any, raw: Any, n: int) -> int:
     return int(ffi.from_handle(handle).read(raw, n))
 
 
-ffi.def_extern("python_write", error=-errno.EIO)(_python_write)
-ffi.def_extern("python_read", error=-errno.EIO)(_python_read)
+def _keep_for_stream(_kind: object, error: BaseException, traceback: TracebackType | None) -> int:
+    """A signal handler may raise outside of :meth:`_CFile.call`, too."""
+    if traceback is None:
+        raise error  # before there was a call, so that cffi prints it
+    file: _CFile = ffi.from_handle(traceback.tb_frame.f_locals["handle"])
+    return file.keep(error)
+
+
+ffi.def_extern("python_write", error=-errno.EIO, onerror=_keep_for_stream)(_python_write)
+ffi.def_extern("python_read", error=-errno.EIO, onerror=_keep_for_stream)(_python_read)

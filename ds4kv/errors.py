@@ -7,7 +7,7 @@ nothing else.
 
 from __future__ import annotations
 
-__all__ = ["CorruptError", "Ds4kvError", "TruncatedError", "UnsupportedError"]
+__all__ = ["CancelledError", "CorruptError", "Ds4kvError", "TruncatedError", "UnsupportedError"]
 
 
 class Ds4kvError(Exception):
@@ -51,6 +51,10 @@ class TruncatedError(CorruptError):
 
 class UnsupportedError(Ds4kvError):
     """A layout, version or codec that this release doesn't read; the file may well be good."""
+
+
+class CancelledError(Ds4kvError):
+    """Another thread has cancelled the load or save. It says nothing about a file."""
 
 
 def _rebuild(kind: type[Ds4kvError], why: str, path: str | None, offset: int | None, field: str | None) -> Ds4kvError:

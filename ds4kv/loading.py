@@ -1,12 +1,11 @@
 """A checkpoint that is being loaded from a store, and what its loading tells of it.
 
 The bytes are known to be wrong as soon as a read says so, whatever the engine makes of that: one in C can't pass the
-exception on, and one in Python may raise its own. So the streams remember it.
+exception on, and one in Python may raise its own. So the stream remembers it.
 """
 
 from __future__ import annotations
 
-import io
 import time
 
 from ds4kv import log
@@ -14,14 +13,12 @@ from ds4kv.errors import CorruptError
 from ds4kv.index import stamp
 from ds4kv.reading import CheckpointReader
 from ds4kv.rewrite import identity, read_at_rest
-from ds4kv.stream import PayloadReader, RawReader
 from ds4kv.trailer import read_tool_map, unpack_tool_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
-
-    from _typeshed import WriteableBuffer
+    from types import TracebackType
 
     from ds4kv.directory import Directory
     from ds4kv.files import RegularFile
@@ -31,25 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["LoadingCheckpoint", "read_noted_tool_map"]
 
 
-class _Watched(io.RawIOBase):
-    fault: CorruptError | None = None
-
-    def readinto(self, b: WriteableBuffer, /) -> int:
-        try:
-            return super().readinto(b) or 0
-        except CorruptError as error:
-            self.fault = error
-            raise
-
-
-class _WatchedReader(_Watched, PayloadReader):
-    pass
-
-
-class _WatchedRawReader(_Watched, RawReader):
-    pass
-
-
 class LoadingCheckpoint(CheckpointReader):
     """An open checkpoint of a store: ``entry``, ``header``, ``text``, ``payload`` as a stream, ``trailer``.
 
@@ -57,10 +35,6 @@ class LoadingCheckpoint(CheckpointReader):
     the file; leaving it by an exception is none. Whichever way it ends, a file whose bytes were proven wrong by a read
     is set aside, if nobody wrote to it meanwhile.
     """
-
-    payload: _WatchedReader | _WatchedRawReader
-    _reader = _WatchedReader
-    _raw_reader = _WatchedRawReader
 
     def __init__(self, entry: Entry, directory: Directory, *, workers: int | None, consume_above: int | None) -> None:
         self._started = time.monotonic()
@@ -102,14 +76,15 @@ class LoadingCheckpoint(CheckpointReader):
         """What a read has proven wrong."""
         return self.payload.fault or self._fault
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
         try:
             if not self._ended:
                 self._ended = True
-                error = exc[1] if len(exc) > 1 else None
-                self._end(error if isinstance(error, BaseException) else None)  # while the file has its inode
+                self._end(exc)  # while the file has its inode
         finally:
-            super().__exit__(*exc)
+            super().__exit__(exc_type, exc, tb)
 
     def _end(self, error: BaseException | None) -> None:
         seconds = time.monotonic() - self._started

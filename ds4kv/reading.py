@@ -24,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterator
+    from types import TracebackType
     from typing import Self
 
     StrPath = str | os.PathLike[str]
@@ -43,8 +44,6 @@ class CheckpointReader(Single):
 
     payload: PayloadReader | RawReader
     note: Note | None = None
-    _reader = PayloadReader
-    _raw_reader = RawReader
 
     def __init__(
         self,
@@ -92,8 +91,8 @@ class CheckpointReader(Single):
     def _open_payload(self) -> PayloadReader | RawReader:
         size, sums = self.header.payload_bytes, self._noted_sums()
         if self.form is Form.RAW and sums is None:
-            return self._raw_reader(self._fp, size)
-        return self._reader(
+            return RawReader(self._fp, size)
+        return PayloadReader(
             self._fp, size, chunk_size=self._chunk_size, form=self.form, workers=self._workers, sums=sums
         )
 
@@ -183,16 +182,30 @@ class CheckpointReader(Single):
             return trailer, self.note.check_trailer(trailer, fd, offset=start)
 
     def close(self) -> None:
-        """Closes the stream and the file."""
+        """Closes the stream and the file.
+
+        While another thread reads the payload: RuntimeError, and nothing is closed.
+        """
         try:
             self.payload.close()
         finally:
-            self._fp.close()
+            if self.payload.closed:  # else another thread reads on, by the descriptor's number
+                self._fp.close()
+
+    def cancel(self) -> None:
+        """Ends what another thread is reading of the payload, which raises CancelledError there within 50 ms, as does
+        every later read of it. It says nothing about the file.
+        """
+        self.payload.cancel()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if exc_type is not None:
+            self.payload.abandon()
         self.close()
 
 

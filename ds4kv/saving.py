@@ -336,6 +336,9 @@ class NewSave(Save):
         )
         return self.entry
 
+    def cancel(self) -> None:
+        self._writer.cancel()
+
     def abandon(self) -> None:
         if not self._ended:
             self._ended = True

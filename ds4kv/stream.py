@@ -2,37 +2,38 @@
 
 All four are :class:`io.RawIOBase` objects, so :class:`io.BufferedWriter`, :func:`shutil.copyfileobj` and the like take
 them, and C takes them by as_file(). They leave the file object open, positioned at the region's end, and are for one
-thread at a time.
+thread at a time; any thread may cancel() them.
 
 A finished region and a broken one differ in one thing: ``close()`` was reached. ``abandon()``, leaving a ``with`` block
 by an exception, and being garbage collected end the threads and write nothing more.
+
+What may take long is done in steps, and between them Python hears signals and cancel().
 """
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import threading
-import warnings
 from array import array
 
 from ds4kv import _core
 from ds4kv import workers as _workers
-from ds4kv.c_files import CStream
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
+from ds4kv.fileobj import Nowhere, appends, can_seek, path_of, read_exactly, read_into, write_all
 from ds4kv.files import RegularFile, regular_fd
 from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec, Form
+from ds4kv.lifetime import Finishable, Single, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
-    from typing import Any, BinaryIO, NoReturn, Self, SupportsIndex
+    from typing import Any
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    BinaryFile = BinaryIO | io.RawIOBase | io.BufferedIOBase
+    from ds4kv.fileobj import BinaryFile
 
 __all__ = [
     "Finishable",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 _SCRATCH_SIZE = 1 << 20
+_STEP_SIZE = 4 << 20  # of one read or write of the file object: 40 ms at 100 MB/s
 _MAX_CHUNK_COUNT = (1 << 32) - 1
 
 
@@ -68,118 +70,14 @@ def encoder_level(codec: Codec, level: int | None, form: Form = Form.PLAIN) -> i
     return level
 
 
-class _Turn:
-    """A lock that refuses where others wait: two threads in one stream are a mistake, not a queue."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("a stream is for one thread at a time, and another thread is using this one")
-
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
-
-
-def write_all(fp: BinaryFile, data: memoryview) -> None:
-    """Writes until nothing is left, as a raw file may take less than it is given."""
-    while data:
-        n = fp.write(data)
-        if n is None:
-            raise BlockingIOError(errno.EAGAIN, "the file object is non-blocking and took nothing")
-        if not 0 < n <= len(data):
-            raise OSError(errno.EIO, f"the file object was given {len(data)} bytes and says that it took {n}")
-        if n == len(data):
-            return
-        data = data[n:]
-
-
-class Nowhere(io.RawIOBase):
-    """A file object that takes everything and keeps nothing."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, b: ReadableBuffer, /) -> int:
-        return memoryview(b).nbytes
-
-
-def _read_into(fp: BinaryFile, room: memoryview) -> int:
-    """Bytes read into ``room``; 0 at the end. File objects that only have read() do as well."""
-    if hasattr(fp, "readinto"):
-        n = fp.readinto(room)
-    else:
-        piece = fp.read(len(room))
-        n = piece if piece is None else len(piece)
-        room[: n or 0] = piece or b""
-    if n is None:
-        raise BlockingIOError(errno.EAGAIN, "the file object is non-blocking and had nothing")
-    if not 0 <= n <= len(room):
-        raise OSError(errno.EIO, f"the file object was asked for {len(room)} bytes and says that it gave {n}")
-    return int(n)
-
-
-def _read_exactly(fp: BinaryFile, size: int) -> bytes:
-    """``size`` bytes, fewer only at the end."""
-    data = bytearray(size)
-    room = memoryview(data)
-    while room and (n := _read_into(fp, room)):
-        room = room[n:]
-    return bytes(data[: size - len(room)])
-
-
-def _path_of(fp: BinaryFile) -> str | None:
-    name = getattr(fp, "name", None)
-    return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else None
-
-
-class Single:
-    """What holds threads, or a file that isn't published, is one thing: a copy would share and free them."""
-
-    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} can't be copied or pickled")
-
-
-class Finishable(Single):
-    """What is finished by close() and by leaving a ``with`` block well, and abandoned by every other end."""
-
-    _unfinished = False  # from the end of the constructor on
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def abandon(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if exc_type is None:
-            self.close()
-        else:
-            self.abandon()
-
-    def __del__(self) -> None:
-        if self._unfinished:
-            warnings.warn(f"{self!r} was neither closed nor abandoned", ResourceWarning, source=self, stacklevel=2)
-            self.abandon()
-
-
-class _Writer(Finishable, CStream):
+class _Writer(Finishable, Stream):
     """What both writers share: counting, and the difference between an end and a finish."""
 
     def __init__(self, fp: BinaryFile, raw_total: int | None) -> None:
+        super().__init__()
         if raw_total is not None and raw_total < 0:
             raise ValueError(f"raw_total is {raw_total}")
         self._fp = fp
-        self._turn = _Turn()
-        self._owner = os.getpid()
         self._raw_total = raw_total
         self._raw_bytes = 0
         self._failed = False
@@ -189,6 +87,11 @@ class _Writer(Finishable, CStream):
     def region_bytes(self) -> int:
         """Bytes of the region written so far; after close, its size."""
         raise NotImplementedError
+
+    @property
+    def raw_total(self) -> int | None:
+        """Size of the payload in bytes, as it was announced; None if it wasn't."""
+        return self._raw_total
 
     @property
     def complete(self) -> bool:
@@ -215,16 +118,19 @@ class _Writer(Finishable, CStream):
     def write(self, b: ReadableBuffer, /) -> int:
         """Takes all of any C-contiguous buffer and returns its size in bytes.
 
-        An exception of the file object passes through; the stream is broken after, and only to be abandoned.
-        Raises ValueError if that is more than raw_total announced.
+        An exception of the file object, or of a signal handler, passes through; the stream is broken after, and only to
+        be abandoned. Raises ValueError if that is more than raw_total announced, CancelledError after cancel().
         """
+        self._refuse_second()
         self._settle_file()
         with self._turn:
-            if self.closed:
+            self._thread = threading.get_ident()
+            if self.closed or self._complete:
                 raise ValueError("write to a closed stream")
+            self._look()
             if self._failed:
                 raise Ds4kvError("the region is broken: an earlier write failed")
-            if os.getpid() != self._owner:
+            if os.getpid() != self._process:
                 raise RuntimeError("a stream is written by the process that made it, and this is a fork of it")
             with _core.source(b) as payload:
                 size = len(payload)
@@ -232,48 +138,70 @@ class _Writer(Finishable, CStream):
                     raise ValueError(
                         f"raw_total is {self._raw_total} bytes; {size} more after {self._raw_bytes} are too many"
                     )
+                self._failed = True  # until all of it is taken
                 try:
                     self._put(payload)
+                    self._raw_bytes += size
                 except BaseException:
                     self._free()
-                    self._failed = True
                     raise
-            self._raw_bytes += size
+                self._failed = False
             return size
+
+    def _write(self, data: memoryview) -> None:
+        """Passes on to the file object, in steps."""
+        for start in range(0, len(data), _STEP_SIZE):
+            self._look()
+            with data[start : start + _STEP_SIZE] as step:
+                write_all(self._fp, step)
 
     def close(self) -> None:
         """Finishes the region; the file object stays open, positioned behind it.
 
-        Raises Ds4kvError if an earlier write failed, ValueError if raw_total announced more than was written.
+        Raises Ds4kvError if an earlier write failed, ValueError if raw_total announced more than was written,
+        CancelledError after cancel(); the stream is ended all the same. While another thread writes, RuntimeError, and
+        nothing has happened.
         """
         if self.closed:
             return
+        self._refuse_second()
         try:
             self._settle_file()
         except BaseException:
             self.abandon()
             raise
         with self._turn:
+            self._thread = threading.get_ident()
             try:
-                if self._failed:
-                    raise Ds4kvError("the region is broken: an earlier write failed")
-                if self._raw_total not in (None, self._raw_bytes):
-                    raise ValueError(f"raw_total is {self._raw_total} bytes, but {self._raw_bytes} were written")
-                self._finish()
-                self._complete = True
+                if not self._complete:
+                    self._finish_whole()
             finally:
                 self._end()
 
+    def _finish_whole(self) -> None:
+        self._look()
+        if self._failed:
+            raise Ds4kvError("the region is broken: an earlier write failed")
+        if self._raw_total not in (None, self._raw_bytes):
+            raise ValueError(f"raw_total is {self._raw_total} bytes, but {self._raw_bytes} were written")
+        self._failed = True  # until it is finished
+        self._finish()
+        self._failed, self._complete = False, True
+
     def abandon(self) -> None:
-        """Ends the stream without finishing the region, which no reader will take."""
+        """Ends the stream without finishing the region, which no reader will take.
+
+        A thread that is in it is cancelled first, and waited for.
+        """
         if not self.closed:
-            with self._turn:
+            with self._last_turn():
                 self._end()
 
     def _end(self) -> None:
-        self._unfinished = False
+        self._failed = not self._complete
         self._drop_file()
         self._free()
+        self._unfinished = False
         io.RawIOBase.close(self)
 
 
@@ -320,7 +248,7 @@ class PayloadWriter(_Writer):
             raise ValueError(f"nice is {nice}, outside 0..19")
         if (raw_total or 0) > _MAX_CHUNK_COUNT * chunk_size:
             raise ValueError(f"{raw_total} bytes are more than {_MAX_CHUNK_COUNT} chunks of {chunk_size}")
-        if raw_total is None and (not fp.seekable() or "a" in str(getattr(fp, "mode", ""))):
+        if raw_total is None and (not can_seek(fp) or appends(fp)):
             raise io.UnsupportedOperation("the file object can't go back: give raw_total, the payload's size")
         count = _workers.resolve(workers)
         self._start = fp.tell() if raw_total is None else None
@@ -349,12 +277,13 @@ class PayloadWriter(_Writer):
         if lent <= 0:
             self._put_part(payload, 0, size, lent=False)
             return
-        self._put_part(payload, 0, lent, lent=True)
-        self._put_part(payload, lent, size, lent=False)
-        if completes:
-            self._ring.finish()
-        while self._ring.lent():
-            self._drain_one()
+        with self._ring.loan():
+            self._put_part(payload, 0, lent, lent=True)
+            self._put_part(payload, lent, size, lent=False)
+            if completes:
+                self._ring.finish()
+            while self._ring.lent():
+                self._drain_one()
 
     def _put_part(self, payload: Any, start: int, stop: int, *, lent: bool) -> None:
         assert self._ring is not None
@@ -366,6 +295,9 @@ class PayloadWriter(_Writer):
 
     def _drain_one(self) -> bool:
         assert self._ring is not None
+        self._look()
+        while not self._ring.wait():
+            self._look()
         record = self._ring.take()
         if record is None:
             return False
@@ -373,13 +305,13 @@ class PayloadWriter(_Writer):
             self.sums.append(self._ring.sum)
         self._emit_frame()
         with record:  # whoever keeps it finds it released, and not memory that is something else by now
-            write_all(self._fp, record)
+            self._write(record)
             self._region_bytes += len(record)
         return True
 
     def _emit_frame(self) -> None:
         if self._region_bytes == 0:
-            write_all(self._fp, memoryview(self._frame.pack()))
+            self._write(memoryview(self._frame.pack()))
             self._region_bytes = _core.FRAME_SIZE
 
     def _finish(self) -> None:
@@ -397,9 +329,9 @@ class PayloadWriter(_Writer):
             self._fp.seek(self._start + self._region_bytes)
 
     def _free(self) -> None:
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            ring.free()
+        if self._ring is not None:
+            self._ring.free()
+            self._ring = None
 
 
 class RawWriter(_Writer):
@@ -421,16 +353,17 @@ class RawWriter(_Writer):
         self._unfinished = True
 
     def _put(self, payload: Any) -> None:
-        with _core.view(payload, 0, len(payload)) as data:
-            write_all(self._fp, data)
-        if self._hasher is not None:
-            self._sum_up(self._hasher, payload)
+        for start in range(0, len(payload), _STEP_SIZE):
+            stop = min(len(payload), start + _STEP_SIZE)
+            with _core.view(payload, start, stop) as step:
+                self._write(step)
+            if self._hasher is not None:
+                self._sum_up(self._hasher, payload, start, stop)
 
-    def _sum_up(self, hasher: _core.Hasher, payload: Any) -> None:
-        start = 0
-        while start < len(payload):
+    def _sum_up(self, hasher: _core.Hasher, payload: Any, start: int, end: int) -> None:
+        while start < end:
             room = CHUNK_SIZE - (self._raw_bytes + start) % CHUNK_SIZE
-            stop = min(len(payload), start + room)
+            stop = min(end, start + room)
             hasher.put(payload, start, stop)
             if stop - start == room:
                 self.sums.append(hasher.take())
@@ -441,15 +374,18 @@ class RawWriter(_Writer):
             self.sums.append(self._hasher.take())
 
 
-class _Reader(Single, CStream):
+class _Reader(Single, Stream):
     """What both readers share: a position in a payload whose size is known before its first byte."""
 
+    fault: CorruptError | None = None
+    """What a read has proven wrong."""
+
     def __init__(self, fp: BinaryFile, region_bytes: int, raw_total: int) -> None:
-        self._turn = _Turn()
+        super().__init__()
         self._fp = fp
         self._region_bytes = region_bytes
         self._raw_total = raw_total
-        self._start = fp.tell() if fp.seekable() else None  # of the region
+        self._start = fp.tell() if can_seek(fp) else None  # of the region
         self._position = 0
         if not 0 <= region_bytes < 1 << 64:
             raise ValueError(f"region_bytes is {region_bytes}, outside 0..2**64 - 1")
@@ -482,8 +418,10 @@ class _Reader(Single, CStream):
 
         Raises io.UnsupportedOperation if the file object can't seek, ValueError for a position before the start.
         """
+        self._refuse_second()
         self._refuse_if_c_reads()
         with self._turn:
+            self._thread = threading.get_ident()
             self._check_open()
             if self._start is None:
                 raise io.UnsupportedOperation("the file object can't seek")
@@ -498,23 +436,42 @@ class _Reader(Single, CStream):
     def readinto(self, b: WriteableBuffer, /) -> int:
         """Fills any writable C-contiguous buffer and returns the bytes put there: fewer only at the payload's end.
 
-        Raises CorruptError for proven-wrong bytes, TruncatedError if the file object ends before the region.
+        Raises CorruptError for proven-wrong bytes, TruncatedError if the file object ends before the region,
+        CancelledError after cancel(). While another thread reads, RuntimeError.
         """
+        return self._read(b, whole_rest=False)
+
+    def readinto_exactly(self, b: WriteableBuffer, /) -> None:
+        """Fills any writable C-contiguous buffer with all that is left of the payload.
+
+        Raises ValueError, before anything is read, if that is not the buffer's size: then it is of another engine, or
+        another setting. Else as readinto().
+        """
+        self._read(b, whole_rest=True)
+
+    def _read(self, b: WriteableBuffer, *, whole_rest: bool) -> int:
+        self._refuse_second()
         self._refuse_if_c_reads()
         with self._turn:
+            self._thread = threading.get_ident()
             self._check_open()
             with _core.target(b) as room:
-                n = min(len(room), self._raw_total - self._position)
-                if n <= 0:
+                left = max(self._raw_total - self._position, 0)
+                if whole_rest and len(room) != left:
+                    raise ValueError(f"into is {len(room)} bytes, the payload has {left} left")
+                n = min(len(room), left)
+                if n == 0:
                     return 0
                 try:
                     self._fill(room, n)
                 except Ds4kvError as error:
                     self._place(error)
-                    if isinstance(error, CorruptError) and isinstance(self._fp, RegularFile):
-                        self._fp.check_unchanged()
+                    if isinstance(error, CorruptError):
+                        if isinstance(self._fp, RegularFile):
+                            self._fp.check_unchanged()
+                        self.fault = error
                     raise
-            self._position += n
+                self._position += n
             return n
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -530,12 +487,44 @@ class _Reader(Single, CStream):
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError("read from a closed stream")
+        self._look()
+
+    def _drop(self) -> None:
+        """Gives up what is held, if it still is."""
+
+    def close(self) -> None:
+        """Ends the threads; the file object stays open. RuntimeError while another thread reads, and it goes on."""
+        if self.closed:
+            return
+        self._refuse_second()
+        with self._turn:
+            self._thread = threading.get_ident()
+            self._drop()
+            super().close()
+
+    def abandon(self) -> None:
+        """The same, whoever reads: a thread that is in it is cancelled first, and waited for. It tells no error that C
+        has met.
+        """
+        if not self.closed:
+            with self._last_turn():
+                self._drop()
+                self._drop_file()
+                io.RawIOBase.close(self)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if exc_type is None:
+            self.close()
+        else:
+            self.abandon()
 
     def _place(self, error: Ds4kvError) -> None:
         """Makes an error of the region one of the file."""
         if error.offset is not None:
             error.offset += self._start or 0
-        error.path = error.path or _path_of(self._fp)
+        error.path = error.path or path_of(self._fp)
 
 
 class PayloadReader(_Reader):
@@ -581,7 +570,7 @@ class PayloadReader(_Reader):
             self._place(error)
             raise
         self._raw_total = self._frame.raw_total
-        self._ring_position = 0
+        self._ring_position: int | None = None  # in the payload; None: not known, and the ring is of no use
         if sums is not None and len(sums) != self.chunk_count:
             raise ValueError(f"{len(sums)} sums for {self.chunk_count} chunks")
         self._head_size = _core.record_head_size(self._form)
@@ -598,7 +587,7 @@ class PayloadReader(_Reader):
     def _read_frame(self, chunk_size: int) -> _core.Frame:
         has_frame = self._form is not Form.RAW and self._region_bytes >= _core.FRAME_SIZE
         size = _core.FRAME_SIZE if has_frame else 0
-        head = _read_exactly(self._fp, size)
+        head = read_exactly(self._fp, size)
         if len(head) < size:
             raise TruncatedError("the input ends within the frame", offset=len(head), field="frame")
         return _core.frame_decode(head, self._region_bytes, chunk_size, self._form)
@@ -606,22 +595,26 @@ class PayloadReader(_Reader):
     def _fill(self, room: Any, n: int) -> None:
         try:
             ring = self._ring_at_position()
-            if n >= self._frame.chunk_size:
-                ring.aim(room, 0, n)
-            self._pump(ring, room, n)
+            self._ring_position = None  # until it is n further
+            if n < self._frame.chunk_size:
+                self._pump(ring, room, n)
+            else:
+                with ring.loan():
+                    ring.aim(room, 0, n)
+                    self._pump(ring, room, n)
+            self._ring_position = self._position + n
         except BaseException as error:
-            # What the workers hold of room ends here; a file that seeks can be tried again.
-            self._drop()
+            self._drop()  # a file that seeks can be tried again
             if isinstance(error, OSError) and error.filename is None:
-                error.filename = _path_of(self._fp)
+                error.filename = path_of(self._fp)
             raise
-        self._ring_position += n
         if self._start is not None and self._ring_position == self._raw_total:
             self._fp.seek(self._start + self._region_bytes)
 
     def _pump(self, ring: _core.Decompressor, room: Any, n: int) -> None:
         done = 0
         while self._fd is not None and done < n:
+            self._await(ring)
             done += ring.take(room, done, n, wait=True)
         while done < n:
             # A file that seeks answers at once, so workers get all they can hold before anything is waited for; what
@@ -631,8 +624,15 @@ class PayloadReader(_Reader):
                     pass
             took = ring.take(room, done, n, wait=False)
             if took == 0 and not self._feed(ring):
+                self._await(ring)
                 took = ring.take(room, done, n, wait=True)
             done += took
+
+    def _await(self, ring: _core.Decompressor) -> None:
+        """Until there is something to be taken, or for the thread that takes it to do."""
+        self._look()
+        while not ring.wait():
+            self._look()
 
     def _feed(self, ring: _core.Decompressor) -> bool:
         """Reads once into the ring; False if it holds all that it can."""
@@ -641,7 +641,8 @@ class PayloadReader(_Reader):
             return False
         if self._start is not None:
             self._fp.seek(self._start + self._fed)  # another stream may share the file object
-        n = _read_into(self._fp, room)
+        self._look()
+        n = read_into(self._fp, room[:_STEP_SIZE])
         if n == 0:
             ring.finish()
         self._fed += n
@@ -650,7 +651,7 @@ class PayloadReader(_Reader):
 
     def _ring_at_position(self) -> _core.Decompressor:
         chunk_size = self._frame.chunk_size
-        ahead = self._position - self._ring_position
+        ahead = -1 if self._ring_position is None else self._position - self._ring_position
         if self._ring is None or not 0 <= ahead <= chunk_size:
             self._drop()
             chunk, ahead = divmod(self._position, chunk_size)
@@ -659,16 +660,18 @@ class PayloadReader(_Reader):
             self._at_first_record = False
             self._fed = self._offset_of(chunk)
             file = None if self._fd is None or self._start is None else (self._fd, self._start)
+            self._ring_position = None
             self._ring = _core.Decompressor(
                 self._frame, self._region_bytes, chunk, self._fed, self._workers, file, self._sums
             )
-            self._ring_position = self._position - ahead
         if ahead:
+            self._ring_position = None
             with _core.target(bytearray(min(ahead, _SCRATCH_SIZE))) as scratch:
-                while self._ring_position < self._position:
-                    n = min(len(scratch), self._position - self._ring_position)
+                while ahead:
+                    n = min(len(scratch), ahead)
                     self._pump(self._ring, scratch, n)
-                    self._ring_position += n
+                    ahead -= n
+        self._ring_position = self._position
         return self._ring
 
     def _offset_of(self, chunk: int) -> int:
@@ -678,7 +681,7 @@ class PayloadReader(_Reader):
         while len(self._offsets) <= chunk:
             offset = self._offsets[-1]
             self._fp.seek((self._start or 0) + offset)
-            head = _read_exactly(self._fp, self._head_size)
+            head = read_exactly(self._fp, self._head_size)
             if len(head) < self._head_size:
                 raise TruncatedError("the input ends within a record head", offset=offset, field="record")
             end = offset + self._head_size + int.from_bytes(head[4:8], "little")
@@ -693,27 +696,20 @@ class PayloadReader(_Reader):
         Raises CorruptError or TruncatedError where one can't be.
         """
         for chunk in range(self.chunk_count):
+            self._check_open()
             start = self._offset_of(chunk)
             is_last = chunk == self.chunk_count - 1
             end = self._region_bytes if is_last else self._offset_of(chunk + 1)
             self._fp.seek((self._start or 0) + start)
-            record = _read_exactly(self._fp, end - start)
+            record = read_exactly(self._fp, end - start)
             if len(record) < end - start:
                 raise TruncatedError("the input ends within a record", offset=start + len(record), field="region")
             yield record
 
     def _drop(self) -> None:
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            ring.free()
-
-    def close(self) -> None:
-        """Ends the threads; the file object stays open."""
-        if self.closed:
-            return
-        with self._turn:
-            self._drop()
-            super().close()
+        if self._ring is not None:
+            self._ring.free()
+            self._ring = None
 
 
 def region_sums(fp: BinaryFile, region_bytes: int, *, chunk_size: int, form: Form) -> array[int]:
@@ -728,16 +724,23 @@ def region_sums(fp: BinaryFile, region_bytes: int, *, chunk_size: int, form: For
 class RawReader(_Reader):
     """The payload of a region of codec ``none``: ``region_bytes`` bytes from ``fp``'s position on."""
 
+    _is_lost = False  # the file object has moved on, and the position hasn't
+
     def __init__(self, fp: BinaryFile, region_bytes: int) -> None:
         super().__init__(fp, region_bytes, region_bytes)
 
     def _fill(self, room: Any, n: int) -> None:
         if self._start is not None:
             self._fp.seek(self._start + self._position)
+        elif self._is_lost:
+            raise Ds4kvError("an earlier read failed, and the file object can't seek back")
+        self._is_lost = True  # until all of it is there
         done = 0
         while done < n:
-            with _core.view(room, done, n) as left:
-                took = _read_into(self._fp, left)
+            self._look()
+            with _core.view(room, done, min(n, done + _STEP_SIZE)) as step:
+                took = read_into(self._fp, step)
             if took == 0:
                 raise TruncatedError("the input ends within the payload", offset=self._position + done, field="payload")
             done += took
+        self._is_lost = False

@@ -47,12 +47,18 @@ class _CheckedWriter(PayloadWriter):
     def region_bytes(self) -> int:
         return super().region_bytes if self._as_it_is is None else self._as_it_is.region_bytes
 
+    def cancel(self) -> None:
+        super().cancel()
+        if self._as_it_is is not None:
+            self._as_it_is.cancel()
+
     def _put(self, payload: Any) -> None:
         chunk_size = self._frame.chunk_size
         if self.tell() == 0 and len(payload) >= chunk_size and _core.is_hopeless(payload, chunk_size):
             self._free()
             self._as_it_is = RawWriter(self._fp, raw_total=self._raw_total, sums=self._with_sums)
             self.sums = self._as_it_is.sums
+            self._look()  # cancel() may have come before there was another to pass it on to
         if self._as_it_is is None:
             super()._put(payload)
         else:
@@ -91,6 +97,7 @@ class CheckpointWriter(Finishable):
     keeps_layout = False
     note: Note | None = None
     """What the ledger is to know of the file, once it is sealed."""
+    _is_cancelled = False
 
     def __init__(
         self,
@@ -142,6 +149,8 @@ class CheckpointWriter(Finishable):
                 final_size = file.tell() + region_bytes + len(self.trailer)
             file.begin_payload(final_size, is_exact=form is Form.RAW)
             self.payload = self._open_payload()
+            if self._is_cancelled:  # while the payload is copied to another file
+                self.payload.cancel()
         except BaseException:
             self.abandon()
             raise
@@ -268,6 +277,13 @@ class CheckpointWriter(Finishable):
             self.payload.close()
         finally:
             draft.discard()
+
+    def cancel(self) -> None:
+        """Ends what another thread is writing or closing, which raises CancelledError there within 50 ms, as does every
+        later use: nothing is published. What is published already stays.
+        """
+        self._is_cancelled = True
+        self.payload.cancel()
 
     def abandon(self) -> None:
         """Removes the draft; what was at the target stays."""

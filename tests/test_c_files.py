@@ -296,7 +296,7 @@ def test_more_than_was_announced_breaks_the_stream(c: Ctypes | Cffi) -> None:
 def test_a_write_of_which_python_says_nothing_is_an_error_too(
     c: Ctypes | Cffi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when there is no memory to make the call from C."""
+    """As when there is no memory to make the call from C, nor to keep what it raised."""
 
     def no_memory(*_: object) -> None:
         raise MemoryError
@@ -308,6 +308,7 @@ def test_a_write_of_which_python_says_nothing_is_an_error_too(
     writer.flush()
     with monkeypatch.context() as patch:
         patch.setattr("ds4kv.c_files._CFile.write", no_memory)
+        patch.setattr("ds4kv.c_files._CFile.keep", no_memory)
         patch.setattr("sys.unraisablehook", lambda _: None)
         assert c.write(file, PAYLOAD) < len(PAYLOAD)
         assert c.errno() == errno.EIO

@@ -24,7 +24,9 @@ FLOORS = {
     "files": {"errors"},
     "_core": {"errors", "_native"},
     "c_files": {"errors", "_native"},
-    "stream": {"_core", "c_files", "files", "workers", "errors", "header"},
+    "fileobj": set(),
+    "lifetime": {"c_files", "errors"},
+    "stream": {"_core", "fileobj", "files", "lifetime", "workers", "errors", "header"},
     "mid": {"stream", "files", "header", "errors"},
     "note": {"_core", "files", "layout", "header", "errors"},
     "database": set(),
@@ -62,7 +64,6 @@ FLOORS = {
     "loading": {
         "directory",
         "reading",
-        "stream",
         "integrity",
         "index",
         "files",
@@ -174,6 +175,7 @@ INCLUDES = {
     "ds4kv_file.h": {"ds4kv.h"},
     "ds4kv.h": set(),
     "python_file.h": set(),
+    "python_owned.h": set(),
 }
 
 

@@ -14,23 +14,27 @@
 
 static const int workers[] = {0, 1, 4};
 
-/* Level 9 on chunks of this size takes long enough for work to be under way whenever an object ends. */
-enum { CHUNK = 20000 };
+/* Level 9 on chunks of this size takes long enough for work to be under way whenever an object ends. Lent ones are of level
+ * 0, which takes as long for more: above it chunks are copied. */
+enum { CHUNK = 20000, LENT_CHUNK = 400000 };
 
 /* ---- the end at every moment ---- */
 
 static void end_writer_after(int steps, int n_workers, bool lent)
 {
     CASE("writer freed after %d steps, workers %d%s", steps, n_workers, lent ? ", lent" : "");
-    bytes payload = payload_new(MIXED, 6 * CHUNK + CHUNK / 2);
+    uint32_t chunk_size = lent ? LENT_CHUNK : CHUNK;
+    bytes payload = payload_new(MIXED, 6 * chunk_size + chunk_size / 2);
     const void *record;
     size_t put = 0;
     bool finished = false;
     ds4kv_writer *writer;
-    CHECK_EQ(ds4kv_writer_new(&writer, lent ? payload.n : DS4KV_UNKNOWN, CHUNK, DS4KV_FORM_PLAIN, 9, n_workers), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&writer, lent ? payload.n : DS4KV_UNKNOWN, chunk_size, DS4KV_FORM_PLAIN, lent ? 0 : 9,
+                              n_workers),
+             DS4KV_OK);
     while (steps-- > 0)
         if (put < payload.n) {
-            size_t part = least(CHUNK + CHUNK / 2, payload.n - put);
+            size_t part = least(chunk_size + chunk_size / 2, payload.n - put);
             int64_t accepted = ds4kv_writer_put(writer, payload.at + put, part, lent);
             CHECK(accepted >= 0);
             put += (size_t)accepted;

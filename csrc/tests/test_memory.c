@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 #include "region.h"
@@ -284,6 +285,8 @@ static int try_write(int level, int workers, bool lent)
         region_bytes = at;
     }
     ds4kv_writer_free(writer);
+    while (ds4kv_stragglers() > 0) /* which allocate, too */
+        sched_yield();
     return (int)size;
 }
 

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define SMALL_SIZE ((size_t)64 << 10) /* a chunk of so many bytes is not worth a thread, nor long to wait for */
 
 uint8_t *chunk_alloc(size_t size)
 {
@@ -221,12 +222,14 @@ bool ring_is_full(const ring *ring)
 void ring_push(ring *ring, bool more)
 {
     pthread_mutex_lock(&ring->mutex);
-    slot_of(ring, ring->filled)->done = false;
+    slot *slot = slot_of(ring, ring->filled);
+    bool is_slow = ring->codec.is_slow && slot->src_size > SMALL_SIZE;
+    slot->done = false;
     ring->filled++;
     bool short_of_hands = ring->filled - ring->taken > (uint64_t)ring->idle;
     pthread_cond_signal(&ring->work);
     pthread_mutex_unlock(&ring->mutex);
-    if ((more || ring->codec.is_slow) && short_of_hands && ring->n_threads < ring->n_workers)
+    if ((more || is_slow) && short_of_hands && ring->n_threads < ring->n_workers)
         start_worker(ring);
 }
 

@@ -603,8 +603,10 @@ class PayloadReader(_Reader):
             self._ring_position = self._position + n
         except BaseException as error:
             self._drop()  # a file that seeks can be tried again
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = path_of(self._fp)
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                path = path_of(self._fp)
+                if path is not None:
+                    error.filename = path
             raise
         if self._start is not None and self._ring_position == self._raw_total:
             self._fp.seek(self._start + self._region_bytes)

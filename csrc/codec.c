@@ -94,6 +94,7 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
         /* At level 0 LZ4 gives up by itself nearly as soon. */
         hopeless = codec->level > 0 && is_hopeless(slot->src, n, scratch, streams, block);
         head.checksum = transpose(streams, slot->src, n);
+        atomic_store(&slot->is_read, true);
         raw = (const char *)streams;
     }
     if (hopeless)
@@ -123,6 +124,7 @@ codec codec_encoder(uint32_t form, int level, size_t raw_bound)
         .form = form,
         .level = level,
         .is_slow = level > 0 && raw_bound > SLOW_SIZE,
+        .reads_first = form == DS4KV_FORM_CHECKED,
     };
 }
 

@@ -33,6 +33,7 @@ typedef struct {
     bool lent;          /* pusher: src is the caller's own memory */
     bool aimed;         /* pusher: dst is the caller's own memory */
     bool done;          /* under the ring's mutex: the worker is through with it */
+    atomic_bool is_read; /* worker: src is not needed any more */
 } slot;
 
 /* ---- codec.c ---- */
@@ -49,6 +50,7 @@ typedef struct codec {
     int fd;         /* a decoder's: of the file that has the records, if slots have no src */
     uint64_t start; /* of the region in that file */
     bool is_slow;   /* a chunk may take seconds, and nothing can end it before: nobody is to wait for one to end */
+    bool reads_first; /* and if so, src is read in the first few milliseconds of them: so it may be lent */
 } codec;
 
 /* Makes a record of a chunk of at most raw_bound bytes: head and block. */
@@ -178,8 +180,8 @@ bool ring_wait(ring *ring, int ms);     /* false: after so long, a ring_peek tha
 void ring_pop(ring *ring);
 
 /* Ends the threads, then calls release(object), which is to call ring_clear. It waits for the chunks being run, and the
- * caller's memory is the caller's again. Those of a slow codec are not waited for, and must not be of the caller's memory:
- * the last thread that leaves one calls release, later, and who called this has no part in the ring any more. */
+ * caller's memory is the caller's again. Those of a slow codec are waited for until they have read what is lent, and no
+ * longer: the last thread that leaves one calls release, later, and who called this has no part in the ring any more. */
 void ring_end(ring *ring, void (*release)(void *object), void *object);
 void ring_clear(ring *ring); /* gives back what the ring itself holds; does nothing to a zeroed one */
 

@@ -3,8 +3,9 @@
  *
  * Floors: oneshot.c stands on reader.c; writer.c and reader.c on ring.c, codec.c and frame.c; those three do not know
  * each other, but that a ring runs a codec on its slots, and a codec makes record heads. codec.c stands on transpose.c
- * and hash.c. file.c is below all. Of whole files, checkpoint.c stands on
- * stdio.c, layout.c, mid.c and sha1.c; layout.c on header.c and file.c, mid.c on reader.c.
+ * and hash.c. file.c is below all. Of whole files, checkpoint.c, open.c and create.c
+ * share checkpoint.h and stand on stdio.c; open.c on layout.c and mid.c too, and create.c on draft.c, which stands on
+ * leftovers.c, and that on sha1.c. layout.c stands on header.c and file.c, mid.c on reader.c.
  */
 #ifndef DS4KV_INTERNAL_H
 #define DS4KV_INTERNAL_H

@@ -139,7 +139,7 @@ class LoadingCheckpoint(CheckpointReader):
                 # Before the hit, which changes the mtime: by that alone a damaged trailer can be told from a new one.
                 fault = self._trailer_fault()
                 if fault is None and touch(path, last_used=self._directory.now(), file=self._file):
-                    self._directory.ledger.renew(path)
+                    self._directory.ledger.renew(path, note=self.note)
             if fault is not None:
                 log.load_failed(path, fault, time.monotonic() - self._started)
                 self._directory.set_aside(path, lambda status: identity(status) == self._file)

@@ -471,7 +471,7 @@ def spoil(path: Path, how: str) -> None:
     else:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             if how == "schema":
-                connection.execute("PRAGMA user_version=77")
+                connection.execute("CREATE INDEX more ON notes (note)")
             else:
                 connection.execute("ALTER TABLE notes RENAME TO others")
 

@@ -124,7 +124,7 @@ class Upgrade:
                     if isinstance(error, OSError) and error.errno != errno.ESTALE:
                         raise
                     if attempt == _ATTEMPTS - 1:
-                        return Outcome(path, "skipped", size, size, "it was replaced or changed meanwhile, again and again")
+                        return Outcome(path, "skipped", size, size, "it was changed or replaced meanwhile, again")
         except FileNotFoundError:
             return Outcome(path, "skipped", size, size, "it was removed meanwhile")
         except (Ds4kvError, OSError, MemoryError, ValueError) as error:

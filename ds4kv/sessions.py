@@ -82,7 +82,7 @@ class Sessions:
     def list(self) -> SessionList:
         """All saved sessions, the one used last first. Raises OSError."""
         entries = sorted(self._directory.entries(), key=lambda entry: entry.header.last_used, reverse=True)
-        return [Session(entry, _title(text)) for entry in entries if (text := read_text(entry)) is not None]
+        return [Session(entry, _title(text)) for entry in entries if (text := _text_of(entry)) is not None]
 
     def switch(self, prefix: str, *, quant_bits: int) -> CheckpointReader:
         """Opens the one session whose SHA-1 begins with ``prefix``, 1 to 40 hex digits of either case.
@@ -128,7 +128,7 @@ class Sessions:
             yield writer
         with locked(self.directory):
             for entry in self._directory.entries():
-                if entry.text_bytes < len(whole) and read_text(entry) == whole[: entry.text_bytes]:
+                if entry.text_bytes < len(whole) and _text_of(entry) == whole[: entry.text_bytes]:
                     try:
                         self._directory.unlink(entry.path, entry.stamp[:2])
                     except OSError as error:
@@ -208,6 +208,15 @@ class Sessions:
         )
         writer.needs_payload = True
         return writer
+
+
+def _text_of(entry: Entry) -> bytes | None:
+    """The text; None if the file is gone or can't be read: that is one file, and ends nothing else."""
+    try:
+        return read_text(entry)
+    except OSError as error:
+        _logger.warning("kv cache could not read %s: %s", entry.path, error)
+        return None
 
 
 def _title(text: bytes) -> str:

@@ -37,7 +37,7 @@ def forked(work: Callable[[], None]) -> int:
         try:
             work()
             os._exit(0)
-        except BaseException:
+        except BaseException:  # noqa: BLE001, the parent is told by the status
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,13 @@ def test_processes_are_started_by_the_helpers(path: Path) -> None:
 def test_the_rule_sees_what_it_forbids() -> None:
     code = "import multiprocessing\nos.fork()\nsubprocess.run(a)\nsubprocess.run(a, timeout=1)\nsubprocess.Popen(a)\n"
     assert sorted(loose_ends(code)) == [1, 2, 3, 5]
+
+
+@pytest.mark.parametrize("path", sorted((TESTS.parent / "csrc/tests").glob("*.c")), ids=lambda path: path.name)
+def test_tests_in_c_end_and_so_do_their_children(path: Path) -> None:
+    code = path.read_text()
+    assert re.search(r"^int main\(.*\)\n\{\n    watchdog\(\);", code, re.M)
+    assert re.findall(r"\b(?:fork|waitpid|system|popen)\(", code) == []
 
 
 def is_gone(pid: int) -> bool:

@@ -143,11 +143,13 @@ def _hand_over(fd: int, directory: str) -> None:
     """Lets those have a new file who may write to its directory: a group, or the user that root has acted for."""
     status = os.stat(directory)
     writers = status.st_mode & 0o022
-    with contextlib.suppress(OSError):  # of file systems without owners and modes
+    acts_for = status.st_uid if os.geteuid() == 0 else -1
+    with contextlib.suppress(OSError):  # of a group that one isn't in, and file systems without owners
+        if writers or acts_for > 0:
+            os.fchown(fd, acts_for, status.st_gid)
+    with contextlib.suppress(OSError):  # of file systems without modes
         if writers:
             os.fchmod(fd, 0o600 | writers << 1 | writers)
-        if os.geteuid() == 0 and status.st_uid != 0:
-            os.fchown(fd, status.st_uid, status.st_gid)
 
 
 def _acquire(file: io.FileIO, directory: str, timeout: float | None, on_wait: OnWait | None) -> io.FileIO | None:

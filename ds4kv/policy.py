@@ -83,9 +83,11 @@ def chat_anchor(tokens: Iterable[int], *, user_id: int, assistant_id: int, min_t
     """Where the part of a chat ends that other chats may share: the length of its cold checkpoint, in tokens.
 
     That is the position of the last ``user_id`` before the first ``assistant_id``, or in all of the prompt if it has
-    no ``assistant_id``. None if there is no such token, or fewer than ``min_tokens`` before it. The length is used as
-    it is, neither trimmed nor aligned.
+    no ``assistant_id``. None if there is no such token, or fewer than ``min_tokens`` before it. So it is where an id is
+    negative: the tokenizer has no such token. The length is used as it is, neither trimmed nor aligned.
     """
+    if user_id < 0 or assistant_id < 0:
+        return None
     anchor = None
     for position, token in enumerate(tokens):
         if token == assistant_id:

@@ -304,7 +304,7 @@ class NewSave(Save):
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(directory.path))
-            except TimeoutError as error:
+            except OSError as error:
                 # A rename is whole without the lock. What waits for it is the eviction, which the next save does.
                 _logger.warning("kv cache stores without the lock, and evicts nothing: %s", error)
                 may_evict = False

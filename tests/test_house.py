@@ -105,6 +105,7 @@ FLOORS = {
         "lock",
         "log",
         "lookup",
+        "naming",
         "policy",
         "reading",
         "rewrite",

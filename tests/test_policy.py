@@ -108,6 +108,13 @@ def test_chat_anchor(turns: tuple[int, ...], anchor: int | None) -> None:
     assert chat_anchor(chat(*turns), user_id=USER, assistant_id=ASSISTANT) == anchor
 
 
+@pytest.mark.parametrize(("user_id", "assistant_id"), [(-1, 7), (5, -1), (-1, -1)])
+def test_a_tokenizer_without_such_a_token_has_no_anchor(user_id: int, assistant_id: int) -> None:
+    tokens = [5, -1, 7, 5]  # an engine's own marks may be negative as well
+    assert chat_anchor(tokens, user_id=user_id, assistant_id=assistant_id, min_tokens=0) is None
+    assert chat_anchor(tokens, user_id=5, assistant_id=7, min_tokens=0) == 0
+
+
 def test_chat_anchor_at_the_start() -> None:
     tokens = [USER, 1, ASSISTANT]
     assert chat_anchor(tokens, user_id=USER, assistant_id=ASSISTANT, min_tokens=0) == 0

@@ -97,10 +97,11 @@ class Draft:
             raise ValueError(f"mode is {mode:#o}, outside 0..0o777")
         self.target, replaced = _resolve(os.fsdecode(path))
         self._owner = os.getpid()
-        self.directory, name = os.path.split(self.target)
+        directory, _, name = self.target.rpartition("/")
+        self.directory = directory or "/"
         sweep_now_and_then(self.directory, name)
         try:
-            self._make(f"{self.directory}/{stem_of(name)}.tmp.{self._owner}.", make_file)
+            self._make(f"{directory}/{stem_of(name)}.tmp.{self._owner}.", make_file)
             self.mode = _dress(self.file.fileno(), replaced, mode)
         except BaseException as error:
             self.discard()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import io
 import os
 import re
@@ -38,9 +37,13 @@ _SWEEP_SHARE = 100  # time that passes between two sweeps of a directory, by wha
 
 def stem_of(name: str) -> str:
     """What the names of all drafts of ``name`` begin with: itself; if that is too long, a part of it and its hash."""
+    if len(name) <= _LONGEST_STEM // 4:
+        return name  # whatever its characters are
     raw = os.fsencode(name)
     if len(raw) <= _LONGEST_STEM:
         return name
+    import hashlib  # here, because it costs as much to import as half of this package
+
     end = _LONGEST_STEM - 9
     while raw[end] & 0xC0 == 0x80:  # within a character of UTF-8
         end -= 1

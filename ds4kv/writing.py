@@ -119,8 +119,9 @@ class CheckpointWriter(Finishable):
             raise ValueError("layout v2-mid is read, not written: use v2-checked")
         if len(text) >= 1 << 32:
             raise ValueError(f"the text is {len(text)} bytes; its length has 32 bits")
-        if (key := sha1_mismatch(os.fsdecode(path), text)) is not None:
-            raise ValueError(f"{os.fsdecode(path)} is named by a SHA-1 that isn't the text's, which is {key}")
+        path = os.fsdecode(path)
+        if (key := sha1_mismatch(path, text)) is not None:
+            raise ValueError(f"{path} is named by a SHA-1 that isn't the text's, which is {key}")
         is_empty = header.layout is Layout.V2_CHECKED and raw_total == 0
         self.header = _in_v1(header) if is_empty else header
         self.trailer = trailer
@@ -129,7 +130,7 @@ class CheckpointWriter(Finishable):
         self._raw_total = raw_total
         self._fsync = fsync
         self._ledger = ledger
-        self._name = os.path.basename(os.fsdecode(path))
+        self._name = os.path.basename(path)
         self._make_draft = functools.partial(Draft, path, mode=mode, make_file=make_file)
         self._has_trailer = False
         self._begin()

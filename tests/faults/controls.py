@@ -15,8 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from faults.points import Points
-from faults.scenarios import A, B, Saving, Scenario, name_of
+from faults.scenario import A, B, Scenario, name_of
 from faults.shim import Fault
+from faults.store_scenarios import Saving
 
 
 class Good(Scenario):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from faults.points import Points
-from faults.scenarios import MAPS, NEW, A, C, is_stores_own, payload_of, save, store_of
+from faults.scenario import MAPS, NEW, A, C, is_stores_own, payload_of, save, store_of
 from faults.shim import Event, read_record
 
 import ds4kv

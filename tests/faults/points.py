@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from faults.scenarios import Scenario
+from faults.scenario import Scenario
 from faults.shim import KINDS, Fault, Shim
 
 import ds4kv

@@ -86,11 +86,12 @@ def memory() -> str | None:
 
 
 def work(args: argparse.Namespace) -> int:
+    from faults import file_scenarios, store_scenarios
     from faults.cuts import SESSIONS, Cuts
     from faults.points import Points, faults_of
-    from faults.scenarios import EngineInC, scenarios
 
-    EngineInC.build(args.folder)
+    file_scenarios.EngineInC.build(args.folder)
+    kinds = [*store_scenarios.SCENARIOS, *file_scenarios.SCENARIOS]
     points = Points(args.folder)
     tried: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
@@ -102,7 +103,7 @@ def work(args: argparse.Namespace) -> int:
             print(f"{where} | {problem}\n", end="", flush=True)
 
     chosen = []
-    for scenario in scenarios():
+    for scenario in (kind(layout) for kind in kinds for layout in kind.also):
         if args.only in str(scenario):
             counted = points.run(scenario, None)
             if args.part == 0:

@@ -98,12 +98,12 @@ def is_checkpoint(path: str) -> bool:
 
 
 class Kept(NamedTuple):
-    """What the disk has. Of ``settled`` changes it has names, sizes and times; ``pages`` says of which pages it has the
-    bytes that were not synced; with ``zeros`` a file is as long as it was, without them."""
+    """What the disk has. Of ``settled`` changes it has names, sizes and times. ``pages`` says of a page, by inode and
+    number, up to which change it has what was not synced; with ``zeros`` a file is as long as it was, without that."""
 
     name: str
     settled: int
-    pages: Callable[[int, int], bool]
+    pages: Callable[[int, int], int]
     zeros: bool = False
 
 
@@ -146,11 +146,11 @@ class Record:
     def cuts(self, rng: random.Random) -> Iterator[tuple[int, Kept]]:
         for cut in range(1, len(self.events) + 1):
             last = self.last_sync[cut]
-            yield cut, Kept("all is there", cut, lambda place, page: True)
-            yield cut, Kept("no bytes are", cut, lambda place, page: False)
-            yield cut, Kept("zeros are", cut, lambda place, page: False, zeros=True)
-            yield cut, Kept("bytes are, names and times not", last, lambda place, page: True)
-            yield cut, Kept("nothing is", last, lambda place, page: False)
+            yield cut, Kept("all is there", cut, lambda inode, page, cut=cut: cut)
+            yield cut, Kept("no bytes are", cut, lambda inode, page: 0)
+            yield cut, Kept("zeros are", cut, lambda inode, page: 0, zeros=True)
+            yield cut, Kept("bytes are, names and times not", last, lambda inode, page, cut=cut: cut)
+            yield cut, Kept("nothing is", last, lambda inode, page: 0)
             for _ in range(2):
                 seed = rng.random()
                 yield (
@@ -158,7 +158,7 @@ class Record:
                     Kept(
                         f"some is, {seed}",
                         rng.randint(last, cut),
-                        lambda place, page, seed=seed: random.Random(f"{seed} {place} {page}").random() < 0.5,
+                        lambda inode, page, cut=cut, seed=seed: random.Random(f"{seed} {inode} {page}").randint(0, cut),
                         zeros=rng.random() < 0.5,
                     ),
                 )
@@ -213,7 +213,7 @@ def _write(content: bytearray, event: Event, place: int, kept: Kept, is_synced: 
     end = event.offset + len(event.data)
     for page in range(event.offset // PAGE, -(-end // PAGE)):
         start, stop = max(event.offset, page * PAGE), min(end, (page + 1) * PAGE)
-        if is_synced or kept.pages(place, page):
+        if is_synced or place < kept.pages(event.inode, page):
             piece = event.data[start - event.offset : stop - event.offset]
             _change(content, event._replace(offset=start, data=piece))
     if kept.zeros and place < kept.settled:

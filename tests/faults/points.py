@@ -94,6 +94,7 @@ class Points:
         self._folder = folder
         self._deadline = deadline
         self.shim = Shim()
+        self.shim.end_with_parent()
 
     def run(self, scenario: Scenario, fault: Fault | None) -> Result:
         directory = self._folder / "point" / "d"
@@ -138,6 +139,7 @@ class Points:
     def _be_a_child(self, ours: int, theirs: int, act: Callable[[], dict[str, object]]) -> None:
         status = 1
         try:
+            self.shim.end_with_parent()
             os.close(ours)
             log = os.open(self._folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)

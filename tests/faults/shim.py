@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -89,6 +90,11 @@ class Shim:
         self._library.shim_count.restype = ctypes.c_long
         self._library.shim_fired.restype = ctypes.c_long
         self._library.shim_alias.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64]
+
+    @staticmethod
+    def end_with_parent() -> None:
+        """This process is killed when its parent ends, however that does."""
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
     def arm(self, directory: Path, fault: Fault | None) -> None:
         """From now on calls below ``directory`` count, and one of them is hit; none of them without a fault."""

@@ -6,7 +6,7 @@
  * the return address; threads and directories count whoever asks. One fault at a time.
  *
  * It can also record: every change below a directory, with its bytes, in the order in which they came. And it can lie
- * about two things, for directories that are built from such a record: a file's inode and birth, and the boot's id.
+ * about three things, for what such a record says of a disk: a file's inode and birth, its device, and the boot's id.
  *
  * glibc only: malloc's real names are its own.
  */
@@ -245,6 +245,7 @@ static void end(void)
 
 static struct { uint64_t inode, shown; int64_t birth_ns; } aliases[4096];
 static int alias_count;
+static dev_t device, device_shown;
 static char boot_id_path[4096];
 
 void shim_alias(uint64_t inode, uint64_t shown, int64_t birth_ns)
@@ -256,9 +257,10 @@ void shim_alias(uint64_t inode, uint64_t shown, int64_t birth_ns)
     }
 }
 
-void shim_forget_aliases(void)
+void shim_device(uint64_t is, uint64_t shown)
 {
-    alias_count = 0;
+    device = is;
+    device_shown = shown;
 }
 
 void shim_boot_id(const char *path)
@@ -284,6 +286,8 @@ static int show(struct stat *status, int result)
     int i = result == 0 && alias_count > 0 ? alias_of(status->st_ino) : -1;
     if (i >= 0)
         status->st_ino = aliases[i].shown;
+    if (result == 0 && device != 0 && status->st_dev == device)
+        status->st_dev = device_shown;
     return result;
 }
 

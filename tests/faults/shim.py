@@ -89,6 +89,7 @@ class Shim:
         ]
         self._library.shim_count.restype = ctypes.c_long
         self._library.shim_fired.restype = ctypes.c_long
+        self._library.shim_device.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
         self._library.shim_alias.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64]
 
     @staticmethod
@@ -121,6 +122,10 @@ class Shim:
     def alias(self, inode: int, shown: int, birth_ns: int) -> None:
         """The file of this inode is shown as another one."""
         self._library.shim_alias(inode, shown, birth_ns)
+
+    def device(self, number: int, shown: int) -> None:
+        """Files of this device are shown as those of another one."""
+        self._library.shim_device(number, shown)
 
     def boot_id(self, path: Path) -> None:
         """Who reads the boot's id reads this file."""

@@ -1,14 +1,8 @@
 /*
- * shim.c - calls of the C library that fail, come short, or kill the process, at the n-th of a kind.
+ * shim.c - calls of the C library that fail, come short, or kill the process, at the n-th of a kind; and a record.
  *
- * Loaded by LD_PRELOAD; does nothing until shim_arm is called, so imports are not hit. Only what lies below the armed
- * directory counts, so Python's own files are not hit either. Memory counts where ds4kv's own code asks for it, told by
- * the return address; threads and directories count whoever asks. One fault at a time.
- *
- * It can also record: every change below a directory, with its bytes, in the order in which they came. And it can lie
- * about three things, for what such a record says of a disk: a file's inode and birth, its device, and the boot's id.
- *
- * glibc only: malloc's real names are its own.
+ * Loaded by LD_PRELOAD. Does nothing until shim_arm or shim_record is called, so imports are not hit. glibc only: the
+ * real names of malloc are its own.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -32,266 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The numbers are those of KINDS and MODES in shim.py. */
-enum { WRITE, PWRITE, READ, PREAD, FSYNC, RENAME, OPEN, UNLINK, FTRUNCATE, FALLOCATE, FLOCK, FCNTL, MALLOC, MMAP, THREAD,
-       MKDIR, UTIME, CLOSE, OPENDIR, STAT, CHMOD, KIND_COUNT };
-enum { PASS, FAIL, SHORT, END, KILL, KILL_SHORT };
-
-static struct {
-    int on, kind, mode, error, sticky;
-    long n;
-    char directory[4096];
-    size_t length;
-} armed;
-static atomic_long counts[KIND_COUNT];
-static atomic_long fired;
-
-/* ---- which calls count ---- */
-
-static struct { uintptr_t start, end; } own[8];
-static int own_count;
-
-static int add_own(struct dl_phdr_info *info, size_t size, void *unused)
-{
-    (void)size, (void)unused;
-    const char *name = info->dlpi_name;
-    if (!strstr(name, "/_native.") && !strstr(name, "/libds4kv") && !strstr(name, "/mmap."))
-        return 0;
-    for (int i = 0; i < info->dlpi_phnum && own_count < 8; i++)
-        if (info->dlpi_phdr[i].p_type == PT_LOAD && info->dlpi_phdr[i].p_flags & PF_X) {
-            own[own_count].start = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
-            own[own_count].end = own[own_count].start + info->dlpi_phdr[i].p_memsz;
-            own_count++;
-        }
-    return 0;
-}
-
-static int is_own(void *caller)
-{
-    for (int i = 0; i < own_count; i++)
-        if ((uintptr_t)caller >= own[i].start && (uintptr_t)caller < own[i].end)
-            return 1;
-    return 0;
-}
-
-static int below(const char *path, const char *directory, size_t length)
-{
-    return strncmp(path, directory, length) == 0 && (path[length] == '/' || path[length] == '\0' || path[length] == ' ');
-}
-
-static int path_of(int fd, char *path, size_t size)
-{
-    char link[40];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    long n = syscall(SYS_readlinkat, AT_FDCWD, link, path, size - 1);
-    path[n < 0 ? 0 : n] = '\0';
-    return n >= 0;
-}
-
-static const char *full(int at, const char *path, char *memory, size_t size)
-{
-    if (path[0] == '/')
-        return path;
-    char folder[4096];
-    if (at == AT_FDCWD) {
-        if (syscall(SYS_getcwd, folder, sizeof folder) < 0)
-            return path;
-    } else if (!path_of(at, folder, sizeof folder)) {
-        return path;
-    }
-    snprintf(memory, size, "%s/%s", folder, path);
-    return memory;
-}
-
-/* PASS, or what is to be done in place of the call; errno is set. */
-static int verdict(int kind)
-{
-    long count = atomic_fetch_add(&counts[kind], 1) + 1;
-    if (armed.mode == PASS || kind != armed.kind || (armed.sticky ? count < armed.n : count != armed.n))
-        return PASS;
-    atomic_fetch_add(&fired, 1);
-    if (armed.mode == KILL)
-        syscall(SYS_kill, getpid(), SIGKILL);
-    errno = armed.error;
-    return armed.mode;
-}
-
-static int on_fd(int kind, int fd)
-{
-    if (!armed.on)
-        return PASS;
-    int before = errno;
-    char path[4096];
-    int counts_here = path_of(fd, path, sizeof path) && below(path, armed.directory, armed.length);
-    errno = before;
-    return counts_here ? verdict(kind) : PASS;
-}
-
-static int on_path(int kind, int at, const char *path)
-{
-    char memory[8192];
-    if (!armed.on || !path || !below(full(at, path, memory, sizeof memory), armed.directory, armed.length))
-        return PASS;
-    return verdict(kind);
-}
-
-static int on_caller(int kind, void *caller)
-{
-    return armed.on && is_own(caller) ? verdict(kind) : PASS;
-}
-
-/* ---- what Python calls ---- */
-
-void shim_arm(const char *directory, int kind, long n, int mode, int error, int sticky)
-{
-    own_count = 0;
-    dl_iterate_phdr(add_own, NULL);
-    for (int i = 0; i < KIND_COUNT; i++)
-        counts[i] = 0;
-    fired = 0;
-    armed.kind = kind, armed.n = n, armed.mode = mode, armed.error = error, armed.sticky = sticky;
-    snprintf(armed.directory, sizeof armed.directory, "%s", directory);
-    armed.length = strlen(armed.directory);
-    armed.on = 1;
-}
-
-void shim_disarm(void)
-{
-    armed.on = 0;
-}
-
-long shim_count(int kind)
-{
-    return counts[kind];
-}
-
-long shim_fired(void)
-{
-    return fired;
-}
-
-/* ---- the record ---- */
-
-enum { CREATED = 1, WRITTEN, TRUNCATED, RENAMED, UNLINKED, SYNCED, TIMED, MADE, RESERVED };
-
-static struct {
-    int fd;
-    char directory[4096];
-    size_t length;
-} record = {.fd = -1};
-static pthread_mutex_t recording = PTHREAD_MUTEX_INITIALIZER;
-
-struct event {
-    uint32_t type, path_bytes, target_bytes, flags;
-    uint64_t inode;
-    int64_t offset, size, mtime_ns, birth_ns;
-    uint64_t data_bytes;
-};
-
-void shim_record(const char *directory, int fd)
-{
-    snprintf(record.directory, sizeof record.directory, "%s", directory);
-    record.length = strlen(record.directory);
-    record.fd = fd;
-}
-
-static void put(const void *data, size_t size)
-{
-    for (const char *at = data; size > 0;) {
-        long n = syscall(SYS_write, record.fd, at, size);
-        if (n < 0)
-            abort();
-        at += n, size -= (size_t)n;
-    }
-}
-
-static void note(struct event event, int fd, const char *path, const char *target, const void *data)
-{
-    struct statx status = {0};
-    if (fd >= 0 && syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &status) == 0) {
-        event.inode = status.stx_ino;
-        event.mtime_ns = status.stx_mtime.tv_sec * 1000000000LL + status.stx_mtime.tv_nsec;
-        event.birth_ns = status.stx_btime.tv_sec * 1000000000LL + status.stx_btime.tv_nsec;
-    }
-    event.path_bytes = path ? (uint32_t)strlen(path) : 0;
-    event.target_bytes = target ? (uint32_t)strlen(target) : 0;
-    put(&event, sizeof event);
-    put(path, event.path_bytes);
-    put(target, event.target_bytes);
-    put(data, event.data_bytes);
-}
-
-/* Around a call that changes something: its place in the record is its place in the order. */
-static int begin(int fd, int at, const char *path)
-{
-    char memory[8192];
-    if (record.fd < 0)
-        return 0;
-    int before = errno;
-    const char *where = path ? full(at, path, memory, sizeof memory) : path_of(fd, memory, sizeof memory) ? memory : "";
-    errno = before;
-    if (!below(where, record.directory, record.length))
-        return 0;
-    pthread_mutex_lock(&recording);
-    return 1;
-}
-
-static void end(void)
-{
-    pthread_mutex_unlock(&recording);
-}
-
-/* ---- the lies ---- */
-
-static struct { uint64_t inode, shown; int64_t birth_ns; } aliases[4096];
-static int alias_count;
-static dev_t device, device_shown;
-static char boot_id_path[4096];
-
-void shim_alias(uint64_t inode, uint64_t shown, int64_t birth_ns)
-{
-    if (alias_count < 4096) {
-        aliases[alias_count].inode = inode;
-        aliases[alias_count].shown = shown;
-        aliases[alias_count++].birth_ns = birth_ns;
-    }
-}
-
-void shim_device(uint64_t is, uint64_t shown)
-{
-    device = is;
-    device_shown = shown;
-}
-
-void shim_boot_id(const char *path)
-{
-    snprintf(boot_id_path, sizeof boot_id_path, "%s", path);
-}
-
-static const char *lied_path(const char *path)
-{
-    return boot_id_path[0] && strcmp(path, "/proc/sys/kernel/random/boot_id") == 0 ? boot_id_path : path;
-}
-
-static int alias_of(uint64_t inode)
-{
-    for (int i = 0; i < alias_count; i++)
-        if (aliases[i].inode == inode)
-            return i;
-    return -1;
-}
-
-static int show(struct stat *status, int result)
-{
-    int i = result == 0 && alias_count > 0 ? alias_of(status->st_ino) : -1;
-    if (i >= 0)
-        status->st_ino = aliases[i].shown;
-    if (result == 0 && device != 0 && status->st_dev == device)
-        status->st_dev = device_shown;
-    return result;
-}
-
-/* ---- the calls ---- */
+#include "counted.h"
+#include "recorded.h"
 
 #define REAL(result, name, ...) \
     static result (*real)(__VA_ARGS__); \
@@ -456,7 +192,10 @@ static int do_rename(int from_at, const char *from, int to_at, const char *to, u
 }
 
 int rename(const char *from, const char *to) { return do_rename(AT_FDCWD, from, AT_FDCWD, to, 0); }
-int renameat(int from_at, const char *from, int to_at, const char *to) { return do_rename(from_at, from, to_at, to, 0); }
+int renameat(int from_at, const char *from, int to_at, const char *to)
+{
+    return do_rename(from_at, from, to_at, to, 0);
+}
 int renameat2(int from_at, const char *from, int to_at, const char *to, unsigned flags)
 {
     return do_rename(from_at, from, to_at, to, flags);
@@ -492,8 +231,8 @@ static int do_open(int at, const char *path, int flags, mode_t mode)
     if (recorded) {
         char memory[8192];
         if (fd >= 0)
-            note((struct event){.type = CREATED, .flags = (flags & O_TRUNC) != 0}, fd, full(at, path, memory, sizeof memory),
-                 NULL, NULL);
+            note((struct event){.type = CREATED, .flags = (flags & O_TRUNC) != 0}, fd,
+                 full(at, path, memory, sizeof memory), NULL, NULL);
         end();
     }
     errno = error;
@@ -713,55 +452,4 @@ int statx(int at, const char *path, int flags, unsigned mask, struct statx *stat
     return result;
 }
 
-/* ---- memory and threads ---- */
-
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t),
-    *__libc_memalign(size_t, size_t);
-
-#define CALLER __builtin_return_address(0)
-
-void *malloc(size_t size) { return FAILS(on_caller(MALLOC, CALLER)) ? NULL : __libc_malloc(size); }
-void *calloc(size_t count, size_t size)
-{
-    return FAILS(on_caller(MALLOC, CALLER)) ? NULL : __libc_calloc(count, size);
-}
-void *realloc(void *memory, size_t size)
-{
-    return FAILS(on_caller(MALLOC, CALLER)) ? NULL : __libc_realloc(memory, size);
-}
-void *aligned_alloc(size_t alignment, size_t size)
-{
-    return FAILS(on_caller(MALLOC, CALLER)) ? NULL : __libc_memalign(alignment, size);
-}
-int posix_memalign(void **memory, size_t alignment, size_t size)
-{
-    void *found = FAILS(on_caller(MALLOC, CALLER)) ? NULL : __libc_memalign(alignment, size);
-    if (!found)
-        return ENOMEM;
-    *memory = found;
-    return 0;
-}
-
-static void *do_mmap(void *where, size_t size, int protection, int flags, int fd, off_t offset, void *caller)
-{
-    if (FAILS(on_caller(MMAP, caller)))
-        return MAP_FAILED;
-    return (void *)syscall(SYS_mmap, where, size, protection, flags, fd, offset);
-}
-
-void *mmap(void *where, size_t size, int protection, int flags, int fd, off_t offset)
-{
-    return do_mmap(where, size, protection, flags, fd, offset, CALLER);
-}
-void *mmap64(void *where, size_t size, int protection, int flags, int fd, off_t offset)
-{
-    return do_mmap(where, size, protection, flags, fd, offset, CALLER);
-}
-
-int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument)
-{
-    if (armed.on && FAILS(verdict(THREAD)))
-        return EAGAIN;
-    REAL(int, pthread_create, pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-    return real(thread, attributes, run, argument);
-}
+#include "memory.h"

@@ -294,6 +294,7 @@ class Model:
         remembered: dict[bytes, bytes],
         now: int,
         order: Sequence[str],
+        is_empty: bool = False,
         engine_fails: bool = False,
         **header: int,
     ) -> tuple[str | None, bool]:
@@ -326,7 +327,7 @@ class Model:
             last_used=now,
             **header,
         )
-        if len(data) + math.ceil(len(data) / 100) > self.budget or engine_fails:
+        if len(data) + math.ceil(len(data) / 100) > self.budget or is_empty or engine_fails:
             return None, False
         for file in same_key:
             self.remove(file.name)

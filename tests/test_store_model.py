@@ -34,6 +34,7 @@ from ds4kv.store import Store
 SESSION = 50
 STEPS = int(os.environ.get("DS4KV_STEPS", "2500"))
 LOCK, LEDGER, QUARANTINE = ".ds4kv.lock", ".ds4kv", "quarantine"
+QUARANTINE_SHARE = 10  # of the budget, a tenth
 
 BLOCKS = [
     b"<tool_calls>one</tool_calls>",
@@ -222,6 +223,7 @@ class StoreMachine(RuleBasedStateMachine):
             remembered=tool_map,
             now=self.now,
             order=order,
+            is_empty=not payload,
             engine_fails=how == "engine fails",
             **head,
         )
@@ -560,7 +562,12 @@ class StoreMachine(RuleBasedStateMachine):
         assert {name: (self.directory / name).read_bytes() for name in names} == self.model.files
         aside = self.directory / QUARANTINE
         moved = {path.name: path.read_bytes() for path in aside.iterdir()} if aside.exists() else {}
-        assert moved == self.model.quarantine
+        kept = self.model.quarantine
+        assert moved.items() <= kept.items()
+        if moved != kept:  # the oldest went, for want of room, and never the last
+            assert sum(map(len, kept.values())) > self.model.budget // QUARANTINE_SHARE
+            assert [*kept][-1] in moved
+        self.model.quarantine = {name: data for name, data in kept.items() if name in moved}
 
     @invariant()
     def store_sees_what_the_model_sees(self) -> None:

@@ -120,9 +120,11 @@ class Upgrade:
                     return Outcome(path, "current", size, size)
                 try:
                     return self._try(path, ledger)
-                except _ChangedError:
+                except (_ChangedError, OSError) as error:
+                    if isinstance(error, OSError) and error.errno != errno.ESTALE:
+                        raise
                     if attempt == _ATTEMPTS - 1:
-                        return Outcome(path, "skipped", size, size, "it was replaced meanwhile, again and again")
+                        return Outcome(path, "skipped", size, size, "it was changed or replaced meanwhile, again")
         except FileNotFoundError:
             return Outcome(path, "skipped", size, size, "it was removed meanwhile")
         except (Ds4kvError, OSError, MemoryError, ValueError) as error:

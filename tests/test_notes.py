@@ -28,6 +28,7 @@ from ds4kv.naming import NAME_SIZE
 from ds4kv.note import Note
 from ds4kv.store import Store
 from ds4kv.trailer import pack_tool_map, unpack_tool_map
+from ds4kv.upgrade import Upgrade
 
 TOOL_MAP = {b"call_1": b"<tool_calls>ls</tool_calls>"}
 TEXT = b"Q" + TOOL_MAP[b"call_1"] + b"A"
@@ -227,7 +228,7 @@ def test_samples_tell_a_payload_by_its_numbers(tmp_path: Path) -> None:
     put(zeros, with_rot(zeros.read_bytes()), is_same=True, is_noted=False)
     with pytest.raises(ds4kv.CorruptError):
         ds4kv.load(zeros)
-    for size in (0, 1, 2, 3, 5, 9):
+    for size in (1, 2, 3, 5, 9):
         few = saved(tmp_path / str(size), "v1", "none", PAYLOAD[:size])
         put(few, with_hit(few.read_bytes()), is_same=True, is_noted=False)
         with ds4kv.open(few) as checkpoint:
@@ -514,3 +515,20 @@ def test_a_link_that_leads_to_itself_ends_nothing(tmp_path: Path, capsys: pytest
         assert path.name[:8] in shown.out or command[0] in ("verify", "upgrade")
         assert "Traceback" not in shown.err
     assert codes == {"ls": 1, "find": 0, "sessions": 0, "verify": 1, "upgrade": 0}
+
+
+def test_an_upgrade_leaves_a_file_that_is_being_written_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, "v2", "lz4")
+    monkeypatch.setattr(sys.modules["ds4kv.files"].RegularFile, "check_unchanged", _changed)
+    put(path, with_rot(path.read_bytes()), is_same=True, is_noted=True)
+    (outcome,) = Upgrade(tmp_path, layout="v1").run()
+    assert (outcome.action, outcome.why) == ("skipped", "it was changed or replaced meanwhile, again")
+    monkeypatch.undo()
+    (outcome,) = Upgrade(tmp_path, layout="v1").run()
+    assert outcome.action == "failed"  # the control
+
+
+def _changed(self: Any) -> None:
+    raise OSError(errno.ESTALE, "the file was changed while it was read", self.name)

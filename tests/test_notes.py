@@ -514,27 +514,6 @@ def test_a_link_that_leads_to_itself_ends_nothing(tmp_path: Path, capsys: pytest
     assert codes == {"ls": 1, "find": 0, "sessions": 0, "verify": 1, "upgrade": 0}
 
 
-def test_one_text_that_can_not_be_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = ds4kv.Sessions(tmp_path, workers=1)
-    for text in (b"a", b"b", b"bc"):
-        with sessions.save(text, **SAVE) as checkpoint:
-            checkpoint.payload.write(PAYLOAD)
-    (bad,) = (session.entry.path for session in sessions.list() if session.entry.text_bytes == 2)
-    good = "ds4kv.sessions.read_text"
-    read_text = sys.modules["ds4kv.sessions"].read_text
-
-    def fail(entry: Any) -> bytes | None:
-        if entry.path == bad:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), bad)
-        return read_text(entry)
-
-    monkeypatch.setattr(good, fail)
-    assert [session.entry.text_bytes for session in sessions.list()] == [1]
-    with sessions.save(b"ab", **SAVE) as checkpoint:
-        checkpoint.payload.write(PAYLOAD)
-    assert len(list(tmp_path.glob("*.kv"))) == 2
-
-
 def test_an_upgrade_leaves_a_file_that_is_being_written_for_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import shutil
-import signal
 import struct
 import tempfile
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,6 +23,7 @@ import reference
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from processes import status_of_fork
 from store_model import Model, listed, parsed
 
 import ds4kv
@@ -503,23 +502,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(prompt=texts)
     def fork(self, prompt: bytes) -> None:
         """A forked child finds and loads."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads; those of saves in the background
-            child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                self.load_the_best_that_loads(prompt, ctx_size=2000, engine_fails=False)
-                status = 0
-            finally:
-                os._exit(status)
-        deadline = time.monotonic() + 20
-        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
-            time.sleep(0.001)
-        if ended == (0, 0):
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        assert ended == (child, 0), ended
+        work = functools.partial(self.load_the_best_that_loads, prompt, ctx_size=2000, engine_fails=False)
+        assert status_of_fork(work) == 0
         while (name := self.model.find(prompt, ctx_size=2000, quant_bits=2)) is not None:
             if self.model.load(name, now=self.now, engine_fails=False) is not None:
                 break

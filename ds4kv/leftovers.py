@@ -13,7 +13,6 @@ import errno
 import fcntl
 import io
 import os
-import re
 import stat
 import time
 
@@ -28,8 +27,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _LONGEST_NAME = 255  # bytes, of a file in a directory
 _LONGEST_STEM = _LONGEST_NAME - len(".tmp.4294967295.01234567")
-_END = re.compile(r"\.tmp\.([0-9]{1,10})\.[0-9a-f]{8}")
-_OF_STORES = re.compile(r"(?:[0-9a-fA-F]{40}|sysprompt)\.kv(?:\.tmp\.(?:([0-9]{1,9})|[0-9A-Za-z_]{6})|(\.tmp\..*))")
+_END = r"\.tmp\.([0-9]{1,10})\.[0-9a-f]{8}"
+_OF_STORES = r"(?:[0-9a-fA-F]{40}|sysprompt)\.kv(?:\.tmp\.(?:([0-9]{1,9})|[0-9A-Za-z_]{6})|(\.tmp\..*))"
 _QUIET_SECONDS = 60.0  # without a write, where the process id tells most of it
 _UNKNOWN_SECONDS = 3600.0  # where nothing does
 _SWEEP_SHARE = 100  # time that passes between two sweeps of a directory, by what the first one took
@@ -91,12 +90,14 @@ def _leftovers(directory: str, name: str | None) -> Iterator[tuple[str, int | No
         # This spares the ten thousand names of a large store what follows.
         if begin not in found:
             continue
+        import re  # here, for who imports this package and meets no such name
+
         if name is None:
-            match = _OF_STORES.fullmatch(found)
-            draft = match and _END.fullmatch(match[2] or "")
+            match = re.fullmatch(_OF_STORES, found)
+            draft = match and re.fullmatch(_END, match[2] or "")
         else:
             match = None
-            draft = _END.fullmatch(found[len(begin) - 5 :]) if found.startswith(begin) else None
+            draft = re.fullmatch(_END, found[len(begin) - 5 :]) if found.startswith(begin) else None
         if draft:
             yield os.path.join(directory, found), int(draft[1]), True
         elif match and match[2] is None:

@@ -21,8 +21,9 @@ from collections import namedtuple
 
 from ds4kv import _core
 from ds4kv.errors import CorruptError
+from ds4kv.facts import facts_of, field_at, is_raw, later_facts, structure
 from ds4kv.files import read_at
-from ds4kv.header import CHUNK_SIZE
+from ds4kv.header import CHUNK_SIZE, Ext
 from ds4kv.layout import PREFIX_SIZE
 
 TYPE_CHECKING = False
@@ -113,7 +114,7 @@ class Note(
     @property
     def has_tool_map(self) -> bool:
         """Whether the trailer was flagged to be one."""
-        return bool(self.head[_EXT_FLAGS_AT] & _TOOL_MAP)
+        return bool(self.head[6] & Ext.TOOL_MAP)
 
     def pack(self, name: bytes) -> bytes:
         """The note as it is stored under ``name``."""
@@ -132,7 +133,7 @@ class Note(
         region_sums = array("Q", packed[_NOTE.size :])
         note = cls._make((*_NOTE.unpack_from(packed), _little_endian(region_sums)))
         _, region_bytes = _region(note.head)
-        if _is_raw(note.head):
+        if is_raw(note.head):
             can_be = len(region_sums) == -(-region_bytes // CHUNK_SIZE)
         else:
             can_be = len(region_sums) * _LEAST_RECORD <= region_bytes
@@ -162,10 +163,10 @@ class Note(
             return self
         if head != self.head and self.is_untouched(fd):
             raise _other_header(self.head, head, "nobody wrote to the file")
-        noted, facts = _facts(self.head), _facts(head)
-        if facts in _later_facts(noted):
+        noted, facts = facts_of(self.head), facts_of(head)
+        if facts in later_facts(noted):
             return self if self._has_region(fd) else None
-        if _structure(facts) != _structure(noted) and self._has_size(fd) and self._has_region(fd):
+        if structure(facts) != structure(noted) and self._has_size(fd) and self._has_region(fd):
             raise _other_header(noted, facts, "what it says of its region is not true of the one that was saved")
         return None
 
@@ -224,8 +225,8 @@ class Note(
         and the storing of this note leaves a file with another mtime than the noted one, of which nothing is said that
         isn't true. Raises OSError.
         """
-        later = _later_facts(_facts(self.head))
-        if _facts(read_at(fd, 0, PREFIX_SIZE)) not in later:
+        later = later_facts(facts_of(self.head))
+        if facts_of(read_at(fd, 0, PREFIX_SIZE)) not in later:
             return None  # another file, whose mtime is not ours to set
         note = self._replace(mtime_ns=_pin_mtime(fd), boot=boot())
         # Before all looks that count: who writes after them changes the mtime.
@@ -235,7 +236,7 @@ class Note(
         head = read_at(fd, 0, PREFIX_SIZE)
         if not self.is_of(status):
             note = note._replace(device=status.st_dev, inode=status.st_ino, birth_ns=_core.file_birth(fd))
-        if _facts(head) not in later or not self._has_region(fd):
+        if facts_of(head) not in later or not self._has_region(fd):
             return None
         start, region_bytes = _region(head)
         end = start + region_bytes
@@ -273,7 +274,7 @@ def _region(head: bytes) -> tuple[int, int]:
 
 def _other_header(noted: bytes, found: bytes, why: str) -> CorruptError:
     at = next(i for i in range(PREFIX_SIZE) if noted[i : i + 1] != found[i : i + 1])
-    return CorruptError(f"byte {at} of the header is not what was saved, and {why}", offset=at, field=_field_at(at))
+    return CorruptError(f"byte {at} of the header is not what was saved, and {why}", offset=at, field=field_at(at))
 
 
 def _pin_mtime(fd: int) -> int:
@@ -293,74 +294,3 @@ def _little_endian(sums: array[int]) -> array[int]:
         sums = sums[:]
         sums.byteswap()
     return sums
-
-
-# What ds4 changes in a header in place: hits and last use at a hit, the flag of a trailer; and, as it writes all of the
-# header back, what it didn't know is gone: an unknown reason, bytes 7 and 20 to 23 and the version of a raw region.
-
-_VERSION_AT, _REASON_AT, _EXT_FLAGS_AT, _CODEC_AT = 3, 5, 6, 7
-_HITS = slice(12, 16)
-_CHUNK_SIZE = slice(20, 24)
-_LAST_USED = slice(32, 40)
-_TOOL_MAP = 1
-_LAST_KNOWN_REASON = 6
-
-_FIELDS = (
-    (0, "magic"),
-    (3, "version"),
-    (4, "quant_bits"),
-    (5, "reason"),
-    (6, "ext_flags"),
-    (7, "codec"),
-    (8, "tokens"),
-    (12, "hits"),
-    (16, "ctx_size"),
-    (20, "chunk_size"),
-    (24, "created_at"),
-    (32, "last_used"),
-    (40, "payload_bytes"),
-    (48, "text_bytes"),
-)
-
-
-def _field_at(offset: int) -> str:
-    return [field for start, field in _FIELDS if start <= offset][-1]
-
-
-def _facts(head: bytes) -> bytes:
-    """A head without what every hit and every trailer changes."""
-    if len(head) < PREFIX_SIZE:
-        return head
-    facts = bytearray(head)
-    facts[_EXT_FLAGS_AT] &= ~_TOOL_MAP
-    facts[_HITS] = bytes(4)
-    facts[_LAST_USED] = bytes(8)
-    return bytes(facts)
-
-
-def _structure(facts: bytes) -> tuple[bytes, ...]:
-    """What of the facts says how to read the file: none of it is another one's by chance."""
-    if len(facts) < PREFIX_SIZE:
-        return ()
-    sizes = facts[40:]
-    return (sizes,) if _is_raw(facts) else (sizes, facts[_VERSION_AT : _VERSION_AT + 1], facts[7:8], facts[_CHUNK_SIZE])
-
-
-def _is_raw(facts: bytes) -> bool:
-    return facts[_VERSION_AT] == 1 or (facts[_CODEC_AT] == 0 and facts[21] not in (1, 2))
-
-
-def _later_facts(facts: bytes) -> set[bytes]:
-    """What these facts may be after any number of rewrites in place."""
-    later = {facts}
-    if facts[_REASON_AT] > _LAST_KNOWN_REASON:
-        later.add(facts[:_REASON_AT] + b"\0" + facts[_REASON_AT + 1 :])
-    if _is_raw(facts):
-        for known in tuple(later):
-            for version in (1, 2):
-                raw = bytearray(known)
-                raw[_VERSION_AT] = version
-                raw[_CODEC_AT] = 0
-                raw[_CHUNK_SIZE] = bytes(4)
-                later.add(bytes(raw))
-    return later

@@ -1,13 +1,21 @@
-"""Child processes for tests: their pipes are drained, they have a deadline, and none outlives its test."""
+"""Child processes for tests: their pipes are drained, they have a deadline, and none outlives its test.
+
+``subprocess.run`` with ``timeout=DEADLINE`` is as good where nothing is done while the child runs. test_hygiene.py
+holds that there is no third way.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 DEADLINE = 40.0
@@ -23,10 +31,9 @@ class Child:
         self._end = time.monotonic() + deadline
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # b"" is the end
         self._errors: list[bytes] = []
-        assert process.stdout is not None and process.stderr is not None
+        pipes = ((process.stdout, self._lines.put), (process.stderr, self._errors.append))
         self._drains = [
-            threading.Thread(target=_drain, args=(process.stdout, self._lines.put), daemon=True),
-            threading.Thread(target=_drain, args=(process.stderr, self._errors.append), daemon=True),
+            threading.Thread(target=_drain, args=(pipe, put), daemon=True) for pipe, put in pipes if pipe is not None
         ]
         for drain in self._drains:
             drain.start()
@@ -48,10 +55,22 @@ class Child:
     def finish(self) -> tuple[bytes, bytes]:
         """Waits for its end; the rest of its standard output, and all of its standard error."""
         self.process.wait(max(self._end - time.monotonic(), 0.0))
-        out = b"".join(iter(self.line, b""))
-        for drain in self._drains:
-            drain.join()
+        out = b"" if self.process.stdout is None else b"".join(iter(self.line, b""))
+        self._join(max(self._end - time.monotonic(), 0.0))
         return out, b"".join(self._errors)
+
+    def close(self) -> None:
+        """Ends it, if it has not ended."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self._join(1.0)
+
+    def _join(self, seconds: float) -> None:
+        """A child of the child may have the pipes too, and outlive it."""
+        for drain in self._drains:
+            drain.join(seconds)
 
     @property
     def returncode(self) -> int | None:
@@ -59,16 +78,85 @@ class Child:
 
 
 def _drain(pipe: IO[bytes], put: Any) -> None:
-    for line in pipe:
-        put(line)
+    with pipe:
+        for line in pipe:
+            put(line)
     put(b"")
 
 
 @contextlib.contextmanager
 def started(command: Sequence[Any], *, deadline: float = DEADLINE, **options: Any) -> Iterator[Child]:
     """A child for a block, which it doesn't outlive; ``options`` are those of subprocess.Popen."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+    with _hearing_ctrl_c():
+        process = subprocess.Popen(command, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options})
+    child = Child(process, deadline)
+    try:
+        yield child
+    finally:
+        child.close()
+
+
+@contextlib.contextmanager
+def _hearing_ctrl_c() -> Iterator[None]:
+    """A shell that runs the tests in the background has them ignore Ctrl-C, and children would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Fork:
+    """A forked child."""
+
+    def __init__(self, pid: int, deadline: float) -> None:
+        self.pid = pid
+        self._end = time.monotonic() + deadline
+        self._status: int | None = None
+
+    def finish(self) -> int:
+        """Waits for its end; its exit status, or minus the number of the signal that ended it."""
+        while self._status is None:
+            found, status = os.waitpid(self.pid, os.WNOHANG)
+            if found:
+                self._status = os.waitstatus_to_exitcode(status)
+                break
+            assert time.monotonic() < self._end, "a forked child did not end in time"
+            time.sleep(0.001)
+        return self._status
+
+    def kill(self) -> None:
+        """Ends it at once; nothing happens to one that was waited for."""
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@contextlib.contextmanager
+def forked(work: Callable[[], object], *, deadline: float = DEADLINE) -> Iterator[Fork]:
+    """A forked child for a block, which it doesn't outlive. Its exit status is 0, or 1 where ``work`` raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, pytest-timeout's among them
+        pid = os.fork()
+    if pid == 0:
+        status = 1
         try:
-            yield Child(process, deadline)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.alarm(round(deadline) + 1)  # should the tests be killed before they can kill it
+            work()
+            status = 0
+        except BaseException:  # noqa: BLE001 - nothing of a forked child may reach the tests
+            traceback.print_exc()
         finally:
-            process.kill()  # nothing happens to one that has ended
+            os._exit(status)
+    child = Fork(pid, deadline)
+    try:
+        yield child
+    finally:
+        child.kill()
+
+
+def status_of_fork(work: Callable[[], object]) -> int:
+    """The exit status of a forked child that does ``work``."""
+    with forked(work) as child:
+        return child.finish()

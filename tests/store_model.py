@@ -120,25 +120,66 @@ def is_of_rewrites(noted: bytes, head: bytes) -> bool:
     return True
 
 
+def structure(head: bytes) -> tuple[bytes, ...]:
+    """What of a head says how to read the file."""
+    is_raw = head[3] == 1 or (head[7] == 0 and head[21] not in (1, 2))
+    return (head[40:52],) if is_raw else (head[40:52], head[3:4], head[7:8], head[20:24])
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the store knows of a file: all its bytes, where the region ends, and by which stamp to know it again."""
+
+    stamp: object
+    boot: int
+    data: bytes
+    end: int
+
+    @property
+    def head(self) -> bytes:
+        return self.data[: reference.TEXT_AT]
+
+    def is_region_of(self, data: bytes) -> bool:
+        """Whether half of the region is there at least, by four places of it; the same byte all along tells nothing."""
+        start = reference.TEXT_AT + struct.unpack_from("<I", self.data, reference.HEADER_BYTES)[0]
+        size = self.end - start
+        if size == 0:
+            return self.data[reference.TEXT_AT : start] == data[reference.TEXT_AT : start]
+        piece = min(2048, math.ceil(size / 4))
+        places = [start + (size - piece) // 3 * number for number in range(4)]
+        pairs = [(self.data[at : at + piece], data[at : at + piece]) for at in places]
+        telling = [pair for pair in pairs if len(set(pair[0])) > 1] or pairs
+        return 2 * sum(noted == found for noted, found in telling) >= len(telling)
+
+
 class Model:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.inodes: dict[str, object] = {}  # of files that the store saved
-        self.noted: dict[str, tuple[object, bytes]] = {}
+        self.stamps: dict[str, object] = {}  # changes with every write that the file's mtime tells of
+        self.before: dict[str, bytes] = {}  # what was there before the store wrote to it in place
+        self.shut: set[str] = set()  # files of another user, which can't be opened
+        self.noted: dict[str, Note] = {}
+        self.boot = 0
         self.quarantine: dict[str, bytes] = {}
         self.budget = self.min_tokens = self.consume_above = 0
         self.reject_different_quant = False
 
     def listed(self, order: Iterable[str] | None = None) -> list[Listed]:
         names = self.files if order is None else [name for name in order if name in self.files]
-        return [file for name in names if (file := listed(name, self.files[name])) is not None]
+        return [file for name in names if name not in self.shut and (file := listed(name, self.files[name]))]
 
     def total(self) -> int:
         return sum(file.size for file in self.listed())
 
+    def write(self, name: str, data: bytes) -> None:
+        """Somebody writes to a file in place, or makes it there."""
+        self.files[name] = data
+        self.stamps[name] = object()
+        self.before.pop(name, None)
+
     def patch(self, name: str, offset: int, data: bytes) -> None:
         old = self.files[name]
-        self.files[name] = old[:offset] + data + old[offset + len(data) :]
+        self.write(name, old[:offset] + data + old[offset + len(data) :])
 
     def remove(self, name: str) -> None:
         """What the store does: it forgets the file, too."""
@@ -147,34 +188,51 @@ class Model:
 
     def replace(self, name: str, data: bytes | None) -> None:
         """Another file has the name, or none."""
-        self.inodes.pop(name, None)
-        self.files.pop(name, None)
+        for facts in (self.files, self.stamps, self.before):
+            facts.pop(name, None)
+        self.shut.discard(name)
         if data is not None:
-            self.files[name] = data
+            self.write(name, data)
 
     def move(self, name: str, target: str) -> None:
         """Another program renames a file."""
-        inode, data = self.inodes.get(name), self.files[name]
+        stamp, data, is_shut = self.stamps[name], self.files[name], name in self.shut
         self.replace(name, None)
         self.replace(target, data)
-        if inode is not None:
-            self.inodes[target] = inode
+        self.stamps[target] = stamp
+        if is_shut:
+            self.shut.add(target)
 
     def is_damaged(self, name: str) -> bool:
-        """Whether this is the very file that was noted, and nobody writes such a thing to it in place."""
-        saved, data = self.saved(name), self.files[name]
-        return saved != b"" and (
-            self.has_damaged_head(name) or saved[reference.TEXT_AT :] != data[reference.TEXT_AT : len(saved)]
+        """Whether this is the file that was noted, and not what was saved."""
+        is_damaged, note = self.judged(name)
+        return is_damaged or (
+            note is not None
+            and note.data[reference.TEXT_AT : note.end] != self.files[name][reference.TEXT_AT : note.end]
         )
 
-    def has_damaged_head(self, name: str) -> bool:
-        saved, data = self.saved(name), self.files[name]
-        return saved != b"" and not is_of_rewrites(saved[: reference.TEXT_AT], data[: reference.TEXT_AT])
+    def judged(self, name: str) -> tuple[bool, Note | None]:
+        """Whether the head alone proves damage; and the note, if it is about this file."""
+        note, data = self.noted.get(name), self.files[name]
+        if note is None:
+            return False, None
+        head = data[: reference.TEXT_AT]
+        if self.stamps[name] is note.stamp and self.boot == note.boot:  # nobody wrote to it
+            return (False, note) if head == note.head else (True, None)
+        if is_of_rewrites(note.head, head):
+            return False, note if note.is_region_of(data) else None
+        misread = structure(head) != structure(note.head) and len(data) == len(note.data) and note.is_region_of(data)
+        return misread, None
 
-    def saved(self, name: str) -> bytes:
-        """The file up to its trailer, as the store noted it; b"" if it didn't, or this is another one."""
-        inode, saved = self.noted.get(name, (None, b""))
-        return saved if inode is not None and self.inodes.get(name) is inode else b""
+    def renew(self, name: str, trailer: bytes | None = None) -> None:
+        """The store has written a hit to the file, or a trailer: it is noted again, if that is all that was written."""
+        note, data = self.noted.get(name), self.files[name]
+        if note is None or not is_of_rewrites(note.head, data[: reference.TEXT_AT]) or not note.is_region_of(data):
+            return
+        trailer = note.data[note.end :] if trailer is None else trailer
+        if data[note.end :] == trailer:
+            saved = data[: reference.TEXT_AT] + note.data[reference.TEXT_AT : note.end] + trailer
+            self.noted[name] = Note(self.stamps[name], self.boot, saved, note.end)
 
     # Reading
 
@@ -207,14 +265,17 @@ class Model:
         elif self.consume_above and file.tokens > self.consume_above:
             self.remove(name)
         else:
+            before = self.files[name]
             self.patch(name, HITS_AT, struct.pack("<I", min(file.hits + 1, 2**32 - 1)))
             self.patch(name, LAST_USED_AT, struct.pack("<Q", now))
+            self.before[name] = before
+            self.renew(name)
         return file
 
     def tool_maps(self, ids: set[bytes], order: Sequence[str]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         for file in self.listed(order):
-            if file.ext_flags & 1 and not self.has_damaged_head(file.name):
+            if file.ext_flags & 1 and not self.judged(file.name)[0]:
                 own = tool_map(self.files[file.name][file.end :])
                 found = {id_: block for id_, block in own.items() if id_ in ids} | found
         return found
@@ -233,6 +294,7 @@ class Model:
         remembered: dict[bytes, bytes],
         now: int,
         order: Sequence[str],
+        is_empty: bool = False,
         engine_fails: bool = False,
         **header: int,
     ) -> tuple[str | None, bool]:
@@ -248,9 +310,10 @@ class Model:
             stored = self.files[file.name][reference.TEXT_AT : reference.TEXT_AT + file.text_bytes]
             if file.ctx_size <= ctx_size and stored == text:
                 if trailer and not engine_fails:
-                    self.files[file.name] = self.files[file.name][: file.end] + trailer
+                    self.write(file.name, self.files[file.name][: file.end] + trailer)
                     self.patch(file.name, EXT_AT, bytes([file.ext_flags | 1]))
                     self.patch(file.name, LAST_USED_AT, struct.pack("<Q", now))
+                    self.renew(file.name, trailer)
                 return file.name, False
         data = reference.build(
             region,
@@ -264,14 +327,13 @@ class Model:
             last_used=now,
             **header,
         )
-        if len(data) + math.ceil(len(data) / 100) > self.budget or engine_fails:
+        if len(data) + math.ceil(len(data) / 100) > self.budget or is_empty or engine_fails:
             return None, False
         for file in same_key:
             self.remove(file.name)
         name = f"{sha}.kv"
         self.replace(name, data)
-        self.inodes[name] = object()
-        self.noted[name] = self.inodes[name], data[: len(data) - len(trailer)]
+        self.noted[name] = Note(self.stamps[name], self.boot, data, len(data) - len(trailer))
         self.evict(now=now, order=[*dict.fromkeys([*order, f"{sha}.kv"])], protected=sha)
         return f"{sha}.kv", True
 

@@ -17,6 +17,7 @@ import pytest
 import reference
 import test_layouts
 import test_strict
+from processes import DEADLINE
 
 import ds4kv
 
@@ -34,7 +35,7 @@ QUICK = ("CFLAGS=-O1",)  # -O3 takes twice as long to compile
 
 
 def run(*command: object, **env: str) -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run([str(word) for word in command], capture_output=True, env=os.environ | env)
+    done = subprocess.run([str(word) for word in command], capture_output=True, env=os.environ | env, timeout=DEADLINE)
     assert done.returncode >= 0, done.stderr
     return done
 

@@ -3,6 +3,7 @@ by an errno, to Python by the exception."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cffi import FFI
+from processes import DEADLINE, status_of_fork
 from test_stream import Pipe, region_of, text_like
 
 import ds4kv
@@ -463,18 +465,14 @@ def test_a_forked_child_does_no_harm(c: Ctypes | Cffi, tmp_path: Path, kind: typ
         file, reading = c.file(writer), c.file(reader)
         c.write(file, PAYLOAD[:100])
         assert c.read(reading, 100) == PAYLOAD[:100]
-        child = os.fork()
-        if child == 0:
-            try:
-                if end == "flush":
-                    c.fflush(file)
+
+        def end_it() -> None:
+            if end == "flush":
+                c.fflush(file)
+            with contextlib.nullcontext() if end == "abandon" else pytest.raises(RuntimeError):
                 getattr(writer, end)()
-                os._exit(0 if end == "abandon" else 1)
-            except RuntimeError:
-                os._exit(0 if end != "abandon" else 1)
-            finally:
-                os._exit(2)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+        assert status_of_fork(end_it) == 0
         assert c.write(file, PAYLOAD[100:]) == len(PAYLOAD) - 100
         assert c.read(reading, len(PAYLOAD)) == PAYLOAD[100:]
         reader.close()
@@ -502,7 +500,7 @@ exec(sys.argv[1])
     [("pass", b""), ("sys.exit()", b""), ("writer.flush()", b"written\n"), ("c.exit(0)", b"written\n")],
 )
 def test_a_stream_that_is_open_when_the_process_ends(end: str, written: bytes) -> None:
-    done = subprocess.run([sys.executable, "-c", LEAKED, end], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", LEAKED, end], capture_output=True, timeout=DEADLINE)
     assert (done.returncode, done.stdout, done.stderr) == (0, written, b"")
 
 

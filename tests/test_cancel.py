@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import status_of_fork
 
 import ds4kv
 from ds4kv import CancelledError, PayloadReader, PayloadWriter, RawReader, RawWriter
@@ -395,18 +396,13 @@ def test_a_forked_child_ends_what_another_thread_was_in() -> None:
     writer, use = many_records(fp)
     thread = Thread(use)
     assert fp.entered.wait(PATIENCE)
-    child = os.fork()
-    if child == 0:
-        try:
-            writer.abandon()
-        finally:
-            os._exit(0 if writer.closed else 1)
-    end = time.monotonic() + PATIENCE
-    while (status := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
-        time.sleep(0.01)
-    if status == (0, 0):
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-    writer.abandon()
-    thread.finish()
-    assert status == (child, 0)
+
+    def end_it() -> None:
+        writer.abandon()
+        assert writer.closed
+
+    try:
+        assert status_of_fork(end_it) == 0
+    finally:
+        writer.abandon()
+        thread.finish()

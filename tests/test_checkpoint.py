@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
+import functools
 import gc
 import hashlib
 import os
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import DEADLINE, forked, started, status_of_fork
 
 import ds4kv
 from ds4kv import Codec, Layout
@@ -278,7 +282,7 @@ def test_a_full_disk_leaves_nothing_behind(path: Path) -> None:
             else:
                 raise AssertionError("it fitted")
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=DEADLINE)
     assert names(path) == []
 
 
@@ -298,12 +302,11 @@ def test_a_killed_writer_never_publishes(path: Path) -> None:
             while True:
                 checkpoint.payload.write(bytes(100_000))
     """
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
-    assert child.stdout.readline() == b"begun\n"
-    time.sleep(0.05)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+    with started([sys.executable, "-c", textwrap.dedent(code)]) as child:
+        assert child.line() == b"begun\n"
+        time.sleep(0.05)
+        child.process.kill()
+        child.finish()
     assert ds4kv.load(path).payload == b"before"
 
 
@@ -315,30 +318,23 @@ def test_ctrl_c_removes_the_temporary_file(path: Path) -> None:
             while True:
                 checkpoint.payload.write(bytes(100_000))
     """
-    child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert child.stdout.readline() == b"begun\n"
-    time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=30)
-    assert b"KeyboardInterrupt" in stderr
+    with started([sys.executable, "-c", textwrap.dedent(code)]) as child:
+        assert child.line() == b"begun\n"
+        time.sleep(0.05)
+        child.process.send_signal(signal.SIGINT)
+        assert b"KeyboardInterrupt" in child.finish()[1]
     assert names(path) == []
+
+
+def refused(use: Callable[[], object]) -> None:
+    with pytest.raises(RuntimeError):
+        use()
 
 
 def test_a_forked_child_leaves_the_parents_file_alone(path: Path) -> None:
     with ds4kv.create(path, chunk_size=1000, workers=2, **FACTS) as checkpoint:
         checkpoint.payload.write(PAYLOAD[:100_000])
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                checkpoint.close()
-            except RuntimeError:
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitpid(child, 0)[1] == 0
+        assert status_of_fork(lambda: refused(checkpoint.close)) == 0
         checkpoint.payload.write(PAYLOAD[100_000:])
     assert ds4kv.load(path).payload == PAYLOAD
     assert names(path) == ["a.kv"]
@@ -409,33 +405,27 @@ def test_a_file_cut_short_at_any_moment_of_a_load_is_an_error_and_not_a_signal(p
     """
     for delay in (0, 0.01, 0.02, 0.03):
         ds4kv.dump(path, payload, codec=codec, chunk_size=100_000, **FACTS)
-        child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
-        assert child.stdout.readline() == "begun\n"
-        time.sleep(0.05 + delay)
-        os.truncate(path, 300_000)
-        assert str(path) in child.communicate(timeout=60)[0]
+        with started([sys.executable, "-c", textwrap.dedent(code)]) as child:
+            assert child.line() == b"begun\n"
+            time.sleep(0.05 + delay)
+            os.truncate(path, 300_000)
+            assert str(path) in child.finish()[0].decode()
         assert child.returncode == 0
 
 
 @pytest.mark.parametrize("codec", ["none", "lz4"])
 def test_forked_children_that_share_an_open_file_do_not_move_each_other(path: Path, codec: str) -> None:
     ds4kv.dump(path, PAYLOAD, codec=codec, chunk_size=1000, **FACTS)
-    with ds4kv.open(path) as opened:
-        children = []
-        for start in range(4):
-            child = os.fork()
-            if child == 0:
-                status = 1
-                try:
-                    for turn in range(200):
-                        position = (start * 7919 + turn * 104729) % len(PAYLOAD)
-                        opened.payload.seek(position)
-                        assert opened.payload.read(500) == PAYLOAD[position : position + 500]
-                    status = 0
-                finally:
-                    os._exit(status)
-            children.append(child)
-        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    with ds4kv.open(path) as opened, contextlib.ExitStack() as stack:
+
+        def read(start: int) -> None:
+            for turn in range(200):
+                position = (start * 7919 + turn * 104729) % len(PAYLOAD)
+                opened.payload.seek(position)
+                assert opened.payload.read(500) == PAYLOAD[position : position + 500]
+
+        children = [stack.enter_context(forked(functools.partial(read, start))) for start in range(4)]
+        assert [child.finish() for child in children] == [0] * 4
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import reference
+from processes import DEADLINE, started
 
 import ds4kv
 from ds4kv.cli import main
@@ -39,7 +40,8 @@ every_good = pytest.mark.parametrize("case", GOOD, ids=[case["file"] for case in
 
 
 def ds4kv_command(*args: object, **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-m", "ds4kv", *map(str, args)], capture_output=True, **kwargs)
+    command = [sys.executable, "-m", "ds4kv", *map(str, args)]
+    return subprocess.run(command, capture_output=True, timeout=DEADLINE, **kwargs)
 
 
 def error_line(stderr: str) -> str:
@@ -148,13 +150,13 @@ from ds4kv.cli import main
 assert main({argv}) == 0
 assert not {{"numpy", "rich"}} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=DEADLINE)
 
 
 @pytest.mark.parametrize(("name", "argv"), [("numpy", ["ab", "--json"]), ("rich", ["ab", str(CONTROL)])])
 def test_missing_extra_says_what_to_install(name: str, argv: list[str]) -> None:
     code = f"import sys; sys.modules[{name!r}] = None; from ds4kv.cli import main; sys.exit(main({argv}))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE)
     assert ran.returncode == 1
     assert error_line(ran.stderr).endswith(f"needs {name}, which is not installed: pip install 'ds4kv[cli]'")
 
@@ -163,9 +165,8 @@ def test_missing_extra_says_what_to_install(name: str, argv: list[str]) -> None:
 @pytest.mark.parametrize("command", ["info", "cat", "verify"])
 def test_output_that_cannot_be_written_is_an_error(command: str) -> None:
     with open("/dev/full", "wb") as full:
-        ran = subprocess.run(
-            [sys.executable, "-m", "ds4kv", command, CONTROL], stdout=full, stderr=subprocess.PIPE, text=True
-        )
+        argv = [sys.executable, "-m", "ds4kv", command, CONTROL]
+        ran = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE)
     assert ran.returncode == 1
     assert error_line(ran.stderr) == "No space left on device"
 
@@ -451,7 +452,8 @@ def test_verify_shows_progress_on_a_terminal_and_results_elsewhere(tmp_path: Pat
     for without_rich in ("", "sys.modules['rich'] = None; "):
         ours, theirs = pty.openpty()
         code = f"import sys; {without_rich}from ds4kv.cli import main; sys.exit(main())"
-        ran = subprocess.run([sys.executable, "-c", code, "verify", CONTROL], stdout=subprocess.PIPE, stderr=theirs)
+        argv = [sys.executable, "-c", code, "verify", CONTROL]
+        ran = subprocess.run(argv, stdout=subprocess.PIPE, stderr=theirs, timeout=DEADLINE)
         os.close(theirs)
         shown = b""
         with contextlib.suppress(OSError):  # that is how a terminal ends
@@ -486,7 +488,8 @@ before = peak()
 assert ds4kv.cli.main({argv}) == 0
 print(peak() - before, file=sys.stderr)
 """
-    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=os.environ | env)
+    argv = [sys.executable, "-c", code]
+    ran = subprocess.run(argv, check=True, capture_output=True, env=os.environ | env, timeout=DEADLINE)
     return int(ran.stderr)
 
 
@@ -504,13 +507,13 @@ def test_cat(case: dict[str, Any], capfdbinary: pytest.CaptureFixture[bytes]) ->
 def test_cat_is_quiet_about_a_reader_that_left(tmp_path: Path) -> None:
     path = tmp_path / "large.kv"
     ds4kv.dump(path, bytes(8 * MIB), tokens=1, ctx_size=1)
-    with subprocess.Popen(
-        [sys.executable, "-m", "ds4kv", "cat", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout.read(5) == bytes(5)
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 128 + signal.SIGPIPE
+    ours, theirs = os.pipe()
+    with started([sys.executable, "-m", "ds4kv", "cat", path], stdout=theirs) as child:
+        os.close(theirs)
+        assert os.read(ours, 5) == bytes(5)
+        os.close(ours)
+        assert child.finish()[1] == b""
+    assert child.returncode == 128 + signal.SIGPIPE
 
 
 # ------------------------------------------------------------------------------------------- convert
@@ -947,23 +950,13 @@ def test_memory_of_ab_is_the_payload_twice(tmp_path: Path) -> None:
 
 def stop_when(argv: list[str], under_way: Callable[[], bool], number: signal.Signals) -> tuple[int, bytes]:
     """The exit code and stderr of a command that gets a signal as soon as it is under way."""
-    # A shell that runs the tests in the background has them ignore Ctrl-C, and the command would inherit that.
-    code = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from ds4kv.cli import main
-sys.exit(main())
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        deadline = time.monotonic() + 30
+    with started([sys.executable, "-m", "ds4kv", *argv]) as child:
         while not under_way():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
+            assert child.is_running()
             time.sleep(0.005)
-        process.send_signal(number)
-        return process.wait(30), process.stderr.read()
+        child.process.send_signal(number)
+        errors = child.finish()[1]
+    return child.returncode, errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

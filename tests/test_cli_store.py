@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import reference
+from processes import DEADLINE
 
 import ds4kv
 from ds4kv.cli import main
@@ -129,7 +130,7 @@ from ds4kv.cli import main
 main({[name, str(kv), *options]})
 assert not {{"numpy", "rich"}} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=DEADLINE)
     assert state(kv) == before
     assert main(["rm", str(kv), sha1(b"a pro")]) == 0  # the control: a change is seen
     assert state(kv) != before

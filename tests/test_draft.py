@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import processes
 import pytest
+from processes import started, status_of_fork
 
 import ds4kv
 from ds4kv import draft as draft_module
@@ -50,8 +50,8 @@ def drafts(directory: Path) -> list[str]:
 
 
 def dead_pid() -> int:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
+    with started([sys.executable, "-c", ""]) as child:
+        child.finish()
     return child.pid
 
 
@@ -172,7 +172,7 @@ def test_a_container_beside_leaves_it_alone(tmp_path: Path) -> None:
         pid = dead_pid()
         (tmp_path / f"{KEY}.tmp.{pid}.01234567").touch()  # the control: nobody holds this one
         command = [*IN_A_NAMESPACE, sys.executable, "-c", textwrap.dedent(code), str(tmp_path), KEY]
-        with processes.started(command) as child:
+        with started(command) as child:
             out, errors = child.finish()
         assert (child.returncode, errors) == (0, b"")
         assert out == b"[]\n"
@@ -210,7 +210,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_of_that_name(how: str,
     ):
         ds4kv.dump(tmp_path / "other.kv", PAYLOAD, **FACTS)
         (tmp_path / KEY).unlink(missing_ok=True)
-        with processes.started([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / KEY)]) as child:
+        with started([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / KEY)]) as child:
             assert child.line() == b"begun\n"
             ds4kv.dump(tmp_path / KEY, PAYLOAD, **FACTS)
             assert len(drafts(tmp_path)) == 1  # while it lives
@@ -227,19 +227,15 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_of_that_name(how: str,
 
 def test_a_forked_child_has_no_part_in_it(tmp_path: Path) -> None:
     draft = Draft(tmp_path / "a.kv")
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            draft.publish()
-        except RuntimeError:
-            draft.discard()
-            del draft
-            gc.collect()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
+    in_child = [draft]  # the only reference that the child will have
+
+    def publish() -> None:
+        with pytest.raises(RuntimeError):
+            in_child[0].publish()
+        in_child.pop().discard()
+        gc.collect()
+
+    assert status_of_fork(publish) == 0
     assert names(tmp_path) == [os.path.basename(draft.path)]
     assert held_drafts(str(tmp_path), "a.kv") == [draft.path]
     draft.publish()
@@ -492,7 +488,7 @@ def test_a_full_disk_says_where_and_how_much(tmp_path: Path) -> None:
         except OSError as error:
             print(error)
     """
-    with processes.started([sys.executable, "-c", textwrap.dedent(code)]) as child:
+    with started([sys.executable, "-c", textwrap.dedent(code)]) as child:
         out, errors = child.finish()
     assert errors == b""
     expected = f"[Errno 27] File too large: 50052 bytes were to be written at byte 50000: '{tmp_path / 'a.kv'}'\n"

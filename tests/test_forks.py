@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
-import sys
 import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import status_of_fork
 
 from ds4kv.forks import renew_lock
 from ds4kv.store import Store
@@ -28,31 +25,6 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork"),
     pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
 ]
-
-
-def forked(work: Callable[[], None]) -> int:
-    """The child's exit status: 0 if ``work`` went well there, -9 if it was not done in time."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:  # noqa: BLE001, the parent is told by the status
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
-    end = time.monotonic() + SECONDS
-    status = None
-    try:
-        while status is None and time.monotonic() < end:
-            ended, found = os.waitpid(child, os.WNOHANG)
-            status = found if ended else None
-            time.sleep(0.002)
-    finally:
-        if status is None:
-            os.kill(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 @contextlib.contextmanager
@@ -103,7 +75,7 @@ def test_children_of_a_busy_parent_all_work(tmp_path: Path) -> None:
         store.close()
 
     with store, busy(store):
-        statuses = [forked(lambda n=n: work(n)) for n in range(CHILDREN)]
+        statuses = [status_of_fork(lambda n=n: work(n)) for n in range(CHILDREN)]
     assert statuses == [0] * CHILDREN
 
 
@@ -121,7 +93,7 @@ def test_a_lock_that_was_held_at_the_fork(tmp_path: Path, attribute: str) -> Non
         store.close()
 
     with mutex:
-        assert forked(work) == 0
+        assert status_of_fork(work) == 0
     store.close()
 
 
@@ -132,8 +104,8 @@ def test_the_control_a_lock_that_nobody_renews_hangs_the_child() -> None:
     renewed, forgotten = Owner(), threading.Lock()
     renew_lock(renewed, "mutex")
     with renewed.mutex, forgotten:  # type: ignore[attr-defined]
-        assert forked(lambda: _take(renewed.mutex)) == 0  # type: ignore[attr-defined]
-        assert forked(lambda: _take(forgotten)) == 1
+        assert status_of_fork(lambda: _take(renewed.mutex)) == 0  # type: ignore[attr-defined]
+        assert status_of_fork(lambda: _take(forgotten)) == 1
 
 
 def _take(mutex: threading.Lock) -> None:
@@ -150,7 +122,7 @@ def test_what_waits_in_the_background_is_the_parents(tmp_path: Path) -> None:
             store.close()
             assert {entry.sha for entry in store.entries()} == set()
 
-        assert forked(work) == 0
+        assert status_of_fork(work) == 0
         gate.set()
         assert first.result(SECONDS) is not None and second.result(SECONDS) is not None
 
@@ -162,7 +134,7 @@ def test_hits_that_wait_are_counted_once(tmp_path: Path) -> None:
         store.save_buffer(b"text", PAYLOAD, **SAVE)
         with locked(store.directory):
             assert load(store, b"text") == PAYLOAD
-        assert forked(store.close) == 0
-        assert forked(lambda: load(store, b"text") and store.close()) == 0  # with one of its own
+        assert status_of_fork(store.close) == 0
+        assert status_of_fork(lambda: load(store, b"text") and store.close()) == 0  # with one of its own
     (entry,) = Store(tmp_path).entries()
     assert entry.header.hits == 2

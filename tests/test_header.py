@@ -10,6 +10,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import DEADLINE
 
 import ds4kv
 from ds4kv import Codec, Header, Layout, Reason
@@ -173,7 +174,7 @@ package.__path__ = list(spec.submodule_search_locations)
 importlib.import_module("ds4kv.{module}")
 assert not [name for name in sys.modules if "_native" in name or "cffi" in name], sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=DEADLINE)
 
 
 def test_errors_say_where() -> None:

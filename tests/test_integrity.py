@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from processes import DEADLINE, started, status_of_fork
 
 import ds4kv
 from ds4kv import _core
@@ -442,7 +443,7 @@ def test_nobody_pays_for_a_ledger_that_is_not_there(tmp_path: Path) -> None:
     ds4kv.dump(tmp_path / "a.kv", PAYLOAD, text=TEXT, **SAVE)
     assert os.listdir(tmp_path) == ["a.kv"]
     code = "import sys, ds4kv; ds4kv.load(sys.argv[1]); sys.exit('sqlite3' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.kv")], check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.kv")], check=True, timeout=DEADLINE)
     assert os.listdir(tmp_path) == ["a.kv"]
 
 
@@ -568,18 +569,6 @@ def test_a_python_without_sqlite(store: Store, monkeypatch: pytest.MonkeyPatch) 
     assert verdict(store) is Verdict.UNKNOWN
 
 
-def in_a_fork(work: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def test_a_directory_that_is_not_ours_to_write() -> None:
     with tempfile.TemporaryDirectory() as top:
         os.chmod(top, 0o755)
@@ -604,7 +593,7 @@ def test_a_directory_that_is_not_ours_to_write() -> None:
                 ledger.put("a", ledger.get(path.name))
                 assert ledger.get("a") is None
 
-        assert in_a_fork(work) == 0
+        assert status_of_fork(work) == 0
         for name in (store.directory, os.path.join(store.directory, DIRECTORY_NAME)):
             os.chmod(name, 0o700)
 
@@ -617,11 +606,11 @@ def test_a_fork(store: Store) -> None:
         save(store, b"child")
         assert verdict(store, b"child") is Verdict.OK
 
-    assert in_a_fork(work) == 0
+    assert status_of_fork(work) == 0
     assert verdict(store, b"child") is Verdict.OK
     save(store, b"parent")
     assert verdict(store, b"parent") is Verdict.OK
-    assert in_a_fork(work) == 0
+    assert status_of_fork(work) == 0
     store.close()
     assert verdict(store, b"parent") is Verdict.OK
 
@@ -635,10 +624,11 @@ def test_two_processes(store: Store) -> None:
         "    for number in range(20):\n"
         "        store.save_buffer(b'other %d' % number, bytes(5000), tokens=600, ctx_size=32768)\n"
     )
-    other = subprocess.Popen([sys.executable, "-c", code, store.directory])
-    for number in range(20):
-        save(store, b"%d" % number)
-    assert other.wait() == 0
+    with started([sys.executable, "-c", code, store.directory]) as other:
+        for number in range(20):
+            save(store, b"%d" % number)
+        assert other.finish() == (b"", b"")
+    assert other.returncode == 0
     assert {store.verify(entry) for entry in store.entries()} == {Verdict.OK}
     assert len(store.entries()) == 41
 

@@ -9,7 +9,6 @@ import resource
 import shutil
 import sqlite3
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import started
 
 import ds4kv
 from ds4kv.integrity import DATABASE_NAME, DIRECTORY_NAME, Ledger, Verdict
@@ -260,13 +260,9 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         "        print(number, flush=True)\n"
     )
     for turn in range(6):
-        with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as process:
-            try:
-                assert process.stdout is not None
-                for _ in range(5 + turn):
-                    assert process.stdout.readline()
-            finally:
-                process.kill()
+        with started([sys.executable, "-c", code, str(tmp_path)]) as child:
+            for _ in range(5 + turn):
+                assert child.line()
         with Store(tmp_path, workers=0) as store:
             found = [store.verify(entry) for entry in store.entries()]
             assert Verdict.DAMAGED not in found

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from processes import DEADLINE
 
 import ds4kv
 from ds4kv import Codec, Ext, Header, log
@@ -232,4 +233,4 @@ def test_odd_paths_can_be_printed(caplog: pytest.LogCaptureFixture, directory: s
 
 def test_who_opens_no_store_pays_for_no_logging() -> None:
     code = "import sys, ds4kv; sys.exit('logging' in sys.modules or 'argparse' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=DEADLINE)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import DEADLINE
 
 MIB = 1 << 20
 CHUNK = 4 * MIB
@@ -44,7 +45,7 @@ print(saved - before, peak() - before)
 
 def peaks(path: Path, total: int, workers: int, kind: str) -> tuple[int, int]:
     args = [sys.executable, "-c", CODE, str(path), str(total), str(workers), str(CHUNK), kind]
-    saved, loaded = subprocess.run(args, check=True, capture_output=True, text=True).stdout.split()
+    saved, loaded = subprocess.run(args, check=True, capture_output=True, text=True, timeout=DEADLINE).stdout.split()
     return int(saved), int(loaded)
 
 

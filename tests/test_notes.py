@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import DEADLINE, started
 
 import ds4kv
 from ds4kv import note as note_module
@@ -243,7 +244,7 @@ def over_with(command: str, source: Path, path: Path) -> None:
         shutil.copy(source, path)
     elif command == "cat":
         with open(source, "rb") as fp, open(path, "wb") as target:
-            subprocess.run(["cat"], stdin=fp, stdout=target, check=True)
+            subprocess.run(["cat"], stdin=fp, stdout=target, check=True, timeout=DEADLINE)
     elif command == "in place":  # as rsync --inplace does it
         data = source.read_bytes()
         with open(path, "r+b", buffering=0) as target:
@@ -251,7 +252,7 @@ def over_with(command: str, source: Path, path: Path) -> None:
                 os.pwrite(target.fileno(), data[at : at + 700], at)
             target.truncate(len(data))
     else:
-        subprocess.run([*command.split(), str(source), str(path)], check=True)
+        subprocess.run([*command.split(), str(source), str(path)], check=True, timeout=DEADLINE)
 
 
 COPIES = ["cp", "cp -p", "shutil.copy", "cat", "in place", "mv"]
@@ -423,8 +424,7 @@ def test_a_tool_map_that_is_rewritten_under_a_reader(tmp_path: Path, is_noted: b
         "for trailer in itertools.cycle(maps): rewrite_trailer(sys.argv[1], trailer, last_used=5)\n"
     )
     hexes = [pack_tool_map(mapping).hex() for mapping in maps]
-    process = subprocess.Popen([sys.executable, "-c", code, str(path), *hexes])
-    try:
+    with started([sys.executable, "-c", code, str(path), *hexes]) as child:
         seen = set()
         deadline = time.monotonic() + 3
         reads = 0
@@ -434,10 +434,7 @@ def test_a_tool_map_that_is_rewritten_under_a_reader(tmp_path: Path, is_noted: b
                 assert checkpoint.verify() is not Verdict.DAMAGED
             seen.add(trailer)
             reads += 1
-        assert process.poll() is None
-    finally:
-        process.kill()
-        process.wait()
+        assert child.is_running()
     # By their maps: the space of a longer one is had before the old one loses its flag, and ends in zeros then.
     found = [unpack_tool_map(trailer) for trailer in seen]
     assert all(mapping in [*maps, TOOL_MAP, {}] for mapping in found) or not is_noted
@@ -515,27 +512,6 @@ def test_a_link_that_leads_to_itself_ends_nothing(tmp_path: Path, capsys: pytest
         assert path.name[:8] in shown.out or command[0] in ("verify", "upgrade")
         assert "Traceback" not in shown.err
     assert codes == {"ls": 1, "find": 0, "sessions": 0, "verify": 1, "upgrade": 0}
-
-
-def test_one_text_that_can_not_be_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = ds4kv.Sessions(tmp_path, workers=1)
-    for text in (b"a", b"b", b"bc"):
-        with sessions.save(text, **SAVE) as checkpoint:
-            checkpoint.payload.write(PAYLOAD)
-    (bad,) = (session.entry.path for session in sessions.list() if session.entry.text_bytes == 2)
-    good = "ds4kv.sessions.read_text"
-    read_text = sys.modules["ds4kv.sessions"].read_text
-
-    def fail(entry: Any) -> bytes | None:
-        if entry.path == bad:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), bad)
-        return read_text(entry)
-
-    monkeypatch.setattr(good, fail)
-    assert [session.entry.text_bytes for session in sessions.list()] == [1]
-    with sessions.save(b"ab", **SAVE) as checkpoint:
-        checkpoint.payload.write(PAYLOAD)
-    assert len(list(tmp_path.glob("*.kv"))) == 2
 
 
 def test_an_upgrade_leaves_a_file_that_is_being_written_for_later(

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from processes import DEADLINE
 
 import ds4kv
 
@@ -130,12 +131,16 @@ def test_a_folder_with_a_wrong_file_is_refused_before_anything_is_in_place(sourc
 def test_no_network_is_one_error_that_says_what_to_do(sources, clone, monkeypatch):
     monkeypatch.delenv("DS4KV_LZ4_SOURCE")
     before = found_in(clone)
-    run = subprocess.run([sys.executable, clone / "fetch.py"], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, clone / "fetch.py"], capture_output=True, text=True, timeout=DEADLINE)
     assert run.returncode == 1
     assert run.stderr.startswith("error: the sources of lz4 1.10.0 are not here")
     assert "set DS4KV_LZ4_SOURCE to a folder that holds lz4.c, lz4.h, lz4hc.c and lz4hc.h" in run.stderr
     assert "Traceback" not in run.stderr
     assert found_in(clone) == before
+
+
+def output_of(command):
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE).stdout
 
 
 def test_the_core_is_compiled_with_the_locked_lz4():
@@ -148,8 +153,8 @@ def test_the_core_is_compiled_with_the_locked_lz4():
 def test_the_library_shows_the_host_program_nothing_but_its_own_names():
     import ds4kv
 
-    nm = subprocess.run(["nm", "-g", "--defined-only", ds4kv.get_library()], capture_output=True, text=True, check=True)
-    names = {line.split()[-1] for line in nm.stdout.splitlines() if len(line.split()) == 3}
+    nm = output_of(["nm", "-g", "--defined-only", ds4kv.get_library()])
+    names = {line.split()[-1] for line in nm.splitlines() if len(line.split()) == 3}
     assert {"ds4kv_writer_new", "ds4kv_fopen_reader", "ds4kv_checkpoint_open"} <= names
     assert [name for name in names if not name.startswith("ds4kv_")] == []
 
@@ -158,8 +163,8 @@ def test_the_library_shows_the_host_program_nothing_but_its_own_names():
 def test_the_extension_exports_its_init_function_alone():
     from ds4kv import _native
 
-    nm = subprocess.run(["nm", "-D", "--defined-only", _native.__file__], capture_output=True, text=True, check=True)
-    assert [line.split()[-1] for line in nm.stdout.splitlines()] == ["PyInit__native"]
+    nm = output_of(["nm", "-D", "--defined-only", _native.__file__])
+    assert [line.split()[-1] for line in nm.splitlines()] == ["PyInit__native"]
 
 
 def test_what_is_installed():
@@ -176,8 +181,8 @@ def test_what_is_installed():
 
 def test_importing_ds4kv_needs_nothing_but_cffi():
     script = "import sys; before = set(sys.modules); import ds4kv; print(*set(sys.modules) - before)"
-    run = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
-    packages = {name.partition(".")[0] for name in run.stdout.split()}
+    run = output_of([sys.executable, "-I", "-c", script])
+    packages = {name.partition(".")[0] for name in run.split()}
     assert "ds4kv" in packages
     assert packages - sys.stdlib_module_names <= {"ds4kv", "cffi", "_cffi_backend"}
     # Each of these would take as long to import as all of ds4kv, which is to cost 20 ms at most.

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import DEADLINE
 
 import ds4kv
 
@@ -22,7 +23,8 @@ def blocks(language: str) -> list[str]:
 
 def run_python(code: str, directory: Path) -> list[str]:
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True).stdout.splitlines()
+    ran = subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, timeout=DEADLINE)
+    return ran.stdout.splitlines()
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_links_lead_somewhere(link: str) -> None:
 
 def test_every_subcommand_it_names_exists() -> None:
     command = [sys.executable, "-m", "ds4kv", "--help"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEADLINE).stdout
     directory = {"ls", "find", "upgrade", "evict", "rm", "sessions"}
     every = {"ab", "info", "verify", "convert", "salvage", "cat", *directory}
     named = set(re.findall(rf"`(?:ds4kv )?({'|'.join(every)})\b", README))

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import reference
+from processes import forked, started
 
 import ds4kv
 from ds4kv import arguments, integrity, lock, saving
@@ -148,8 +149,8 @@ def test_from_args(tmp_path: Path) -> None:
 
 @pytest.fixture
 def dead_pid() -> int:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
+    with started([sys.executable, "-c", ""]) as child:
+        child.finish()
     return child.pid
 
 
@@ -833,11 +834,8 @@ def test_the_lock_of_another_process_is_waited_for_and_named(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     code = "import sys; from ds4kv.lock import locked\nwith locked(sys.argv[1]): print('held', flush=True); input()"
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, store.directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with child:
-        assert child.stdout.readline() == "held\n"
+    with started([sys.executable, "-c", code, store.directory], stdin=subprocess.PIPE) as child:
+        assert child.line() == b"held\n"
         monkeypatch.setattr(lock, "_TIMEOUT", 0.05)
         entry = store.save_buffer(b"text", PAYLOAD, **SAVE)  # never thrown away for want of a lock
         assert load(store, b"text") == PAYLOAD
@@ -845,22 +843,16 @@ def test_the_lock_of_another_process_is_waited_for_and_named(
         with pytest.raises(TimeoutError, match=f"process {child.pid} for 0.05 s.*{LOCK_NAME}"):
             store.remove(entry)
         monkeypatch.setattr(lock, "_TIMEOUT", 10)
-        child.send_signal(signal.SIGKILL)  # which ends its lock
+        child.process.kill()  # which ends its lock
         assert store.remove(entry)
 
 
 def test_a_fork_does_not_keep_the_lock(store: Store) -> None:
-    with locked(store.directory):
-        child = os.fork()
-        if child == 0:
-            signal.pause()
-            os._exit(0)
-    try:
+    with contextlib.ExitStack() as stack:
+        with locked(store.directory):
+            stack.enter_context(forked(signal.pause))
         with locked(store.directory, timeout=1):
             pass
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
 
 
 def test_threads_share_a_store(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import store_worker
+from processes import DEADLINE, started
 
 import ds4kv
 from ds4kv.store import Store
@@ -64,12 +65,11 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 def run_and_kill(directory: Path, number: int) -> list[list[str]]:
     """The journal of an engine that was killed."""
     command = [sys.executable, store_worker.__file__, directory, str(number), "60"]
-    with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as engine:
-        assert engine.stdout is not None
-        first = engine.stdout.readline()
+    with started(command) as engine:
+        first = engine.line()
         time.sleep(random.Random(number).uniform(0, 0.1))
-        engine.kill()
-        out, errors = engine.communicate()
+        engine.process.kill()
+        out, errors = engine.finish()
     assert engine.returncode == -signal.SIGKILL, errors.decode()
     # Each line is one write, but the pipe may have taken part of the last one.
     return [line.split() for line in (first + out).decode().split("\n")[:-1]]
@@ -112,7 +112,7 @@ with Store(sys.argv[1], codec="none") as store:
         saving.payload.write(bytes(1 << 20))
         os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert subprocess.run([sys.executable, "-c", script, tmp_path]).returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-c", script, tmp_path], timeout=DEADLINE).returncode == -signal.SIGKILL
     temporaries = [name for name in os.listdir(tmp_path) if ".tmp." in name]
     assert len(temporaries) == 1
     assert (tmp_path / temporaries[0]).stat().st_size > 1 << 20

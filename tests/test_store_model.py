@@ -1,12 +1,15 @@
 """The store against a plain model of its rules: after every step the same files, to the byte.
 
-What the store does, what other programs do to its directory meanwhile, and a clock that jumps. By default this takes
+What the store does, what other programs and users do to its directory meanwhile, power cuts, forked children, and a
+clock that jumps. By default this takes
 seconds. `DS4KV_STEPS=50000 pytest tests/test_store_model.py` walks about as many steps, in sessions of 50 each.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import os
 import shutil
@@ -20,15 +23,17 @@ import reference
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from processes import status_of_fork
 from store_model import Model, listed, parsed
 
 import ds4kv
-from ds4kv import index
+from ds4kv import index, note
 from ds4kv.store import Store
 
 SESSION = 50
 STEPS = int(os.environ.get("DS4KV_STEPS", "2500"))
 LOCK, LEDGER, QUARANTINE = ".ds4kv.lock", ".ds4kv", "quarantine"
+QUARANTINE_SHARE = 10  # of the budget, a tenth
 
 BLOCKS = [
     b"<tool_calls>one</tool_calls>",
@@ -87,11 +92,25 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = Model()
         self.clock = 1_780_000_000.0
         # Sessions are so short that by its own measure the index would never trust what it remembers.
-        self.shorter_tick = mock.patch.object(index, "_COARSEST_TICK_NS", 20_000_000)
-        self.shorter_tick.start()
+        self.denied: dict[int, int] = {}  # descriptors by inode, which is no other file's while they are open
+        self.open_file = open_file = os.open
+
+        def open_or_not(path: Any, *args: Any, **options: Any) -> int:
+            fd = open_file(path, *args, **options)
+            if os.fstat(fd).st_ino in self.denied:
+                os.close(fd)
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return fd
+
+        self.patches = contextlib.ExitStack()
+        self.patches.enter_context(mock.patch.object(index, "_COARSEST_TICK_NS", 20_000_000))
+        self.patches.enter_context(mock.patch.object(os, "open", open_or_not))
+        self.patches.enter_context(mock.patch.object(note, "boot", lambda: self.model.boot + 1))
 
     def teardown(self) -> None:
-        self.shorter_tick.stop()
+        self.patches.close()
+        for fd in self.denied.values():
+            os.close(fd)
         if hasattr(self, "store"):
             self.store.close()
         shutil.rmtree(self.top)
@@ -203,6 +222,7 @@ class StoreMachine(RuleBasedStateMachine):
             remembered=tool_map,
             now=self.now,
             order=order,
+            is_empty=not payload,
             engine_fails=how == "engine fails",
             **head,
         )
@@ -329,6 +349,7 @@ class StoreMachine(RuleBasedStateMachine):
             reason=77,
             **fields,
         )
+        self.model.remove(name)  # dump forgets what had the name
         self.model.replace(name, path.read_bytes())
 
     @rule(
@@ -345,6 +366,7 @@ class StoreMachine(RuleBasedStateMachine):
             name = f"{hashlib.sha1(text).hexdigest()}.kv"
             fields = {"hits": hits, "created_at": 0, "last_used": max(self.now - age, 0)}
             ds4kv.dump(self.directory / name, b"twin", text=text, tokens=600, ctx_size=1000, codec="none", **fields)
+            self.model.remove(name)
             self.model.replace(name, (self.directory / name).read_bytes())
 
     @rule(
@@ -353,7 +375,7 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def foreign_file(self, name: str, data: bytes) -> None:
         (self.directory / name).write_bytes(data)
-        self.model.files[name] = data
+        self.model.write(name, data)
 
     @precondition(lambda self: self.model.listed())
     @rule(
@@ -398,10 +420,100 @@ class StoreMachine(RuleBasedStateMachine):
             return  # decoders differ about such a block
         with open(self.directory / name, "r+b", buffering=0) as fp:
             os.pwrite(fp.fileno(), patch, offset)
-        self.model.files[name] = new
+        self.model.write(name, new)
+
+    @precondition(lambda self: self.model.listed())
+    @rule(data=st.data(), flipped=st.integers(1, 255))
+    def rot(self, data: st.DataObject, flipped: int) -> None:
+        """A byte changes that nobody has written."""
+        file = data.draw(st.sampled_from(sorted(self.model.listed(), key=lambda file: file.name)), label="file")
+        at = data.draw(st.integers(0, file.end - 1), label="offset")
+        path, stamp = self.directory / file.name, self.model.stamps[file.name]
+        status = path.stat()
+        self.overwrite(file.name, at, bytes([self.model.files[file.name][at] ^ flipped]))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        self.model.stamps[file.name] = stamp
+
+    @precondition(lambda self: self.model.listed())
+    @rule(
+        data=st.data(),
+        payload=payloads,
+        written=st.sampled_from([("v1", None), ("v2", "none"), ("v2", "lz4"), ("v2-checked", None)]),
+        how=st.sampled_from(["in place", "in place, with its time", "as another file"]),
+    )
+    def foreign_copy(self, data: st.DataObject, payload: bytes, written: tuple[str, str | None], how: str) -> None:
+        """Another program copies a good file over one: of the same text, by another engine."""
+        file = data.draw(st.sampled_from(sorted(self.model.listed(), key=lambda file: file.name)), label="file")
+        path, start = self.directory / file.name, reference.TEXT_AT
+        text = self.model.files[file.name][start : start + file.text_bytes]
+        self.scratch.unlink(missing_ok=True)
+        options = {"tokens": file.tokens, "ctx_size": file.ctx_size, "created_at": file.created_at, "hits": 3}
+        ds4kv.dump(self.scratch, payload, text=text, layout=written[0], codec=written[1], **options)
+        copy = self.scratch.read_bytes()
+        if how == "as another file":
+            os.replace(self.scratch, path)
+            self.model.replace(file.name, copy)
+        else:
+            path.write_bytes(copy)
+            if how == "in place, with its time":
+                shutil.copystat(self.scratch, path)
+            self.model.write(file.name, copy)
+
+    @precondition(lambda self: self.model.listed())
+    @rule(data=st.data(), hits=st.integers(1, 9))
+    def foreign_hit(self, data: st.DataObject, hits: int) -> None:
+        """As ds4 notes it: hits and last use, in place and without the lock."""
+        file = data.draw(st.sampled_from(sorted(self.model.listed(), key=lambda file: file.name)), label="file")
+        between = self.model.files[file.name][16:32]
+        self.overwrite(file.name, 12, struct.pack("<I16sQ", hits, between, self.now))
 
     @precondition(lambda self: self.model.files)
-    @rule(data=st.data(), how=st.sampled_from(["replace", "unlink", "remove", "resize"]), by=st.integers(-200, 50))
+    @rule(data=st.data())
+    def another_user(self, data: st.DataObject) -> None:
+        """A file is another user's, and not to be opened; or it is no longer."""
+        name = self.pick(data)
+        path = self.directory / name
+        status = path.stat()
+        path.chmod(status.st_mode ^ 0o040)
+        if name in self.model.shut:
+            os.close(self.denied.pop(status.st_ino))
+        else:
+            self.denied[status.st_ino] = self.open_file(path, os.O_RDONLY)
+        self.model.shut ^= {name}
+
+    @rule(data=st.data())
+    def power_cut(self, data: st.DataObject) -> None:
+        """Of what the store wrote in place the times are on the disk, and some of the bytes; everything is of another
+        boot."""
+        budget = self.model.budget
+        self.store.close()
+        for name, before in sorted(self.model.before.items()):
+            if data.draw(st.booleans(), label=f"{name} lost its last hit"):
+                path, stamp = self.directory / name, self.model.stamps[name]
+                status = path.stat()
+                path.write_bytes(before)
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+                self.model.write(name, before)
+                self.model.stamps[name] = stamp
+        self.model.before.clear()
+        self.model.boot += 1
+        self.open(budget)
+
+    @rule(prompt=texts)
+    def fork(self, prompt: bytes) -> None:
+        """A forked child finds and loads."""
+        work = functools.partial(self.load_the_best_that_loads, prompt, ctx_size=2000, engine_fails=False)
+        assert status_of_fork(work) == 0
+        while (name := self.model.find(prompt, ctx_size=2000, quant_bits=2)) is not None:
+            if self.model.load(name, now=self.now, engine_fails=False) is not None:
+                break
+
+    @precondition(lambda self: self.model.files)
+    @rule(
+        data=st.data(),
+        how=st.sampled_from(["replace", "unlink", "remove", "resize"]),
+        by=st.integers(-200, -1) | st.integers(1, 50),
+    )
     def a_file_goes(self, data: st.DataObject, how: str, by: int) -> None:
         name = self.pick(data)
         path = self.directory / name
@@ -413,7 +525,7 @@ class StoreMachine(RuleBasedStateMachine):
             old = self.model.files[name]
             size = max(len(old) + by, 0)
             os.truncate(path, size)
-            self.model.files[name] = old[:size].ljust(size, b"\0")
+            self.model.write(name, old[:size].ljust(size, b"\0"))
         else:
             entry = next((entry for entry in self.store.entries() if entry.path == str(path)), None)
             if how == "remove" and entry is not None:
@@ -434,7 +546,12 @@ class StoreMachine(RuleBasedStateMachine):
         assert {name: (self.directory / name).read_bytes() for name in names} == self.model.files
         aside = self.directory / QUARANTINE
         moved = {path.name: path.read_bytes() for path in aside.iterdir()} if aside.exists() else {}
-        assert moved == self.model.quarantine
+        kept = self.model.quarantine
+        assert moved.items() <= kept.items()
+        if moved != kept:  # the oldest went, for want of room, and never the last
+            assert sum(map(len, kept.values())) > self.model.budget // QUARANTINE_SHARE
+            assert [*kept][-1] in moved
+        self.model.quarantine = {name: data for name, data in kept.items() if name in moved}
 
     @invariant()
     def store_sees_what_the_model_sees(self) -> None:

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import store_worker
+from processes import DEADLINE, started
 from store_worker import BLOCKS
 
 import ds4kv
@@ -23,17 +24,18 @@ SECONDS = float(os.environ.get("DS4KV_PROCESS_SECONDS", "2"))
 PROCESSES = 4
 
 
+@pytest.mark.timeout(SECONDS + 60)
 def test_four_processes_share_a_directory(tmp_path: Path) -> None:
     directory = tmp_path / "store"
     command = [sys.executable, store_worker.__file__, directory]
     journals = [tmp_path / f"journal {number}" for number in range(PROCESSES)]
-    workers = []
-    for number, journal in enumerate(journals):
-        with journal.open("wb") as out:
-            workers.append(
-                subprocess.Popen([*command, str(number), str(SECONDS)], stdout=out, stderr=subprocess.PIPE, text=True)
-            )
-    errors = [worker.communicate(timeout=SECONDS + 60)[1] for worker in workers]
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for number, journal in enumerate(journals):
+            out = stack.enter_context(journal.open("wb"))
+            argv = [*command, str(number), str(SECONDS)]
+            workers.append(stack.enter_context(started(argv, stdout=out, deadline=SECONDS + DEADLINE)))
+        errors = [worker.finish()[1].decode() for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * PROCESSES, "\n".join(errors)
 
     done: Counter[str] = Counter()

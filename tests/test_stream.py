@@ -19,6 +19,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import status_of_fork
 
 import ds4kv
 from ds4kv import Codec, PayloadReader, PayloadWriter, RawReader, RawWriter
@@ -614,17 +615,13 @@ def test_a_forked_child_cannot_use_the_stream_and_does_it_no_harm() -> None:
     fp = io.BytesIO()
     writer = PayloadWriter(fp, chunk_size=1000, workers=2)
     writer.write(payload[:50_000])
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
+
+    def use() -> None:
+        with pytest.raises(RuntimeError):
             writer.write(b"x")
-        except RuntimeError:
-            writer.abandon()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
+        writer.abandon()
+
+    assert status_of_fork(use) == 0
     writer.write(payload[50_000:])
     writer.close()
     assert reference.decode_region(fp.getvalue(), 1000)[0] == payload
@@ -632,17 +629,13 @@ def test_a_forked_child_cannot_use_the_stream_and_does_it_no_harm() -> None:
 
 def test_a_forked_child_does_not_write_raw_payload_either() -> None:
     writer = RawWriter(io.BytesIO())
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
+
+    def use() -> None:
+        with pytest.raises(RuntimeError):
             writer.write(b"x")
-        except RuntimeError:
-            writer.abandon()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
+        writer.abandon()
+
+    assert status_of_fork(use) == 0
     writer.abandon()
 
 
@@ -651,17 +644,13 @@ def test_fork_of_a_reader() -> None:
     region = region_of(payload, chunk_size=1000)
     reader = PayloadReader(io.BytesIO(region), len(region), chunk_size=1000, workers=2)
     assert reader.read(10) == payload[:10]
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
+
+    def use() -> None:
+        with pytest.raises(RuntimeError):
             reader.read(10)
-        except RuntimeError:
-            reader.close()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
+        reader.close()
+
+    assert status_of_fork(use) == 0
     assert reader.read() == payload[10:]
     reader.close()
 

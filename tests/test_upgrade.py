@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import processes
 import pytest
 import reference
 import store_worker
+from processes import DEADLINE, started
 
 import ds4kv
 from ds4kv import draft
@@ -388,7 +388,7 @@ def test_beside_an_engine(tmp_path: Path) -> None:
     upgrades = 0
     for seed in range(3):
         command = [sys.executable, store_worker.__file__, kv, str(seed), "1"]
-        with processes.started(command) as engine:
+        with started(command) as engine:
             while (line := engine.line()) != b"ready\n":
                 assert line.startswith(b"remove ")  # as it opens: what was converted to v1 has outgrown the budget
             layouts = ["v2-checked", "v2", "v1"]
@@ -535,11 +535,9 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     left = 0
     for _ in range(12):
         command = [sys.executable, "-c", _FOREVER, str(kv), *layouts]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
+        with started(command) as child:
+            assert child.line() == b"ready\n"
             time.sleep(rng.uniform(0, 0.1))
-            process.kill()
         left += len(names(kv)) - count
         Store(kv).close()
         assert whole(kv) == count
@@ -566,24 +564,14 @@ def test_stopped_it_leaves_nothing_half_done(number: signal.Signals, tmp_path: P
     kv = tmp_path / "store"
     kv.mkdir()
     path = put(kv, payload=random.Random(1).randbytes(1 << 20) * 64)
-    code = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from ds4kv.cli import main
-sys.exit(main())
-"""
     argv = ["upgrade", str(kv), "--layout", "v2", "--level", "12", "--threads", "1"]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        deadline = time.monotonic() + 30
+    with started([sys.executable, "-m", "ds4kv", *argv]) as child:
         while not any(temporary.stat().st_size > 1 << 16 for temporary in kv.glob("*.tmp.*")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
+            assert child.is_running()
             time.sleep(0.005)
-        process.send_signal(number)
-        assert process.wait(30) == 128 + number
-        assert process.stderr is not None and process.stderr.read() == b""
+        child.process.send_signal(number)
+        assert child.finish()[1] == b""
+    assert child.returncode == 128 + number
     assert names(kv) == [path.name]
     assert ds4kv.read_header(path).layout == "v1"
 
@@ -774,4 +762,4 @@ before = os.nice(0)
 assert main(["upgrade", {str(kv)!r}, "--nice", "7"]) == 0
 assert os.nice(0) == min(before + 7, 19)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=DEADLINE)

@@ -9,7 +9,6 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "ds4kv_file.h"
 #include "region.h"
@@ -521,7 +520,7 @@ static void test_fork(int codec)
     CHECK_EQ(ds4kv_checkpoint_open(&reading, path, 2, &fault), DS4KV_OK);
     CHECK_EQ(ds4kv_checkpoint_create(&checkpoint, path, &header, PROMPT, PROMPT_BYTES, 2, &fault), DS4KV_OK);
     CHECK(fwrite(payload.at, 1, 2500, checkpoint->payload) == 2500);
-    pid_t child = fork();
+    pid_t child = fork_child();
     if (child == 0) {
         CHECK(!ds4kv_checkpoint_trailer(checkpoint));
         CHECK_EQ(ds4kv_checkpoint_close(checkpoint, &fault), DS4KV_STATE);
@@ -529,8 +528,7 @@ static void test_fork(int codec)
         fflush(NULL); /* as exit does */
         _exit(0);
     }
-    int status;
-    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    wait_for_child(child);
     CHECK(fwrite(payload.at + 2500, 1, 2500, checkpoint->payload) == 2500);
     CHECK_EQ(ds4kv_checkpoint_close(checkpoint, &fault), DS4KV_OK);
     bytes found = read_file(path), read = bytes_new(payload.n);

@@ -10,7 +10,6 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
 
 #include "ds4kv_file.h"
@@ -105,10 +104,10 @@ static int descriptors(void)
 
 static pid_t dead_pid(void)
 {
-    pid_t child = fork();
+    pid_t child = fork_child();
     if (child == 0)
         _exit(0);
-    CHECK(waitpid(child, NULL, 0) == child);
+    wait_for_child(child);
     return child;
 }
 
@@ -298,14 +297,13 @@ static void test_fork(void)
     ds4kv_fault fault;
     ds4kv_checkpoint *checkpoint = create("a.kv", DS4KV_LAYOUT_V1, DS4KV_CODEC_NONE);
     CHECK(fputs("one ", checkpoint->payload) >= 0);
-    pid_t child = fork();
+    pid_t child = fork_child();
     if (child == 0) {
         CHECK(fputs("the child's", checkpoint->payload) >= 0);
         fflush(NULL);
         _exit(0);
     }
-    int status;
-    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    wait_for_child(child);
     CHECK(fputs("two", checkpoint->payload) >= 0);
     CHECK_EQ(ds4kv_checkpoint_close(checkpoint, &fault), DS4KV_OK);
     char read[20] = "";

@@ -8,7 +8,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/wait.h>
 
 #include "region.h"
 
@@ -134,14 +133,6 @@ static void end_child(ds4kv_writer *writer, ds4kv_reader *reader)
     _exit(0);
 }
 
-static void wait_for_child(pid_t child)
-{
-    int status;
-    while (waitpid(child, &status, 0) < 0)
-        CHECK(errno == EINTR);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
 static void test_fork(int n_workers)
 {
     CASE("fork, workers %d", n_workers);
@@ -161,8 +152,7 @@ static void test_fork(int n_workers)
     /* A child at every turn, in the midst of whatever is under way; the parent goes on as if there were none. */
     bool finished = false;
     while (!finished || done < out.n) {
-        pid_t child = fork();
-        CHECK(child >= 0);
+        pid_t child = fork_child();
         if (child == 0)
             end_child(writer, reader);
 

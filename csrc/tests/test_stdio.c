@@ -8,7 +8,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 
 #include "ds4kv_stdio.h"
 #include "region.h"
@@ -481,14 +480,6 @@ static void test_abandon(void)
     free(payload.at);
 }
 
-static void wait_for_child(pid_t child)
-{
-    int status;
-    while (waitpid(child, &status, 0) < 0)
-        CHECK(errno == EINTR);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
 /* Children come at every moment, and close the streams or flush all there are, as exit does. */
 static void test_fork(int n_workers, bool closes)
 {
@@ -504,8 +495,7 @@ static void test_fork(int n_workers, bool closes)
         part = least(CHUNK / 2 + 1, payload.n - done);
         CHECK_EQ(fwrite(payload.at + done, 1, part, save), part);
         CHECK_EQ(fread(read.at + done, 1, part, load), part);
-        pid_t child = fork();
-        CHECK(child >= 0);
+        pid_t child = fork_child();
         if (child == 0) {
             if (!closes) {
                 (void)fflush(NULL);
@@ -544,8 +534,7 @@ static void test_fork_raw(void)
     bytes payload = payload_new(MIXED, 300000), read = bytes_new(payload.n);
     FILE *in = file_with(payload), *load = ds4kv_fopen_reader(in, payload.n, 0, 0, NULL);
     CHECK(load && fread(read.at, 1, 100, load) == 100);
-    pid_t child = fork();
-    CHECK(child >= 0);
+    pid_t child = fork_child();
     if (child == 0) {
         CHECK(fread(read.at, 1, read.n, load) < read.n - 100 && ferror(load)); /* what is in its buffer */
         CHECK_EQ(errno, EBADF);

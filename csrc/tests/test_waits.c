@@ -7,7 +7,6 @@
 #include <dlfcn.h>
 #include <poll.h>
 #include <stdatomic.h>
-#include <sys/wait.h>
 #include <time.h>
 
 #include "region.h"
@@ -181,12 +180,10 @@ static void test_free_does_not_wait_for_lz4hc(void)
         CHECK_EQ(ds4kv_stragglers(), 1);
         CHECK(seconds < 0.5);
 
-        pid_t child = fork();
-        CHECK(child >= 0);
+        pid_t child = fork_child();
         if (child == 0)
             _exit(ds4kv_stragglers()); /* its parent's threads are not its own */
-        int status;
-        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        wait_for_child(child);
         wait_for_stragglers();
     }
 }

@@ -1,0 +1,106 @@
+"""No test hangs for ever: every child process has a deadline, drained pipes, and its end in ``finally``."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import Fork, forked, started, status_of_fork
+
+TESTS = Path(__file__).parent
+FORBIDDEN = {
+    "subprocess": {"Popen", "call", "check_call", "check_output", "getoutput", "getstatusoutput"},
+    "os": {"fork", "forkpty", "system", "popen", "posix_spawn", "posix_spawnp", "wait", "waitpid"},
+    "pty": {"fork", "spawn"},
+}
+
+
+def loose_ends(code: str) -> list[int]:
+    """The lines that start a process which nobody may ever end."""
+    lines = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            lines += [node.lineno] * any(name.partition(".")[0] == "multiprocessing" for name in names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            lines += [node.lineno] * (node.attr in FORBIDDEN.get(node.value.id, ()))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "subprocess.run":
+            lines += [node.lineno] * ("timeout" not in {keyword.arg for keyword in node.keywords})
+    return lines
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.glob("*.py")), ids=lambda path: path.name)
+def test_processes_are_started_by_the_helpers(path: Path) -> None:
+    if path.name != "processes.py":
+        assert loose_ends(path.read_text()) == []
+
+
+def test_the_rule_sees_what_it_forbids() -> None:
+    code = "import multiprocessing\nos.fork()\nsubprocess.run(a)\nsubprocess.run(a, timeout=1)\nsubprocess.Popen(a)\n"
+    assert sorted(loose_ends(code)) == [1, 2, 3, 5]
+
+
+@pytest.mark.parametrize("path", sorted((TESTS.parent / "csrc/tests").glob("*.c")), ids=lambda path: path.name)
+def test_tests_in_c_end_and_so_do_their_children(path: Path) -> None:
+    code = path.read_text()
+    assert re.search(r"^int main\(.*\)\n\{\n    watchdog\(\);", code, re.M)
+    assert re.findall(r"\b(?:fork|waitpid|system|popen)\(", code) == []
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+FOREVER = [sys.executable, "-c", "while True: print('x' * 1000)"]
+
+
+def test_a_child_that_prints_for_ever_ends_with_its_block() -> None:
+    with pytest.raises(ZeroDivisionError), started(FOREVER) as child:
+        assert child.line() == b"x" * 1000 + b"\n"
+        raise ZeroDivisionError
+    assert is_gone(child.pid)
+
+
+def test_a_child_that_does_not_end_in_time_is_named_and_ended() -> None:
+    with pytest.raises((AssertionError, subprocess.TimeoutExpired), match=r"x' \* 1000"):
+        with started(FOREVER, deadline=0.2) as child:
+            child.finish()
+    assert is_gone(child.pid)
+
+
+def test_a_fork_ends_with_its_block() -> None:
+    for error, work in ((ZeroDivisionError, lambda child: 1 / 0), (AssertionError, Fork.finish)):
+        with pytest.raises(error), forked(lambda: time.sleep(60), deadline=0.2) as child:
+            work(child)
+        assert is_gone(child.pid)
+
+
+def test_a_fork_tells_how_it_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    assert status_of_fork(lambda: None) == 0
+    assert capfd.readouterr().err == ""
+    assert status_of_fork(lambda: 1 / 0) == 1
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    assert status_of_fork(lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+
+
+def test_children_hear_ctrl_c_whoever_runs_the_tests() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with started([sys.executable, "-c", "print('begun', flush=True)\nwhile True: pass"]) as child:
+            assert child.line() == b"begun\n"
+            child.process.send_signal(signal.SIGINT)
+            assert b"KeyboardInterrupt" in child.finish()[1]
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -80,7 +80,8 @@ class Database:
             if not self._is_there() and not makes:
                 return [], None
             is_read = sql.startswith("SELECT")
-            import sqlite3  # here, as it takes as long to import as half of this package
+            with fork_waits:  # a module that is half imported stays so in a child
+                import sqlite3  # here, as it takes as long to import as half of this package
 
             try:
                 self._lock(makes)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["fork_waits", "renew_lock"]
 
 fork_waits = threading.RLock()
-"""To be held within a library that has locks of its own, for no longer than a fork may take."""
+"""To be held within a library that has locks of its own, and where a function imports a module: one that a thread was
+importing at the fork is locked for ever in the child. For no longer than a fork may take.
+"""
 
 _owners: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 

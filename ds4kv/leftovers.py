@@ -16,6 +16,8 @@ import os
 import stat
 import time
 
+from ds4kv.forks import fork_waits
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +43,8 @@ def stem_of(name: str) -> str:
     raw = os.fsencode(name)
     if len(raw) <= _LONGEST_STEM:
         return name
-    import hashlib  # here, because it costs as much to import as half of this package
+    with fork_waits:
+        import hashlib  # here, because it costs as much to import as half of this package
 
     end = _LONGEST_STEM - 9
     while raw[end] & 0xC0 == 0x80:  # within a character of UTF-8
@@ -90,7 +93,8 @@ def _leftovers(directory: str, name: str | None) -> Iterator[tuple[str, int | No
         # This spares the ten thousand names of a large store what follows.
         if begin not in found:
             continue
-        import re  # here, for who imports this package and meets no such name
+        with fork_waits:
+            import re  # here, for who imports this package and meets no such name
 
         if name is None:
             match = re.fullmatch(_OF_STORES, found)

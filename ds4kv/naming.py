@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from ds4kv.forks import fork_waits
+
 __all__ = ["KEY_SIZE", "NAME_SIZE", "is_entry_name", "sha1_mismatch"]
 
 KEY_SIZE = 40
@@ -22,7 +24,8 @@ def sha1_mismatch(path: str, text: bytes) -> str | None:
     name = os.path.basename(path)
     if not is_entry_name(name):
         return None
-    import hashlib  # here, because it costs as much to import as half of this package
+    with fork_waits:
+        import hashlib  # here, because it costs as much to import as half of this package
 
     key = hashlib.sha1(text, usedforsecurity=False).hexdigest()
     return key if key != name[:KEY_SIZE].lower() else None

@@ -14,6 +14,7 @@ from ds4kv import layout as _layout
 from ds4kv import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
 from ds4kv.files import RegularFile
+from ds4kv.forks import fork_waits
 from ds4kv.header import CHUNK_SIZE, Ext, Form, Header
 from ds4kv.integrity import Ledger, Note, Verdict
 from ds4kv.naming import sha1_mismatch
@@ -86,7 +87,8 @@ class CheckpointReader(Single):
     def _find_form(self) -> Form:
         if self.header.form is not None:
             return self.header.form
-        from ds4kv import mid  # here: such files are rare
+        with fork_waits:
+            from ds4kv import mid  # here: such files are rare
 
         return mid.form_of(self._fp, self.header.payload_bytes, chunk_size=self.header.chunk_size)
 

@@ -18,6 +18,7 @@ from ds4kv import log, policy
 from ds4kv import workers as _workers
 from ds4kv._core import size_of
 from ds4kv.arguments import store_options
+from ds4kv.background import Background
 from ds4kv.claims import Claims
 from ds4kv.directory import Directory
 from ds4kv.draft import sweep
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-    from ds4kv.background import Background, SaveFuture
+    from ds4kv.background import SaveFuture
     from ds4kv.directory import Score
     from ds4kv.index import Entry
 
@@ -529,8 +530,6 @@ class Store:
 
         Raises RuntimeError after :meth:`close`.
         """
-        from ds4kv.background import Background  # here: it costs as much to import as the rest
-
         key_text = bytes(memoryview(text))
         with self._mutex:
             if self._closed:

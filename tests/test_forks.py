@@ -6,13 +6,14 @@ import contextlib
 import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from processes import status_of_fork
 
-from ds4kv.forks import renew_lock
+from ds4kv.forks import fork_waits, renew_lock
 from ds4kv.store import Store
 
 CHILDREN = 24
@@ -110,6 +111,31 @@ def test_the_control_a_lock_that_nobody_renews_hangs_the_child() -> None:
 
 def _take(mutex: threading.Lock) -> None:
     assert mutex.acquire(timeout=0.2)
+
+
+def test_a_fork_waits_for_who_is_in_a_library_with_locks_of_its_own() -> None:
+    inside, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with fork_waits:
+            inside.set()
+            time.sleep(0.2)
+            over.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(SECONDS)
+    assert status_of_fork(lambda: _take_turn(over)) == 0
+    thread.join()
+
+
+def _take_turn(over: threading.Event) -> None:
+    assert over.is_set()
+    with fork_waits:  # it is free, for every thread of the child
+        pass
+    thread = threading.Thread(target=lambda: fork_waits.acquire(timeout=1) or os._exit(3))
+    thread.start()
+    thread.join()
 
 
 def test_what_waits_in_the_background_is_the_parents(tmp_path: Path) -> None:

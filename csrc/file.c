@@ -12,11 +12,13 @@
 
 #include "internal.h"
 
+#define TRIES 3
 #define PIECE ((size_t)1 << 20) /* a tenth of a second from a disk of 10 MB/s */
 
 int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error)
 {
     size_t wanted = *n;
+    int tries = 0;
     *n = 0;
     while (*n < wanted) {
         ssize_t got = pread(fd, (uint8_t *)bytes + *n, wanted - *n, (off_t)(offset + *n));
@@ -26,8 +28,16 @@ int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error)
             *os_error = errno;
             return DS4KV_IO;
         }
-        if (got == 0)
-            return DS4KV_TRUNCATED;
+        if (got == 0) {
+            /* An end that isn't where the file's size has it proves nothing of the file; it may have grown just now. */
+            struct stat status;
+            if (fstat(fd, &status) != 0 || (uint64_t)status.st_size <= offset + *n)
+                return DS4KV_TRUNCATED;
+            if (tries++ == TRIES) {
+                *os_error = EIO;
+                return DS4KV_IO;
+            }
+        }
         *n += (size_t)got;
     }
     return DS4KV_OK;

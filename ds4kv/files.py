@@ -2,7 +2,7 @@
 
 A system may give fewer bytes than it is asked for: at a signal, over a network, or because another program is just
 writing the file. So nobody else calls ``os.pread``: :func:`read_at` gives fewer bytes only at the file's end, and
-:func:`read_exactly` never.
+:func:`read_exactly` never. An end that isn't where the file's size has it proves nothing of the file: it is an OSError.
 """
 
 from __future__ import annotations
@@ -20,13 +20,33 @@ if TYPE_CHECKING:
 
 __all__ = ["RegularFile", "read_at", "read_exactly", "regular_fd"]
 
+_TRIES = 3
+
 
 def read_at(fd: int, offset: int, size: int) -> bytes:
     """Those bytes of an open file; fewer only at its end. Raises OSError."""
     data = os.pread(fd, size, offset)
-    while len(data) < size and (piece := os.pread(fd, size - len(data), offset + len(data))):
+    tries = 0
+    while len(data) < size:
+        piece = os.pread(fd, size - len(data), offset + len(data))
+        if not piece:
+            if _is_end(fd, offset + len(data), tries):
+                break
+            tries += 1
         data += piece
     return data
+
+
+def _is_end(fd: int, offset: int, tries: int) -> bool:
+    """Whether a file of which nothing could be read at ``offset`` ends there; if not, it may have grown this moment.
+
+    Raises OSError, with EIO, if that was tried again and again.
+    """
+    if os.fstat(fd).st_size <= offset:
+        return True
+    if tries == _TRIES:
+        raise OSError(errno.EIO, f"nothing could be read at byte {offset}, and the file doesn't end there")
+    return False
 
 
 def read_exactly(fd: int, offset: int, size: int) -> bytes:
@@ -80,6 +100,10 @@ class RegularFile(io.RawIOBase):
 
     def readinto(self, b: WriteableBuffer, /) -> int:
         n = os.preadv(self._fd, [b], self._position)
+        tries = 0
+        while n == 0 and memoryview(b).nbytes and not _is_end(self._fd, self._position, tries):
+            n = os.preadv(self._fd, [b], self._position)
+            tries += 1
         self._position += n
         return n
 

@@ -77,7 +77,10 @@ def look(directory: Path, device: int, boot_id: Path) -> int:
     lies.boot_id(boot_id)
     wholes = {}
     for name in os.listdir(directory):
-        if is_checkpoint(name):
+        if ".tmp." in name:
+            # The engine lives, of which a next boot knows nothing; what it left is let be for a minute.
+            os.utime(directory / name, (0, 0))
+        elif is_checkpoint(name):
             try:
                 file = reference.parse((directory / name).read_bytes(), name)
                 wholes[name] = file.payload == payload_of(file.text)

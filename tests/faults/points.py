@@ -77,6 +77,8 @@ def faults_of(counts: dict[str, int]) -> Iterator[Fault]:
                 yield Fault(kind, n, mode, error)
             for error in FROM_THEN_ON.get(kind, []):
                 yield Fault(kind, n, "fail", error, sticky=True)
+            if kind == "pread":
+                yield Fault(kind, n, "end", sticky=True)
 
 
 class Result(NamedTuple):
@@ -174,9 +176,7 @@ class Points:
             raised = f"{type(error).__name__}: {error}"
         except ds4kv.CorruptError as error:
             raised = f"{type(error).__name__}: {error}"
-            # A read that comes to an end too early is a short file, to the reader; but no reason to move one.
-            if not (isinstance(error, ds4kv.TruncatedError) and fault is not None and fault.mode == "end"):
-                problems.append(f"condemned: {_told(error)}")
+            problems.append(f"condemned: {_told(error)}")
         except AssertionError as error:
             raised = "AssertionError"
             problems.append(f"wrong: {_told(error)}")

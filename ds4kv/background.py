@@ -47,6 +47,7 @@ class Background:
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[tuple[Task, SaveFuture]] = deque()
         self._thread: threading.Thread | None = None
+        self._is_closed = False
 
     @property
     def is_inherited(self) -> bool:
@@ -54,7 +55,10 @@ class Background:
         return self._owner != os.getpid()
 
     def submit(self, task: Task, *, wait: bool) -> SaveFuture:
-        """Puts a save at the queue's end; where it is full, once there is room, or with ``wait`` false not at all."""
+        """Puts a save at the queue's end; where it is full, once there is room, or with ``wait`` false not at all.
+
+        Raises RuntimeError after :meth:`close`.
+        """
         future = SaveFuture()
         with self._changed:
             is_own_thread = self._thread is threading.current_thread()
@@ -63,6 +67,8 @@ class Background:
                     future.refuse(f"{self._queue_size} saves are waiting already")
                     return future
                 self._changed.wait()
+            if self._is_closed and not is_own_thread:
+                raise RuntimeError("the store is closed")
             if not is_own_thread and (self._thread is not None or self._start()):
                 self._waiting.append((task, future))
                 self._changed.notify_all()
@@ -98,6 +104,7 @@ class Background:
     def close(self) -> None:
         """Waits for every save, but for the one that calls this."""
         with self._changed:
+            self._is_closed = True
             while self._thread not in (None, threading.current_thread()):
                 self._changed.wait()
 

@@ -52,7 +52,7 @@ class Claims:
             raise
         if is_held:
             claim.end()
-            return "another process"
+            return "another store or process"
         return claim
 
     def forget(self, name: str, claim: Claim) -> None:

@@ -16,7 +16,7 @@ from collections import namedtuple
 from ds4kv import log, policy
 from ds4kv.errors import Ds4kvError
 from ds4kv.forks import renew_lock
-from ds4kv.index import Index, stamp
+from ds4kv.index import Index, read_text, stamp
 from ds4kv.integrity import Ledger
 from ds4kv.lock import locked, tried
 from ds4kv.quarantine import Quarantine
@@ -35,6 +35,7 @@ __all__ = ["Directory", "Eviction"]
 
 _QUARANTINE_SHARE = 10  # of the budget, a tenth
 _MAX_PENDING = 1000
+_MAX_UNREADABLE = 1000
 
 _logger = logging.getLogger("ds4kv")
 
@@ -72,6 +73,7 @@ class Directory:
         self._index = Index(path)
         self._pending: dict[tuple[str, tuple[int, int]], int] = {}  # hits of these files that are not in them yet
         self._pending_of = os.getpid()  # a forked child has a copy of what its parent notes
+        self._unreadable: set[tuple[int, int]] = set()  # of which the log has told
         self._mutex: threading.Lock  # of the index and the hits; never held while waiting for the directory's lock
         renew_lock(self, "_mutex")
 
@@ -85,6 +87,17 @@ class Directory:
                 return self._index.scan()
             except FileNotFoundError:
                 return []
+
+    def text_of(self, entry: Entry) -> bytes | None:
+        """The text of a file; None if it is gone, or can't be read now, which is logged once a file."""
+        try:
+            return read_text(entry)
+        except OSError as error:
+            file = entry.stamp[:2]
+            if file not in self._unreadable and len(self._unreadable) < _MAX_UNREADABLE:
+                self._unreadable.add(file)
+                _logger.warning("kv cache text not read %s: %s", entry.path, error)
+            return None
 
     def now(self) -> int:
         """Unix seconds, as headers hold them: whole, and never negative whatever the clock says."""
@@ -121,12 +134,16 @@ class Directory:
         """Removes checkpoints of the lowest score, ``size`` bytes or more of them, for a disk that is full.
 
         ``need`` is what the save has still to write, ``size`` of it at once. Where that would not fit with all of them
-        gone, or more than ``most`` bytes would go, none goes. The bytes that went; 0 for none.
+        gone, or more than ``most`` bytes would go, none goes. The bytes that went; 0 for none. Raises TimeoutError if
+        the lock can't be had, and OSError.
         """
         with locked(self.path):
             entries = self.entries()
             total = sum(entry.file_size for entry in entries)
-            if size > total or need > total + _free_bytes(self.path):
+            free = _free_bytes(self.path)
+            if free >= size:
+                free = 0  # it did not do for ``size`` bytes: a quota has less, or no name for another file is left
+            if size > total or need > total + free:
                 return 0
             if most is not None:
                 chosen = self._choose(entries, total - size, self.now(), None)
@@ -163,8 +180,11 @@ class Directory:
 
         False if it was gone. Raises TimeoutError if the lock can't be had, and OSError.
         """
-        with locked(self.path, on_wait=on_wait):
-            return self.unlink(path, file)
+        try:
+            with locked(self.path, on_wait=on_wait):
+                return self.unlink(path, file)
+        except FileNotFoundError:
+            return False  # the directory itself is gone
 
     def unlink(self, path: str, file: tuple[int, int] | None = None) -> bool:
         """As :meth:`remove`, for who holds the lock."""
@@ -271,6 +291,6 @@ def stamped(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def _free_bytes(path: str) -> int:
-    """What the disk has free for who we are, in bytes. A quota may leave less."""
+    """What the disk says that it has free for who we are, in bytes."""
     free = os.statvfs(path)
     return free.f_bavail * free.f_frsize

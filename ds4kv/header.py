@@ -139,7 +139,7 @@ class Header(_Fields):
         if self.layout is Layout.V1 and (self.codec is not Codec.NONE or self.chunk_size):
             raise ValueError(f"layout v1 has no codec, so not {self.codec.name.lower()} either")
         if self.layout is Layout.V2 and (self.model_id or self.payload_abi):
-            raise ValueError("layout v2 has no room for model_id and payload_abi")
+            raise ValueError("layout v2 has no room for model_id and payload_abi: v1 and v2-checked have")
         if self.codec is not Codec.NONE and not 1 <= self.chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {self.chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
         if self.layout in _CODEC_BYTE:

@@ -56,6 +56,8 @@ class Ledger:
             with locked(self.directory):  # or a file might get its name, and its note, between the two looks
                 for name in self.names() - set(os.listdir(self.directory)):
                     self.remove(name)
+        except FileNotFoundError:
+            pass  # the directory itself is gone
         except OSError as error:
             self._complain(error)
 

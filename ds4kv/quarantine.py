@@ -8,6 +8,7 @@ The newest stays, whatever its size.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections import namedtuple
@@ -20,6 +21,8 @@ __all__ = ["DIRECTORY_NAME", "MAX_FILES", "Quarantine", "Quarantined"]
 
 DIRECTORY_NAME = "quarantine"
 MAX_FILES = 64
+
+_logger = logging.getLogger("ds4kv")
 
 
 class Quarantined(namedtuple("Quarantined", "name path file_size since")):
@@ -69,7 +72,7 @@ class Quarantine:
             number += 1
             free = f"{target}.{number}"
         os.rename(path, free)
-        self._trim()
+        self._trim(free)
         return free
 
     def clear(self, names: Container[str] | None = None) -> list[Quarantined]:
@@ -81,13 +84,20 @@ class Quarantine:
                 removed.append(file)
         return removed
 
-    def _trim(self) -> None:
+    def _trim(self, newest: str) -> None:
         files = self.files()
-        total = sum(file.file_size for file in files)
-        while len(files) > 1 and (len(files) > MAX_FILES or total > self.max_bytes):
-            oldest = files.pop(0)
-            os.unlink(oldest.path)
-            total -= oldest.file_size
+        count, total = len(files), sum(file.file_size for file in files)
+        for file in files:
+            if count <= MAX_FILES and total <= self.max_bytes:
+                break
+            if file.path == newest:
+                continue
+            try:
+                os.unlink(file.path)
+            except OSError as error:  # and the next one goes in its place
+                _logger.warning("kv cache could not remove from quarantine %s: %s", file.path, error)
+                continue
+            count, total = count - 1, total - file.file_size
 
     def _real(self) -> str:
         if not stat.S_ISDIR(os.lstat(self.path).st_mode):

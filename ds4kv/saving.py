@@ -54,11 +54,15 @@ class Room:
 
     def make(self, size: int, need: int | None) -> bool:
         """Frees ``size`` bytes, for a write of a save that has ``need`` bytes to come with it; False: none is freed."""
-        if need is not None:
-            return self._directory.make_room(size, need=need) > 0
-        if self._left is None:
-            self._left = sum(entry.file_size for entry in self._directory.entries()) // 2
-        freed = self._directory.make_room(size, need=size, most=self._left)
+        try:
+            if need is not None:
+                return self._directory.make_room(size, need=need) > 0
+            if self._left is None:
+                self._left = sum(entry.file_size for entry in self._directory.entries()) // 2
+            freed = self._directory.make_room(size, need=size, most=self._left)
+        except OSError as error:  # and the full disk is what the engine is told of
+            _logger.warning("kv cache no room made %s: %s", self._directory.path, error)
+            return False
         self._left -= freed
         return freed > 0
 
@@ -304,6 +308,8 @@ class NewSave(Save):
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(directory.path))
+            except FileNotFoundError:
+                raise  # the directory itself was removed, and the draft with it
             except OSError as error:
                 # A rename is whole without the lock. What waits for it is the eviction, which the next save does.
                 _logger.warning("kv cache stores without the lock, and evicts nothing: %s", error)

@@ -25,7 +25,7 @@ from ds4kv.errors import CorruptError
 from ds4kv.files import RegularFile
 from ds4kv.forks import renew_lock
 from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header, Layout, Reason
-from ds4kv.index import read_text, stamp
+from ds4kv.index import stamp
 from ds4kv.integrity import Verdict
 from ds4kv.layout import PREFIX_SIZE
 from ds4kv.loading import LoadingCheckpoint, read_noted_tool_map
@@ -169,20 +169,29 @@ class Store:
         )
 
     def _make_directory(self) -> None:
+        """Makes it, if need be: for who may have the files, by their ``mode``, or for its owner alone."""
+        if os.path.isdir(self.directory):
+            return
+        wanted = 0o700
+        if self._mode is not None:  # who reads the files looks into it, too
+            wanted |= self._mode | (self._mode & 0o444) >> 2
         try:
-            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            os.makedirs(self.directory, mode=wanted, exist_ok=True)
+            if self._mode is not None:
+                os.chmod(self.directory, wanted)
         except OSError as error:
             log.mkdir_failed(self.directory, error)
             raise
 
     def _tidy(self, evict: bool) -> None:
+        if not os.access(self.directory, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            _logger.warning("kv cache is not ours to write, and nothing is evicted: %s", self.directory)
+            return
         sweep(self.directory)
         try:
             if evict:
                 self._directory.evict()
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
+        except TimeoutError as error:  # the next save evicts
             _logger.warning("kv cache not evicted %s: %s", self.directory, error)
         self._directory.ledger.forget_absent()
 
@@ -243,7 +252,7 @@ class Store:
             entries = self.entries()
             while (entry := longest_prefix(entries, whole, accept)) is not None:
                 beginning = bytes(whole[: entry.text_bytes])
-                text = _read_text(entry)
+                text = self._directory.text_of(entry)
                 # A text that isn't what its name says is damaged, which is the load's to say.
                 if text == beginning or (text is not None and sha1_mismatch(entry.path, text) is not None):
                     return entry.found_for(beginning)
@@ -309,8 +318,9 @@ class Store:
         """Notes the sums of all checkpoints that have none, as they are now; what was noted.
 
         Only what decodes is noted. What is proven corrupt is set aside, as by a load. Raises TimeoutError if the
-        directory's lock can't be had, and OSError.
+        directory's lock can't be had, PermissionError of a read-only store, and OSError.
         """
+        self._refuse_if_read_only()
         self._directory.ledger.forget_absent()
         return [entry for entry in self.entries() if self._note(entry)]
 
@@ -421,7 +431,10 @@ class Store:
         path = os.path.join(self.directory, f"{sha}.kv")
         same_key = [entry for entry in self.entries() if entry.sha == sha]
         for entry in same_key:
-            if self._suits(entry, ctx_size, quant_bits, model_id, payload_abi) and _read_text(entry) == key_text:
+            if (
+                self._suits(entry, ctx_size, quant_bits, model_id, payload_abi)
+                and self._directory.text_of(entry) == key_text
+            ):
                 return PresentSave(self._directory, entry, trailer, fsync=self._fsync)
         now = self._directory.now()
         fields = self._template._asdict() | {
@@ -563,15 +576,6 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _read_text(entry: Entry) -> bytes | None:
-    """The text of a file; None if it is gone or can't be read now."""
-    try:
-        return read_text(entry)
-    except OSError as error:
-        _logger.warning("kv cache text not read %s: %s", entry.path, error)
-        return None
 
 
 def _not_negative(name: str, value: int) -> int:

@@ -6,6 +6,7 @@ the times of its last change. Whatever wrote the file, this process, another one
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import stat
@@ -143,8 +144,10 @@ def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
         file, file_size = stamp(status), status.st_size
-        first = read_at(fd, 0, _FIRST_SIZE) if stat.S_ISREG(status.st_mode) else b""
+        first = read_at(fd, 0, _FIRST_SIZE)
         fields = _HEAD.unpack_from(first) if len(first) == _FIRST_SIZE else None
         kind = _plain_layout(fields, first, file_size) if fields is not None else None
         if fields is None or kind is None:

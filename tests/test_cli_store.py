@@ -185,6 +185,7 @@ def test_ls_as_json(kv: Path, capsys: pytest.CaptureFixture[str]) -> None:
             }
         ],
         "others": [],
+        "quarantine": {"files": 0, "file_bytes": 0},
     }
 
 
@@ -239,6 +240,7 @@ def test_ls_tells_what_is_no_checkpoint(kv: Path, capsys: pytest.CaptureFixture[
     foreign.write_bytes(good.read_bytes())
     (kv / LOCK_NAME).touch()
     (kv / "quarantine").mkdir()
+    (kv / "loop").symlink_to("loop")
     assert main(["ls", str(kv)]) == 0  # the control: none of these has a checkpoint's name
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == "1 checkpoint, 0.0 MiB"
@@ -508,7 +510,7 @@ def test_evict_leaves_alone_what_is_no_checkpoint(kv: Path, capsys: pytest.Captu
 def test_evict_tells_what_it_could_not_remove(
     kv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a, b, _ = fill(kv)
+    a, b, c = fill(kv)
     unlink = os.unlink
 
     def refuse(path: str) -> None:
@@ -519,9 +521,9 @@ def test_evict_tells_what_it_could_not_remove(
     monkeypatch.setattr(os, "unlink", refuse)
     assert main(["evict", str(kv), "--budget-mb", "2"]) == 1
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == "1 checkpoint evicted, 1.0 MiB"
-    assert err == f"{a}: not removed: Operation not permitted\n"
-    assert (a.exists(), b.exists()) == (True, False)
+    assert out.splitlines()[-1] == "2 checkpoints evicted, 2.0 MiB"  # another one in its place
+    assert err == f"ds4kv: kv cache eviction failed {a}: Operation not permitted\n"
+    assert (a.exists(), b.exists(), c.exists()) == (True, False, False)
 
 
 # ------------------------------------------------------------------------------------------------ rm

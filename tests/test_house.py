@@ -222,7 +222,6 @@ MAY_TAKE_NAMES_AWAY = {
     "quarantine": "of damaged checkpoints",
     "database": "of the ledger's own database",
     "cli/measure": "of files that a measurement made itself",
-    "cli/rm": "",
 }
 
 

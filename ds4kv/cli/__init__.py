@@ -36,6 +36,7 @@ _COMMANDS = {
     "find": "say which checkpoint a prompt would load, or why none",
     "evict": "bring a directory within a budget",
     "rm": "remove checkpoints by the beginning of their SHA-1",
+    "quarantine": "list what was set aside as damaged, or remove it",
     "sessions": "list the conversations that ds4-agent saved",
 }
 _EXTRA = ("numpy", "rich")

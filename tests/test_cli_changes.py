@@ -6,10 +6,13 @@ import contextlib
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import DEADLINE
 
 from ds4kv import lock
 from ds4kv.cli import main
@@ -182,3 +185,45 @@ def test_a_quarantine_that_leads_elsewhere_is_not_followed(
     assert out.splitlines()[-1] == "3 checkpoints, 3.0 MiB"
     assert err == f"{kv / 'quarantine'}: unreadable: {why}\n"
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+# ----------------------------------------------------------------------------------------- who looks
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ls {kv}",
+        "ls --json {kv}",
+        "find {kv} --prompt-file {prompt}",
+        "info {file}",
+        "verify {kv}",
+        "verify {file} {aside}",
+        "cat {file}",
+        "cat --text {file}",
+        "sessions {kv}",
+        "evict {kv} --budget-mb 1 --dry-run",
+        "upgrade {kv} --dry-run",
+        "quarantine {kv}",
+        "quarantine {kv} --json",
+    ],
+)
+def test_who_looks_changes_nothing(command: str, kv: Path, tmp_path: Path) -> None:
+    """In a directory with all that a store makes, and what a killed process left."""
+    (kv / f"{'0' * 40}.kv.tmp.999999999.01234567").write_bytes(b"left by a dead process")
+    prompt = tmp_path / "prompt"
+    prompt.write_bytes(b"one and more")
+    [aside] = (kv / "quarantine").iterdir()
+    argv = command.format(kv=kv, file=checkpoints(kv)[0], prompt=prompt, aside=aside).split()
+
+    def state() -> dict[str, tuple[int, ...]]:
+        found = [kv, *sorted(kv.rglob("*"))]
+        return {str(path): (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path in found if (s := path.stat())}
+
+    before = state()
+    assert len(before) >= 9
+    done = subprocess.run([sys.executable, "-m", "ds4kv", *argv], capture_output=True, timeout=DEADLINE)
+    assert done.returncode == 0, done.stderr
+    assert state() == before
+    assert main(["rm", str(kv), checkpoints(kv)[0].stem]) == 0  # the control: a change is seen
+    assert state() != before

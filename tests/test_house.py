@@ -13,6 +13,7 @@ PACKAGE = Path(importlib.util.find_spec("ds4kv").origin).parent
 CSRC = Path(__file__).parent.parent / "csrc"
 
 FLOORS = {
+    "ctrl_c": set(),
     "errors": set(),
     "workers": set(),
     "header": {"errors"},
@@ -133,6 +134,8 @@ FLOORS = {
         "directory",
         "draft",
         "checkpoint",
+        "files",
+        "layout",
         "reading",
         "writing",
         "index",
@@ -145,6 +148,7 @@ FLOORS = {
     "__init__": {
         "arguments",
         "checkpoint",
+        "ctrl_c",
         "index",
         "native_files",
         "sessions",

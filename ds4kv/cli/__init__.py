@@ -45,6 +45,7 @@ _EXTRA = ("numpy", "rich")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code; ``argv`` is ``sys.argv[1:]`` unless given."""
     argv = sys.argv[1:] if argv is None else argv
+    _replace_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A prompt may hold what the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -108,11 +109,36 @@ def _delivering() -> Iterator[None]:
     """Has what stdout holds back delivered here, where a failure still gets its line and its exit code."""
     try:
         yield
+    except OSError as error:
+        if error.filename is None:
+            _flush()  # if it was stdout that failed it fails again, and the error names it
+        raise
     finally:
+        _flush()
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # It stays in the buffer, and Python would try again as it exits.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, "stdout") from error
+
+
+def _replace_closed() -> None:
+    """Has a descriptor of 0 to 2 that whoever started us has closed lead to /dev/null.
+
+    Else the next file that is opened gets its number, and what others write to it. Python has None for its stream, and
+    print to that is print to stdout. What should be read from 0 or written to 1 is an error; messages to 2 are lost.
+    """
+    for number, access in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
-            if sys.stdout is not None:  # it is None where whoever started us had closed it
-                sys.stdout.flush()
+            os.fstat(number)
         except OSError:
-            # It stays in the buffer, and Python would try again as it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise
+            os.open(os.devnull, access)  # the lowest number that is free, which is this one
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115

@@ -19,6 +19,9 @@
 #define SAMPLED_CHUNKS 4
 #define WORTH_IT 64 /* to save 1 byte of so many */
 
+/* 16 MiB take 10 ms at level 0, 0.1 s at the first level of LZ4HC and 6 s at its last. So many bytes take 25 ms there. */
+#define SLOW_SIZE ((size_t)64 << 10)
+
 const char *ds4kv_lz4_version(void)
 {
     return LZ4_versionString();
@@ -91,6 +94,7 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
         /* At level 0 LZ4 gives up by itself nearly as soon. */
         hopeless = codec->level > 0 && is_hopeless(slot->src, n, scratch, streams, block);
         head.checksum = transpose(streams, slot->src, n);
+        atomic_store(&slot->is_read, true);
         raw = (const char *)streams;
     }
     if (hopeless)
@@ -119,7 +123,8 @@ codec codec_encoder(uint32_t form, int level, size_t raw_bound)
         .streams_at = state_size,
         .form = form,
         .level = level,
-        .is_slow = level > 0, /* 16 MiB: 10 ms at level 0, 0.1 s at the first of LZ4HC, 6 s at its last */
+        .is_slow = level > 0 && raw_bound > SLOW_SIZE,
+        .reads_first = form == DS4KV_FORM_CHECKED,
     };
 }
 

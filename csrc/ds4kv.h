@@ -124,8 +124,8 @@ DS4KV_API int ds4kv_writer_sums(ds4kv_writer *writer);
 DS4KV_API uint64_t ds4kv_writer_sum(const ds4kv_writer *writer);
 
 /* Accepts up to n payload bytes and returns how many. Fewer than n: take one record, then put the rest. With lent,
- * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. Above
- * level 0 they are copied all the same. */
+ * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. In form
+ * PLAIN above level 0 they are copied all the same. */
 DS4KV_API int64_t ds4kv_writer_put(ds4kv_writer *writer, const void *raw, size_t n, int lent);
 
 /* How many chunks in the ring are still to be read from the caller's memory. */

@@ -25,8 +25,9 @@
  *     the system could not read.
  *   - Streams that a checkpoint gives are closed by it, and by nobody else.
  *   - A checkpoint stays with the process that opened it. A forked child ends by _exit, or abandons its copy before it
- *     calls exit, which would write what stdio has gathered of a payload without codec, and move the position that the
- *     parent reads at; close does as abandon there, and answers STATE.
+ *     calls exit, which would move the position that the parent reads at; close does as abandon there, and answers
+ *     STATE. What a child has of a checkpoint that is written goes nowhere, and keeps its temporary file from being
+ *     removed until it ends too.
  */
 #ifndef DS4KV_FILE_H
 #define DS4KV_FILE_H
@@ -106,7 +107,9 @@ DS4KV_API void ds4kv_checkpoint_name(const void *text, size_t text_bytes, char n
  * The payload's stream ends after raw_total bytes. */
 DS4KV_API int ds4kv_checkpoint_open(ds4kv_checkpoint **checkpoint, const char *path, int workers, ds4kv_fault *fault);
 
-/* Creates a temporary file beside `path`, of mode 0600, with this header and text, which may go when the call returns.
+/* Creates a temporary file beside `path`, with this header and text, which may go when the call returns. It has the mode
+ * of the file that it replaces, and where that is allowed its owner and group; else mode 0600. What killed processes left
+ * of the same name is removed.
  * Layout v2-checked is written at LZ4HC level 1, and becomes v1 in close if it saves less than 1/64 of the payload.
  * A link at `path` stays, and what it leads to is replaced or made. PARAM: a header that no file may hold, codec LZ4HC,
  * which needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */

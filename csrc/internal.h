@@ -3,8 +3,9 @@
  *
  * Floors: oneshot.c stands on reader.c; writer.c and reader.c on ring.c, codec.c and frame.c; those three do not know
  * each other, but that a ring runs a codec on its slots, and a codec makes record heads. codec.c stands on transpose.c
- * and hash.c. file.c is below all. Of whole files, checkpoint.c stands on
- * stdio.c, layout.c, mid.c and sha1.c; layout.c on header.c and file.c, mid.c on reader.c.
+ * and hash.c. file.c is below all. Of whole files, checkpoint.c, open.c and create.c
+ * share checkpoint.h and stand on stdio.c; open.c on layout.c and mid.c too, and create.c on draft.c, which stands on
+ * leftovers.c, and that on sha1.c. layout.c stands on header.c and file.c, mid.c on reader.c.
  */
 #ifndef DS4KV_INTERNAL_H
 #define DS4KV_INTERNAL_H
@@ -33,6 +34,7 @@ typedef struct {
     bool lent;          /* pusher: src is the caller's own memory */
     bool aimed;         /* pusher: dst is the caller's own memory */
     bool done;          /* under the ring's mutex: the worker is through with it */
+    atomic_bool is_read; /* worker: src is not needed any more */
 } slot;
 
 /* ---- codec.c ---- */
@@ -49,6 +51,7 @@ typedef struct codec {
     int fd;         /* a decoder's: of the file that has the records, if slots have no src */
     uint64_t start; /* of the region in that file */
     bool is_slow;   /* a chunk may take seconds, and nothing can end it before: nobody is to wait for one to end */
+    bool reads_first; /* and if so, src is read in the first few milliseconds of them: so it may be lent */
 } codec;
 
 /* Makes a record of a chunk of at most raw_bound bytes: head and block. */
@@ -178,8 +181,8 @@ bool ring_wait(ring *ring, int ms);     /* false: after so long, a ring_peek tha
 void ring_pop(ring *ring);
 
 /* Ends the threads, then calls release(object), which is to call ring_clear. It waits for the chunks being run, and the
- * caller's memory is the caller's again. Those of a slow codec are not waited for, and must not be of the caller's memory:
- * the last thread that leaves one calls release, later, and who called this has no part in the ring any more. */
+ * caller's memory is the caller's again. Those of a slow codec are waited for until they have read what is lent, and no
+ * longer: the last thread that leaves one calls release, later, and who called this has no part in the ring any more. */
 void ring_end(ring *ring, void (*release)(void *object), void *object);
 void ring_clear(ring *ring); /* gives back what the ring itself holds; does nothing to a zeroed one */
 

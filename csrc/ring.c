@@ -8,7 +8,8 @@
  * gives no thread. So "no threads" is not another program, it is this one with n_threads == 0.
  *
  * A chunk of LZ4HC takes seconds and can't be ended. So a single one gets a thread, too, and a ring that ends with
- * some under way is left to its workers: the last one gives all memory back. Nothing in it is the caller's then.
+ * some under way is left to its workers: the last one gives all memory back. Nothing in it is the caller's then: what is
+ * lent is lent only where the codec reads it first, for its byte streams, and that is waited for.
  */
 #define _GNU_SOURCE /* madvise, under -std=c11 */
 #include "internal.h"
@@ -22,6 +23,7 @@
 #include <unistd.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define SMALL_SIZE ((size_t)64 << 10) /* a chunk of so many bytes is not worth a thread, nor long to wait for */
 
 uint8_t *chunk_alloc(size_t size)
 {
@@ -221,12 +223,15 @@ bool ring_is_full(const ring *ring)
 void ring_push(ring *ring, bool more)
 {
     pthread_mutex_lock(&ring->mutex);
-    slot_of(ring, ring->filled)->done = false;
+    slot *slot = slot_of(ring, ring->filled);
+    bool is_slow = ring->codec.is_slow && slot->src_size > SMALL_SIZE;
+    slot->done = false;
+    atomic_store(&slot->is_read, false);
     ring->filled++;
     bool short_of_hands = ring->filled - ring->taken > (uint64_t)ring->idle;
     pthread_cond_signal(&ring->work);
     pthread_mutex_unlock(&ring->mutex);
-    if ((more || ring->codec.is_slow) && short_of_hands && ring->n_threads < ring->n_workers)
+    if ((more || is_slow) && short_of_hands && ring->n_threads < ring->n_workers)
         start_worker(ring);
 }
 
@@ -267,17 +272,24 @@ static bool wait_until_done(ring *ring, const struct timespec *end)
 #endif
 }
 
+static struct timespec from_now(int ms)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    int64_t ns = time.tv_nsec + ms % 1000 * (int64_t)1000000;
+    time.tv_sec += ms / 1000 + ns / 1000000000;
+    time.tv_nsec = ns % 1000000000;
+    return time;
+}
+
 bool ring_wait(ring *ring, int ms)
 {
     struct timespec end = {0};
     slot *oldest = slot_of(ring, ring->drained);
     pthread_mutex_lock(&ring->mutex);
     bool there = ring->drained < ring->filled && ring->n_threads > 0;
-    if (there && !oldest->done) {
-        clock_gettime(CLOCK_MONOTONIC, &end);
-        end.tv_sec += ms / 1000 + (end.tv_nsec + ms % 1000 * 1000000L) / 1000000000;
-        end.tv_nsec = (end.tv_nsec + ms % 1000 * 1000000L) % 1000000000;
-    }
+    if (there && !oldest->done)
+        end = from_now(ms);
     while (there && !oldest->done && wait_until_done(ring, &end))
         continue;
     bool is_over = !there || oldest->done;
@@ -293,12 +305,34 @@ void ring_pop(ring *ring)
     pthread_mutex_unlock(&ring->mutex);
 }
 
+/* Whether a worker is reading what is lent. */
+static bool reads_lent(ring *ring)
+{
+    for (uint64_t i = ring->drained; i < ring->taken; i++) {
+        slot *slot = slot_of(ring, i);
+        if (slot->lent && !slot->done && !atomic_load(&slot->is_read))
+            return true;
+    }
+    return false;
+}
+
+/* Until none does. Called and left with the mutex locked. */
+static void wait_for_lent(ring *ring)
+{
+    while (reads_lent(ring)) {
+        struct timespec end = from_now(1);
+        (void)wait_until_done(ring, &end);
+    }
+}
+
 void ring_end(ring *ring, void (*release)(void *object), void *object)
 {
     if (ring->slots && !ring_is_foreign(ring)) {
         pthread_mutex_lock(&ring->mutex);
         atomic_store(&ring->stopping, true);
         pthread_cond_broadcast(&ring->work);
+        if (ring->codec.is_slow)
+            wait_for_lent(ring);
         bool is_left = ring->codec.is_slow && ring->running > 0;
         if (is_left) {
             count_stragglers(1);

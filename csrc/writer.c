@@ -5,8 +5,8 @@
  * known as such. Memory is workers + 1 chunks of payload (one is filled while the others are compressed) and as many
  * records as workers: 2 x workers + 1 chunks in all. A lent chunk needs no memory but its record's, so a payload that
  * is lent whole gets one record more: it is written while the others are made. In form CHECKED each worker has a chunk
- * more, for the byte streams. Above level 0 lent chunks are copied, which is nothing beside LZ4HC: free may come while
- * they are compressed, and doesn't wait for it.
+ * more, for the byte streams. Where LZ4HC reads a chunk to its end, in form PLAIN, a lent one is copied, which is nothing
+ * beside it: free may come while it is compressed, and doesn't wait for that.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -151,7 +151,7 @@ int64_t ds4kv_writer_put(ds4kv_writer *writer, const void *raw, size_t n, int le
     if (n > writer->raw_limit - writer->frame.raw_total)
         return DS4KV_PARAM;
 
-    lent = lent && !writer->ring.codec.is_slow;
+    lent = lent && (!writer->ring.codec.is_slow || writer->ring.codec.reads_first);
     uint32_t chunk_size = writer->frame.chunk_size;
     bool completes = n == writer->raw_limit - writer->frame.raw_total;
     if (lent && completes && writer->frame.raw_total == 0)
@@ -188,8 +188,10 @@ int64_t ds4kv_writer_lent(ds4kv_writer *writer)
         return status;
     ring *ring = &writer->ring;
     int64_t lent = writer->fill && ring_next(ring)->lent;
-    for (uint64_t i = ring->drained; i < ring->filled; i++)
-        lent += ring->slots[i % ring->n_slots].lent && !ring_done(ring, i);
+    for (uint64_t i = ring->drained; i < ring->filled; i++) {
+        slot *slot = &ring->slots[i % ring->n_slots];
+        lent += slot->lent && !atomic_load(&slot->is_read) && !ring_done(ring, i);
+    }
     return lent;
 }
 

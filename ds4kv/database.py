@@ -5,8 +5,9 @@ cuts short is a signal: so it is opened by SQLite's ``unix-none``, which can't h
 memory, and ``flock`` on the directory keeps processes apart. Only a file with our one table and nothing else is read;
 a statement has 0.25 s, and a value 16 MiB. Links are not followed.
 
-What a process that is killed had begun is rolled back by the next one, from the journal. A power cut may cost the whole
-database, as it is never sent to the disk: what it holds is help, and says itself whether it is whole.
+What it holds is help, and says itself whether it is whole. So it is written in place, without a journal, and never sent
+to the disk: a process that is killed in those microseconds, or a power cut, may cost the whole database, and then it is
+made anew. A journal would cost every load and save more than the rest of this does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
 
     Row = tuple[bytes | int | float | None, ...]
 
@@ -35,9 +35,9 @@ _MAX_VALUE_BYTES = 16 << 20
 
 _SCHEMA_VERSION = 2
 _TABLE = "CREATE TABLE notes (name BLOB PRIMARY KEY, note BLOB NOT NULL) WITHOUT ROWID"
-_MAGIC = b"SQLite format 3\0"
-_LEGACY_FORMAT = b"\1\1"  # without a write-ahead log
-_SUPER_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")  # ends a journal that names another file
+_SETTINGS = "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0"
+_SETTINGS_TO_WRITE = "PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY"
+_WRITE_AHEAD = b"\2\2"  # bytes 18 and 19 of a database whose newest pages are in another file
 
 _COMPANIONS = ("-journal", "-wal", "-shm")
 
@@ -63,10 +63,10 @@ class Database:
         self._owner = os.getpid()
         self._mutex = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._is_to_write = False
         self._lock_fd = -1  # of the directory, while there is a connection
         self._file: tuple[int, int] | None = None  # which the connection is to
         self._deadline = _Deadline()
-        self._has_journal = False  # an empty one stays between statements: to make it anew each time takes longer
 
     def run(self, sql: str, *parameters: bytes, makes: bool = False) -> tuple[list[Row], Exception | None]:
         """The rows of a statement, none where there is no database; and why it was made anew, if it was.
@@ -77,17 +77,20 @@ class Database:
         with self._mutex:
             if not self._is_there() and not makes:
                 return [], None
+            is_read = sql.startswith("SELECT")
             import sqlite3  # here, as it takes as long to import as half of this package
 
             try:
-                with self._held(makes):
-                    try:
-                        return self._execute(sql, parameters, makes), None
-                    except (_ForeignError, sqlite3.DatabaseError) as error:
-                        if not makes or not _is_damage(error):
-                            raise
-                        self._set_aside()
-                        return self._execute(sql, parameters, makes), error
+                self._lock(makes)
+                try:
+                    return self._connected(makes, is_read).execute(sql, parameters).fetchall(), None
+                except (_ForeignError, sqlite3.DatabaseError) as error:
+                    if not makes or not self._is_damage(error):
+                        raise
+                    self._set_aside()
+                    return self._connected(makes, is_read).execute(sql, parameters).fetchall(), error
+                finally:
+                    fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
             except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
                 # ValueError: of a name in the schema that isn't UTF-8, among others.
                 self._drop()
@@ -97,20 +100,23 @@ class Database:
                 raise
 
     def _is_there(self) -> bool:
-        """Whether there is a database. A connection to one that was removed or replaced is closed."""
+        """Whether there is a database. A connection to one that was removed or replaced is closed.
+
+        Raises OSError if it is no regular file: a FIFO would be waited for, and links lead anywhere.
+        """
         try:
             status = os.lstat(self.path)
         except (FileNotFoundError, NotADirectoryError):
             self._drop()
             return False
-        if status.st_size == 0 and stat.S_ISREG(status.st_mode):
-            return False  # somebody is making it
         if self._file != (status.st_dev, status.st_ino):
             self._drop()
-        return True
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", self.path)
+            self._file = status.st_dev, status.st_ino
+        return status.st_size > 0  # else somebody is making it
 
-    @contextlib.contextmanager
-    def _held(self, makes: bool) -> Iterator[None]:
+    def _lock(self, makes: bool) -> None:
         """Holds the database, against other processes and connections alike."""
         if self._lock_fd < 0:
             if makes:
@@ -120,52 +126,53 @@ class Database:
         nap = 0.0005
         while True:
             try:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                return fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise UnusableError(f"it was locked by another process for {_TIMEOUT:g} s") from None
                 time.sleep(nap)
                 nap = min(2 * nap, _LONGEST_NAP)
-        fd = self._lock_fd
-        try:
-            yield
-        finally:
-            if self._lock_fd == fd:  # else it is closed
-                fcntl.flock(fd, fcntl.LOCK_UN)
 
-    def _execute(self, sql: str, parameters: tuple[bytes, ...], makes: bool) -> list[Row]:
-        connection = self._connection
-        if connection is None:
-            connection = self._connect(makes)
+    def _connected(self, makes: bool, is_read: bool) -> sqlite3.Connection:
+        """A connection to what is proven to be ours; for who holds the lock."""
         self._deadline.begin()
-        self._has_journal |= makes
-        return connection.execute(sql, parameters).fetchall()
+        if self._connection is None:
+            self._connection = self._connect(makes)
+            self._is_to_write = makes
+        if not self._is_to_write and not is_read:
+            self._connection.executescript(_SETTINGS_TO_WRITE)
+            self._is_to_write = True
+        return self._connection
 
     def _connect(self, makes: bool) -> sqlite3.Connection:
-        """A connection to what is proven to be ours; for who holds the lock."""
         import sqlite3
 
         if makes:
-            _make_file(self.path, self._directory)
-        self._file = _check_files(self.path, makes)
-        name = "".join(f"%{byte:02x}" for byte in os.fsencode(os.path.abspath(self.path)))
-        uri = f"file:{name}?vfs=unix-none&mode=rw"
-        connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+            self._file = _make_file(self.path, self._directory)
+        if os.path.lexists(f"{self.path}-journal"):
+            # SQLite would undo what it says, and remove the files that it names.
+            raise _ForeignError("it has a journal, which is not ours")
+        connection = sqlite3.connect(
+            _uri(self.path), uri=True, timeout=0, isolation_level=None, check_same_thread=False
+        )
         try:
             connection.text_factory = bytes
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
             connection.set_progress_handler(self._deadline, _OPCODES)
-            self._deadline.begin()
-            for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "synchronous=OFF"):
-                connection.execute(f"PRAGMA {pragma}")
-            connection.execute("PRAGMA journal_mode=TRUNCATE")
+            connection.executescript(f"{_SETTINGS}; {_SETTINGS_TO_WRITE}" if makes else _SETTINGS)
             _check_schema(connection, makes)
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
         return connection
+
+    def _is_damage(self, error: Exception) -> bool:
+        """Whether the database is no good, and not only not to be had now."""
+        name = getattr(error, "sqlite_errorname", "")
+        if isinstance(error, _ForeignError) or name == "SQLITE_NOTADB" or name.startswith("SQLITE_CORRUPT"):
+            return True
+        with open(self.path, "rb", buffering=0) as fp:  # which is a regular file
+            return fp.read(20)[18:] == _WRITE_AHEAD or os.path.lexists(f"{self.path}-wal")
 
     def _set_aside(self) -> None:
         """Makes way for a new database; of those that are no good, the last is kept."""
@@ -187,11 +194,8 @@ class Database:
             os.close(lock_fd)
 
     def close(self) -> None:
-        """Closes it; the next statement opens it again. Raises UnusableError and OSError."""
+        """Closes it; the next statement opens it again."""
         self._leave_parent()
-        if self._has_journal:
-            self._has_journal = False
-            self.run("PRAGMA journal_mode=DELETE")
         with self._mutex:
             self._drop()
 
@@ -227,42 +231,11 @@ class _Deadline:
         return time.monotonic() > self._end
 
 
-def _check_files(path: str, makes: bool) -> tuple[int, int]:
-    """Looks at the files before SQLite does; which file the database is.
-
-    Raises _ForeignError for one of another kind or version: to a journal that names other files SQLite would lend a
-    hand in removing them.
-    """
-    status = os.lstat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.ELOOP if stat.S_ISLNK(status.st_mode) else errno.EINVAL, "not a regular file", path)
-    head = _read(path, 0, 100)
-    if not (makes and not head):
-        if not head.startswith(_MAGIC) or len(head) < 100:
-            raise _ForeignError("it is no database")
-        version = int.from_bytes(head[60:64], "big")
-        if head[18:20] != _LEGACY_FORMAT or version != _SCHEMA_VERSION:
-            raise _ForeignError(f"its schema is version {version}, not {_SCHEMA_VERSION}")
-    if os.path.lexists(f"{path}-wal"):
-        raise _ForeignError("it has a write-ahead log, which is not ours")
-    journal = f"{path}-journal"
-    try:
-        size = os.lstat(journal).st_size
-    except FileNotFoundError:
-        pass
-    else:
-        if not stat.S_ISREG(os.lstat(journal).st_mode) or _read(journal, max(size - 8, 0), 8) == _SUPER_JOURNAL_MAGIC:
-            raise _ForeignError("it has a journal that is not ours")
-    return status.st_dev, status.st_ino
-
-
-def _read(path: str, offset: int, size: int) -> bytes:
-    # No locks are lost by the closing, which SQLite would have to fear: unix-none has none.
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return os.pread(fd, size, offset)
-    finally:
-        os.close(fd)
+def _uri(path: str) -> bytes:
+    name = os.fsencode(path)
+    for special in b"%?#":  # in this order
+        name = name.replace(b"%c" % special, b"%%%02x" % special)
+    return b"file:%s%s?vfs=unix-none&mode=rw" % (b"//" if name.startswith(b"/") else b"", name)
 
 
 def _check_schema(connection: sqlite3.Connection, makes: bool) -> None:
@@ -283,12 +256,6 @@ def _schema(connection: sqlite3.Connection) -> list[Row]:
     return connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 2").fetchall()
 
 
-def _is_damage(error: Exception) -> bool:
-    """Whether the database is no good, and not only not to be had now."""
-    name = getattr(error, "sqlite_errorname", "")
-    return isinstance(error, _ForeignError) or name == "SQLITE_NOTADB" or name.startswith("SQLITE_CORRUPT")
-
-
 def _make_directory(path: str) -> None:
     try:
         os.mkdir(path, 0o700)
@@ -297,12 +264,13 @@ def _make_directory(path: str) -> None:
     _give(path, os.path.dirname(path) or ".", 0o700)
 
 
-def _make_file(path: str, directory: str) -> None:
-    try:
+def _make_file(path: str, directory: str) -> tuple[int, int]:
+    """Makes an empty file if there is none; which one it is."""
+    with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        return
-    _give(path, directory, 0o600)
+        _give(path, directory, 0o600)
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
 
 
 def _give(path: str, directory: str, mode: int) -> None:

@@ -117,4 +117,6 @@ def regular_fd(fp: object) -> int | None:
         return None
     assert isinstance(raw, io.RawIOBase)
     fd = raw.fileno()
+    if type(raw) is RegularFile:
+        return fd
     return fd if stat.S_ISREG(os.fstat(fd).st_mode) else None

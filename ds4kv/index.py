@@ -144,9 +144,10 @@ def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
         file, file_size = stamp(status), status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+            raise OSError(code, "not a regular file", path)
         first = read_at(fd, 0, _FIRST_SIZE)
         fields = _HEAD.unpack_from(first) if len(first) == _FIRST_SIZE else None
         kind = _plain_layout(fields, first, file_size) if fields is not None else None

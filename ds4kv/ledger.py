@@ -64,16 +64,18 @@ class Ledger:
         note = self.get(name)
         return None if note is None else note.applying(fd)
 
-    def renew(self, path: str, trailer: bytes | None = None) -> None:
-        """Notes that the caller has touched a file or, with ``trailer``, written this one to it."""
+    def renew(self, path: str, trailer: bytes | None = None, *, note: Note | None = None) -> None:
+        """Notes that the caller has touched a file or, with ``trailer``, written this one to it.
+
+        ``note`` is what was known of it before, where the caller has that: it needn't be looked up then.
+        """
         name = os.path.basename(path)
-        note = self.get(name)
-        if note is None:
-            return
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                later = note.rewritten(fd, trailer)
+                if note is None or not note.is_of(os.fstat(fd)):
+                    note = self.get(name)
+                later = note and note.rewritten(fd, trailer)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -84,10 +86,7 @@ class Ledger:
 
     def close(self) -> None:
         """Closes the database; the next call opens it again."""
-        try:
-            self._database.close()
-        except (UnusableError, OSError) as error:
-            self._complain(error)
+        self._database.close()
 
     def _run(self, sql: str, *parameters: bytes, makes: bool = False) -> list[tuple[bytes | int | float | None, ...]]:
         try:

@@ -142,9 +142,12 @@ class Note(
         """Whether this is the very file that was noted, and nobody has written to it since. Raises OSError."""
         return self._has_stamp(os.fstat(fd)) and self.birth_ns == _core.file_birth(fd) != 0
 
+    def is_of(self, status: os.stat_result) -> bool:
+        """Whether it is the very file that was noted, as long as that exists."""
+        return (status.st_dev, status.st_ino) == (self.device, self.inode)
+
     def _has_stamp(self, status: os.stat_result) -> bool:
-        stamp = status.st_dev, status.st_ino, status.st_mtime_ns
-        return stamp == (self.device, self.inode, self.mtime_ns) and self.boot == boot() != 0
+        return self.is_of(status) and status.st_mtime_ns == self.mtime_ns and self.boot == boot() != 0
 
     def applying(self, fd: int) -> Self | None:
         """Itself if it is about this open file, else None: another one has its name, or may have.
@@ -174,11 +177,14 @@ class Note(
         """
         start, region_bytes = _region(self.head)
         if region_bytes == 0:  # then the text tells
-            return bool(_core.hash64(read_at(fd, PREFIX_SIZE, start - PREFIX_SIZE)) == self.text_sum)
+            return self._has_text(read_at(fd, PREFIX_SIZE, start - PREFIX_SIZE))
         noted = _SAMPLES.unpack(self.samples)
-        found = _pieces(fd, self.head)
-        told = [_core.hash64(piece) == sample for sample, piece in zip(noted, found, strict=True) if sample]
-        return 0 < len(told) <= 2 * sum(told)
+        left = -(-sum(map(bool, noted)) // 2)
+        for sample, place in zip(noted, _places(self.head), strict=True):
+            left -= sample != 0 and _core.hash64(read_at(fd, *place)) == sample
+            if left <= 0:
+                return any(noted)
+        return False
 
     def _has_size(self, fd: int) -> bool:
         start, region_bytes = _region(self.head)
@@ -186,8 +192,11 @@ class Note(
 
     def check_text(self, text: bytes) -> None:
         """Raises CorruptError if this isn't the text that was noted."""
-        if _core.hash64(text) != self.text_sum:
+        if not self._has_text(text):
             raise CorruptError("the text is not the one that was saved", offset=PREFIX_SIZE, field="text")
+
+    def _has_text(self, text: bytes) -> bool:
+        return bool(_core.hash64(text) == self.text_sum)
 
     def check_trailer(self, trailer: bytes, fd: int, *, offset: int) -> Verdict:
         """OK for the trailer that was noted, UNKNOWN for one that may have been written since.
@@ -206,7 +215,7 @@ class Note(
         )
 
     def _has_trailer(self, trailer: bytes) -> bool:
-        return len(trailer) == self.trailer_bytes and _core.hash64(trailer) == self.trailer_sum
+        return len(trailer) == self.trailer_bytes and bool(_core.hash64(trailer) == self.trailer_sum)
 
     def rewritten(self, fd: int, trailer: bytes | None = None) -> Self | None:
         """The note of the same open file after a hit or, with ``trailer``, a trailer was written to it.
@@ -224,7 +233,7 @@ class Note(
         if trailer is not None:
             note = note._replace(trailer_bytes=len(trailer), trailer_sum=_core.hash64(trailer))
         head = read_at(fd, 0, PREFIX_SIZE)
-        if (status.st_dev, status.st_ino) != (self.device, self.inode):
+        if not self.is_of(status):
             note = note._replace(device=status.st_dev, inode=status.st_ino, birth_ns=_core.file_birth(fd))
         if _facts(head) not in later or not self._has_region(fd):
             return None
@@ -241,7 +250,7 @@ def _samples(fd: int, head: bytes) -> bytes:
 
     That is of one byte, over and over: many payloads end with zeros. Only where all four are so, all tell.
     """
-    pieces = _pieces(fd, head)
+    pieces = [read_at(fd, *place) for place in _places(head)]
     is_telling = [piece.count(piece[:1]) < len(piece) for piece in pieces]
     if not any(is_telling):
         is_telling = [True] * _SAMPLE_COUNT
@@ -249,12 +258,12 @@ def _samples(fd: int, head: bytes) -> bytes:
     return _SAMPLES.pack(*sums)
 
 
-def _pieces(fd: int, head: bytes) -> list[bytes]:
-    """Beginning, end and two places between of the region that is at where ``head`` says, as far as they are there."""
+def _places(head: bytes) -> list[tuple[int, int]]:
+    """Offset and size of beginning, end and two places between, of the region that is at where ``head`` says."""
     start, region_bytes = _region(head)
     size = min(_SAMPLE_SIZE, -(-region_bytes // _SAMPLE_COUNT))
     step = (region_bytes - size) // (_SAMPLE_COUNT - 1)
-    return [read_at(fd, start + step * i, size) for i in range(_SAMPLE_COUNT)]
+    return [(start + step * i, size) for i in range(_SAMPLE_COUNT)]
 
 
 def _region(head: bytes) -> tuple[int, int]:

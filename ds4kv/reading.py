@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     StrPath = str | os.PathLike[str]
 
+_TOOL_MAP = int(Ext.TOOL_MAP)
+
 __all__ = ["CheckpointReader", "examine", "judging"]
 
 
@@ -172,7 +174,7 @@ class CheckpointReader(Single):
 
     def _read_trailer(self) -> tuple[bytes, Verdict]:
         fd, start = self._fp.fileno(), self._region_end
-        is_flagged = bool(self.header.ext_flags & Ext.TOOL_MAP)
+        is_flagged = bool(self.header.ext_flags & _TOOL_MAP) or (self.note is not None and self.note.has_tool_map)
         trailer = read_at_rest(fd, start, lambda size, _: self._fp.read_at(start, size), is_flagged=is_flagged)
         if trailer is None:
             return b"", Verdict.UNKNOWN

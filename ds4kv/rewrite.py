@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["identity", "read_at_rest", "rewrite_trailer", "touch", "write_at"]
 
+_TOOL_MAP = int(Ext.TOOL_MAP)
 _MAX_HITS = (1 << 32) - 1
 _REST_SECONDS = 0.05  # a trailer is rewritten in less than a millisecond
 _COARSE_TICK_NS = 20_000_000  # of the clock that stamps writes: 10 ms at most
@@ -135,7 +136,7 @@ def _trailer_state(fd: int, start: int) -> tuple[int, bool, int, int]:
     status = os.fstat(fd)
     size = max(status.st_size - start, 0)
     flags = read_at(fd, _EXT_FLAGS_AT, 1) if size else b""
-    return size, bool(flags) and bool(flags[0] & Ext.TOOL_MAP), status.st_mtime_ns, status.st_ctime_ns
+    return size, bool(flags) and bool(flags[0] & _TOOL_MAP), status.st_mtime_ns, status.st_ctime_ns
 
 
 @contextlib.contextmanager

@@ -121,8 +121,10 @@ class _Writer(Finishable, Stream):
         An exception of the file object, or of a signal handler, passes through; the stream is broken after, and only to
         be abandoned. Raises ValueError if that is more than raw_total announced, CancelledError after cancel().
         """
-        self._refuse_second()
-        self._settle_file()
+        if self._turn.locked():
+            self._refuse_second()
+        if self._c_file is not None:
+            self._settle_file()
         with self._turn:
             self._thread = threading.get_ident()
             if self.closed or self._complete:
@@ -150,6 +152,9 @@ class _Writer(Finishable, Stream):
 
     def _write(self, data: memoryview) -> None:
         """Passes on to the file object, in steps."""
+        if len(data) <= _STEP_SIZE:
+            write_all(self._fp, data)
+            return
         for start in range(0, len(data), _STEP_SIZE):
             self._look()
             with data[start : start + _STEP_SIZE] as step:
@@ -354,9 +359,10 @@ class RawWriter(_Writer):
 
     def _put(self, payload: Any) -> None:
         for start in range(0, len(payload), _STEP_SIZE):
+            self._look()
             stop = min(len(payload), start + _STEP_SIZE)
             with _core.view(payload, start, stop) as step:
-                self._write(step)
+                write_all(self._fp, step)
             if self._hasher is not None:
                 self._sum_up(self._hasher, payload, start, stop)
 
@@ -439,7 +445,7 @@ class _Reader(Single, Stream):
         Raises CorruptError for proven-wrong bytes, TruncatedError if the file object ends before the region,
         CancelledError after cancel(). While another thread reads, RuntimeError.
         """
-        return self._read(b, whole_rest=False)
+        return self._read(b, False)
 
     def readinto_exactly(self, b: WriteableBuffer, /) -> None:
         """Fills any writable C-contiguous buffer with all that is left of the payload.
@@ -447,11 +453,13 @@ class _Reader(Single, Stream):
         Raises ValueError, before anything is read, if that is not the buffer's size: then it is of another engine, or
         another setting. Else as readinto().
         """
-        self._read(b, whole_rest=True)
+        self._read(b, True)
 
-    def _read(self, b: WriteableBuffer, *, whole_rest: bool) -> int:
-        self._refuse_second()
-        self._refuse_if_c_reads()
+    def _read(self, b: WriteableBuffer, whole_rest: bool) -> int:
+        if self._turn.locked():
+            self._refuse_second()
+        if self._c_file is not None:
+            self._refuse_if_c_reads()
         with self._turn:
             self._thread = threading.get_ident()
             self._check_open()
@@ -605,8 +613,10 @@ class PayloadReader(_Reader):
             self._ring_position = self._position + n
         except BaseException as error:
             self._drop()  # a file that seeks can be tried again
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = path_of(self._fp)
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                path = path_of(self._fp)
+                if path is not None:
+                    error.filename = path
             raise
         if self._start is not None and self._ring_position == self._raw_total:
             self._fp.seek(self._start + self._region_bytes)
@@ -736,11 +746,13 @@ class RawReader(_Reader):
             raise Ds4kvError("an earlier read failed, and the file object can't seek back")
         self._is_lost = True  # until all of it is there
         done = 0
-        while done < n:
-            self._look()
+        while True:
             with _core.view(room, done, min(n, done + _STEP_SIZE)) as step:
                 took = read_into(self._fp, step)
             if took == 0:
                 raise TruncatedError("the input ends within the payload", offset=self._position + done, field="payload")
             done += took
+            if done == n:
+                break
+            self._look()
         self._is_lost = False

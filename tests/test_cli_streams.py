@@ -91,7 +91,7 @@ def test_a_full_disk_below_cat(options: list[str], path: Path) -> None:
     assert (code, err.decode()) == (1, f"ds4kv: error: stdout: {why}\n")
 
 
-@pytest.mark.parametrize("command", ["convert", "salvage", "upgrade", "ab"])
+@pytest.mark.parametrize("command", ["convert", "salvage", "upgrade", "ab", "verify"])
 def test_what_has_no_room_is_named_and_how_much_was_to_be_written(command: str, tmp_path: Path) -> None:
     """By the limit on the size of files: that is met where a full disk is, in the middle of a write."""
     payload = os.urandom(1000)
@@ -104,6 +104,7 @@ def test_what_has_no_room_is_named_and_how_much_was_to_be_written(command: str, 
         "convert": (["convert", source, target, "--layout", "v1"], target),
         "salvage": (["salvage", source, target], target),
         "upgrade": (["upgrade", directory, "--layout", "v1"], source),
+        "verify": (["verify", *[source] * 9, "--resume", target], target),
         "ab": (["ab", "--csv", "--rounds", "1", "--dir", tmp_path, source], "ab.kv"),
     }[command]
     code = """
@@ -122,7 +123,8 @@ sys.exit(main(sys.argv[2:]))
         assert bool(re.search(rf"{where}: .*File too large: [0-9]+ bytes were to be written", told)) == bool(expected)
         if expected:
             assert source.read_bytes() == before
-            assert sorted(tmp_path.iterdir()) == [directory]
+            assert [name for name in tmp_path.iterdir() if ".tmp." in name.name or "ds4kv-ab-" in name.name] == []
+            assert target.exists() == (command == "verify")
 
 
 # -------------------------------------------------------------------------------- closed descriptors

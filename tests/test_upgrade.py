@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -241,11 +242,11 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], times:
     """Has something happen when the new file is ready, and before the lock is taken."""
     left = [times]
 
-    def lock_late(directory: str) -> Any:
+    def lock_late(directory: str, **options: Any) -> Any:
         if left[0]:
             left[0] -= 1
             act()
-        return locked(directory)
+        return locked(directory, **options)
 
     monkeypatch.setattr(upgrade_module, "locked", lock_late)
 
@@ -318,6 +319,39 @@ def test_a_file_that_was_removed_is_not_brought_back(kv: Path, monkeypatch: pyte
     [outcome] = upgraded(kv)
     assert outcome.action == "skipped"
     assert names(kv) == []
+
+
+@pytest.mark.parametrize(("kind", "action"), [(errno.ESTALE, "skipped"), (errno.EIO, "failed")])
+def test_a_file_that_is_being_written_is_skipped(
+    kind: int, action: str, kv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(kv)
+    before = path.read_bytes()
+
+    def fail(source: Any, payload: Any) -> bytes:
+        raise OSError(kind, "the file was changed while it was read", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrade_module, "_copy", fail)
+        assert actions(kv) == actions(kv, dry_run=True) == [action]
+    assert names(kv) == [path.name]
+    assert path.read_bytes() == before
+    assert actions(kv) == ["upgraded"]
+
+
+@pytest.mark.parametrize("kind", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_upgrades_without_locks_leave_nothing_open(kind: int, kv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(kv)
+
+    def none(fd: int, how: int) -> None:
+        raise OSError(kind, os.strerror(kind))
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(fcntl, "flock", none)
+    for layout in ("v2", "v1", "v2"):
+        upgraded(kv, layout=layout)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert names(kv) == [path.name]
 
 
 def test_what_opened_the_old_file_reads_on(kv: Path) -> None:

@@ -10,6 +10,7 @@ The library needs cffi alone, and so do all subcommands but ``ab``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -40,6 +41,7 @@ _COMMANDS = {
     "sessions": "list the conversations that ds4-agent saved",
 }
 _EXTRA = ("numpy", "rich")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,8 +112,13 @@ def _delivering() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            with contextlib.suppress(OSError):
+                _flush()  # the first failure says more than that of what is left
+        else:
             _flush()  # if it was stdout that failed it fails again, and the error names it
+            if error.errno in _NO_ROOM:  # one without a buffer doesn't; and of files, those that are written have names
+                error.filename = "stdout"
         raise
     finally:
         _flush()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import ds4kv
 from ds4kv.cli.arguments import UsageError
@@ -49,12 +50,20 @@ def run(args: argparse.Namespace) -> int:
 def _write(parts: Iterable[memoryview], size: int) -> None:
     """Writes ``size`` bytes in all. Raises OSError, which names stdout if it is that which fails."""
     for part in parts:
-        try:
+        with _naming_stdout(size):
             sys.stdout.buffer.write(part)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OSError(error.errno, f"{reason(error)}: {size:,} bytes were to be written", "stdout") from error
+    with _naming_stdout(size):
+        sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def _naming_stdout(size: int) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever reads it has seen enough
+    except OSError as error:
+        raise OSError(error.errno, f"{reason(error)}: {size:,} bytes were to be written", "stdout") from error
 
 
 def _show(text: bytes) -> None:

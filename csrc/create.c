@@ -1,0 +1,188 @@
+/*
+ * create.c - a checkpoint that is written, to a draft that takes its name in the end.
+ */
+#define _GNU_SOURCE /* fseeko */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checkpoint.h"
+#include "ds4kv_stdio.h"
+
+#define CHECKED_LEVEL 1 /* LZ4HC, as ds4 has it */
+#define LEAST_SAVING 64 /* v2-checked saves one byte of so many, or is not used */
+
+/* Why writing to the draft failed: what its stream has met, or what the call that failed says. */
+static int why(const checkpoint *c)
+{
+    int os_error = errno;
+    return draft_error(c->draft) ? draft_error(c->draft) : os_error;
+}
+
+/* Makes a draft for the target, and its stream. errno, or 0. */
+static int begin_draft(checkpoint *c, const char *target)
+{
+    int os_error = draft_new(&c->draft, target);
+    if (os_error == 0 && !(c->file = draft_stream(c->draft)))
+        os_error = errno;
+    return os_error;
+}
+
+static int write_front(checkpoint *c, const void *text, ds4kv_fault *fault)
+{
+    uint8_t front[PREFIX_SIZE];
+    int status = ds4kv_header_pack(&c->seen.header, front, fault);
+    if (status != DS4KV_OK)
+        return status;
+    put_u32(front + DS4KV_HEADER_SIZE, c->seen.text_bytes);
+    size_t n = c->seen.text_bytes;
+    if (fwrite(front, 1, sizeof front, c->file) != sizeof front || (n && fwrite(text, 1, n, c->file) != n) ||
+        fflush(c->file) != 0)
+        return io_fault(fault, "can't be written", why(c));
+    return DS4KV_OK;
+}
+
+static int create_all(checkpoint *c, const char *path, const void *text, size_t text_bytes, int workers,
+                      ds4kv_fault *fault)
+{
+    uint8_t head[DS4KV_HEADER_SIZE];
+    const ds4kv_header *header = &c->seen.header;
+    int status = ds4kv_header_pack(header, head, fault);
+    if (status == DS4KV_OK)
+        status = workers_fault(fault, workers);
+    if (status == DS4KV_OK && header->layout == DS4KV_LAYOUT_V2_MID)
+        status = fault_set(fault, DS4KV_PARAM, 21, "layout", "v2-mid is read here, not written: use v2-checked");
+    if (status == DS4KV_OK && header->codec == DS4KV_CODEC_LZ4HC)
+        status = fault_set(fault, DS4KV_PARAM, 7, "codec", "LZ4HC is read here, not written: use codec LZ4");
+    if (status == DS4KV_OK && text_bytes > UINT32_MAX)
+        status = fault_set(fault, DS4KV_PARAM, 48, "text_bytes", "a text of %zu bytes; its length has 32 bits",
+                           text_bytes);
+    if (status == DS4KV_OK)
+        status = name_fault(fault, DS4KV_PARAM, path, text, text_bytes);
+    if (status != DS4KV_OK)
+        return status;
+    int os_error = begin_draft(c, path);
+    if (os_error != 0)
+        return io_fault(fault,
+                        os_error == EISDIR || os_error == EEXIST
+                            ? "not a regular file, and not to be replaced by one"
+                            : "can't be created",
+                        os_error);
+
+    c->seen.text_bytes = (uint32_t)text_bytes;
+    c->region_start = PREFIX_SIZE + text_bytes;
+    status = write_front(c, text, fault);
+    if (status != DS4KV_OK)
+        return status;
+    int form = header_form(header), level = form == DS4KV_FORM_CHECKED ? CHECKED_LEVEL : 0;
+    c->seen.payload = form == DS4KV_FORM_RAW
+                          ? c->file
+                          : ds4kv_fopen_writer_as(c->file, header->chunk_size, (uint32_t)form, level, workers);
+    return c->seen.payload ? DS4KV_OK : io_fault(fault, "can't be written", why(c));
+}
+
+int ds4kv_checkpoint_create(ds4kv_checkpoint **out, const char *path, const ds4kv_header *header, const void *text,
+                            size_t text_bytes, int workers, ds4kv_fault *fault)
+{
+    *out = NULL;
+    checkpoint *c = checkpoint_new(fault);
+    if (!c)
+        return DS4KV_NOMEM;
+    c->is_written = true;
+    c->seen.header = *header;
+    c->seen.header.payload_bytes = 0;
+    int status = create_all(c, path, text, text_bytes, workers, fault);
+    if (status == DS4KV_OK)
+        *out = &c->seen;
+    else
+        checkpoint_destroy(c);
+    return status;
+}
+
+/* ---- what v2-checked saves too little of ---- */
+
+static int copy(FILE *to, FILE *from, uint64_t n)
+{
+    char piece[65536];
+    errno = EIO; /* if a stream gives no reason */
+    for (size_t part; n > 0; n -= part) {
+        part = n < sizeof piece ? (size_t)n : sizeof piece;
+        if (fread(piece, 1, part, from) != part || fwrite(piece, 1, part, to) != part)
+            return errno;
+    }
+    return fflush(to) == 0 ? 0 : errno;
+}
+
+/* Header, text and payload of the draft `from`, to one of layout v1, which c has now. errno, or 0. */
+static int copy_raw(checkpoint *c, const draft *from, uint64_t region_bytes)
+{
+    uint64_t raw_total;
+    FILE *in = fopen(draft_path(from), "rbe");
+    int error = in ? begin_draft(c, draft_target(from)) : errno;
+    if (error == 0)
+        error = copy(c->file, in, c->region_start);
+    if (error == 0 && region_bytes > DS4KV_FRAME_SIZE) {
+        FILE *payload = ds4kv_fopen_reader_as(in, region_bytes, c->seen.header.chunk_size, DS4KV_FORM_CHECKED, 0,
+                                              &raw_total);
+        error = payload ? copy(c->file, payload, raw_total) : errno;
+        if (payload)
+            fclose(payload);
+    }
+    if (in)
+        fclose(in);
+    return error;
+}
+
+/* A payload of no bytes has no region of this layout at all: there, the frame stands alone. */
+int checkpoint_store_raw_if_better(checkpoint *c)
+{
+    uint8_t head[DS4KV_FRAME_SIZE];
+    size_t n = sizeof head;
+    off_t end = ftello(c->file);
+    int os_error = errno;
+    if (end < 0 || file_read(draft_fd(c->draft), head, &n, c->region_start, &os_error) != DS4KV_OK)
+        return os_error;
+    uint64_t raw_total = get_u64(head), region_bytes = (uint64_t)end - c->region_start;
+    if (raw_total > region_bytes && LEAST_SAVING * (raw_total - region_bytes) >= raw_total)
+        return 0;
+
+    FILE *file = c->file;
+    draft *compressed = c->draft;
+    c->file = NULL;
+    c->draft = NULL;
+    int error = copy_raw(c, compressed, region_bytes);
+    fclose(file);
+    draft_free(compressed);
+    c->seen.header.layout = DS4KV_LAYOUT_V1;
+    c->seen.header.codec = DS4KV_CODEC_NONE;
+    c->seen.header.chunk_size = 0;
+    return error;
+}
+
+/* ---- the end ---- */
+
+int checkpoint_publish(checkpoint *c, ds4kv_fault *fault)
+{
+    uint8_t head[DS4KV_HEADER_SIZE];
+    if (checkpoint_end_payload(c) != 0)
+        return io_fault(fault, "the payload can't be written", c->os_error);
+    c->seen.header.payload_bytes = c->region_end - c->region_start;
+    int os_error, status = ds4kv_header_pack(&c->seen.header, head, fault);
+    if (status != DS4KV_OK)
+        return status;
+    if (fseeko(c->file, 0, SEEK_SET) != 0 || fwrite(head, 1, sizeof head, c->file) != sizeof head ||
+        fflush(c->file) != 0 || draft_error(c->draft) != 0)
+        return io_fault(fault, "can't be written", why(c));
+    if (c->seen.fsync && fsync(draft_fd(c->draft)) != 0)
+        return io_fault(fault, "can't be sent to the disk", errno);
+    FILE *file = c->file;
+    c->file = NULL;
+    if (fclose(file) != 0)
+        return io_fault(fault, "can't be written", why(c));
+    if ((os_error = draft_publish(c->draft)) != 0)
+        return io_fault(fault, "can't take its name", os_error);
+    if (c->seen.fsync && (os_error = draft_sync_name(c->draft)) != 0)
+        return io_fault(fault, "has its name, which can't be sent to the disk", os_error);
+    return DS4KV_OK;
+}

@@ -1,0 +1,158 @@
+/*
+ * open.c - a checkpoint that is read: what is wrong with it is found before anything is allocated for it.
+ *
+ * What is read from the file by its number is read before its stream begins.
+ */
+#define _GNU_SOURCE /* fdopen, fseeko */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "checkpoint.h"
+#include "ds4kv_stdio.h"
+
+static int open_regular(checkpoint *c, const char *path, uint64_t *size, ds4kv_fault *fault)
+{
+    struct stat stat;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO would be waited for before it can be refused */
+    if (fd < 0)
+        return io_fault(fault, "can't be opened", errno);
+    int os_error = fstat(fd, &stat) != 0 ? errno : S_ISDIR(stat.st_mode) ? EISDIR : S_ISREG(stat.st_mode) ? 0 : EINVAL;
+    if (os_error == 0 && !(c->file = fdopen(fd, "rb")))
+        os_error = errno;
+    if (os_error != 0) {
+        close(fd);
+        return io_fault(fault, "can't be read as a regular file", os_error);
+    }
+    *size = (uint64_t)stat.st_size;
+    return DS4KV_OK;
+}
+
+static int read_at(const checkpoint *c, void *bytes, size_t n, uint64_t offset, ds4kv_fault *fault)
+{
+    int os_error, status = file_read(fileno(c->file), bytes, &n, offset, &os_error);
+    if (status == DS4KV_TRUNCATED)
+        return fault_set(fault, status, offset + n, "file", "the file became shorter while it was read");
+    return status == DS4KV_IO ? io_fault(fault, "can't be read", os_error) : status;
+}
+
+static int read_text(checkpoint *c, uint64_t left, ds4kv_fault *fault)
+{
+    uint32_t n = c->seen.text_bytes;
+    if (n > left)
+        return fault_set(fault, DS4KV_TRUNCATED, 48, "text_bytes",
+                         "a text of %" PRIu32 " bytes is claimed, the file has %" PRIu64 " left", n, left);
+    if (c->seen.header.payload_bytes > left - n)
+        return fault_set(fault, DS4KV_TRUNCATED, 40, "payload_bytes",
+                         "a region of %" PRIu64 " bytes is claimed, the file has %" PRIu64 " left",
+                         c->seen.header.payload_bytes, left - n);
+    char *text = malloc((size_t)n + 1);
+    if (!text)
+        return fault_set(fault, DS4KV_NOMEM, 48, "text_bytes", "no memory for a text of %" PRIu32 " bytes", n);
+    text[n] = 0;
+    c->seen.text = text;
+    return read_at(c, text, n, PREFIX_SIZE, fault);
+}
+
+static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
+{
+    const ds4kv_header *header = &c->seen.header;
+    int form = header_form(header);
+    if (form != DS4KV_FORM_RAW) {
+        /* stdio.c reads the frame as well, and has but an errno to say what is wrong with it. */
+        uint8_t head[DS4KV_FRAME_SIZE];
+        size_t n = header->payload_bytes < sizeof head ? 0 : sizeof head;
+        int status = read_at(c, head, n, c->region_start, fault);
+        if (status != DS4KV_OK)
+            return status;
+        uint32_t frame_form = form < 0 ? DS4KV_FORM_PLAIN : (uint32_t)form; /* their frames are the same */
+        status = ds4kv_frame_decode(&c->frame, head, header->payload_bytes, header->chunk_size, frame_form, fault);
+        if (status != DS4KV_OK) {
+            fault->offset += c->region_start;
+            return status;
+        }
+        if (form < 0)
+            status = mid_form(&c->frame.form, &c->frame, fileno(c->file), c->region_start, header->payload_bytes, fault);
+        if (status != DS4KV_OK)
+            return status;
+    }
+    if (fseeko(c->file, (off_t)c->region_start, SEEK_SET) != 0)
+        return io_fault(fault, "can't be read", errno);
+    c->seen.payload = ds4kv_fopen_reader_as(c->file, header->payload_bytes, header->chunk_size, c->frame.form, workers,
+                                            &c->seen.raw_total);
+    return c->seen.payload ? DS4KV_OK : io_fault(fault, "the payload can't be read", errno);
+}
+
+static int open_all(checkpoint *c, const char *path, int workers, ds4kv_fault *fault)
+{
+    uint64_t size = 0;
+    int status = workers_fault(fault, workers);
+    if (status == DS4KV_OK)
+        status = open_regular(c, path, &size, fault);
+    if (status == DS4KV_OK)
+        status = layout_examine(&c->seen.header, &c->seen.text_bytes, fileno(c->file), size, fault);
+    if (status == DS4KV_OK)
+        status = read_text(c, size - PREFIX_SIZE, fault);
+    if (status == DS4KV_OK)
+        status = name_fault(fault, DS4KV_CORRUPT, path, c->seen.text, c->seen.text_bytes);
+    if (status != DS4KV_OK)
+        return status;
+    c->region_start = PREFIX_SIZE + (uint64_t)c->seen.text_bytes;
+    c->region_end = c->region_start + c->seen.header.payload_bytes;
+    c->seen.trailer_bytes = size - c->region_end;
+    return open_payload(c, workers, fault);
+}
+
+int ds4kv_checkpoint_open(ds4kv_checkpoint **out, const char *path, int workers, ds4kv_fault *fault)
+{
+    *out = NULL;
+    checkpoint *c = checkpoint_new(fault);
+    if (!c)
+        return DS4KV_NOMEM;
+    int status = open_all(c, path, workers, fault);
+    if (status == DS4KV_OK)
+        *out = &c->seen;
+    else
+        checkpoint_destroy(c);
+    return status;
+}
+
+/* An errno has no room for what is wrong, and where: the region is read once more, up to there. */
+static int find_fault(checkpoint *c, ds4kv_fault *fault)
+{
+    struct stat stat;
+    if (c->seen.header.codec == DS4KV_CODEC_NONE && fstat(fileno(c->file), &stat) == 0)
+        return fault_set(fault, DS4KV_TRUNCATED, (uint64_t)stat.st_size, "payload",
+                         "the input ends within the payload");
+    uint8_t raw[4096];
+    ds4kv_reader *reader;
+    int64_t status = ds4kv_reader_new(&reader, &c->frame, c->seen.header.payload_bytes, 0, DS4KV_FRAME_SIZE, 0);
+    if (status == DS4KV_OK)
+        status = ds4kv_reader_from_file(reader, fileno(c->file), c->region_start);
+    for (uint64_t left = c->frame.raw_total; status >= 0 && left > 0; left -= (uint64_t)status)
+        status = ds4kv_reader_take(reader, raw, sizeof raw, 1);
+    if (status == DS4KV_CORRUPT || status == DS4KV_TRUNCATED) {
+        ds4kv_reader_fault(reader, fault);
+        fault->offset += c->region_start;
+    } else {
+        status = io_fault(fault, "the payload can't be read", status == DS4KV_NOMEM ? ENOMEM : EIO);
+    }
+    ds4kv_reader_free(reader);
+    return (int)status;
+}
+
+int checkpoint_judge(checkpoint *c, ds4kv_fault *fault)
+{
+    if (checkpoint_end_payload(c) == 0)
+        return DS4KV_OK;
+    bool is_proven = c->os_error == EBADMSG;
+#ifdef ENODATA
+    is_proven = is_proven || c->os_error == ENODATA;
+#endif
+    return is_proven ? find_fault(c, fault) : io_fault(fault, "the payload can't be read", c->os_error);
+}
+

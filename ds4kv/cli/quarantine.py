@@ -24,8 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [-h] DIR [--clear [NAME ...]] [--json]"  # DIR first, or --clear takes it for a name
     parser.epilog = (
         "ds4kv salvage saves the good beginning of one of these files. Damage that was proven by a store's notes alone"
-        " is not seen by ds4kv verify here, as the notes are gone. Without --clear nothing is changed. The exit code is 1"
-        " if a file can't be removed; the others go all the same."
+        " is not seen by ds4kv verify here, as the notes are gone. Without --clear nothing is changed. The exit code"
+        " is 1 if a file can't be removed; the others go all the same."
     )
     parser.add_argument("directory", metavar="DIR", help="a directory of checkpoints, of which this is the quarantine")
     parser.add_argument(

@@ -234,7 +234,6 @@ MAY_TAKE_NAMES_AWAY = {
     "directory": "of checkpoints",
     "quarantine": "of damaged checkpoints",
     "database": "of the ledger's own database",
-    "cli/measure": "of files that a measurement made itself",
 }
 
 

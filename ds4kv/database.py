@@ -20,6 +20,8 @@ import stat
 import threading
 import time
 
+from ds4kv.forks import fork_waits
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
@@ -83,12 +85,8 @@ class Database:
             try:
                 self._lock(makes)
                 try:
-                    return self._connected(makes, is_read).execute(sql, parameters).fetchall(), None
-                except (_ForeignError, sqlite3.DatabaseError) as error:
-                    if not makes or not self._is_damage(error):
-                        raise
-                    self._set_aside()
-                    return self._connected(makes, is_read).execute(sql, parameters).fetchall(), error
+                    with fork_waits:
+                        return self._execute(sql, parameters, makes, is_read)
                 finally:
                     fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
             except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
@@ -98,6 +96,19 @@ class Database:
             except (UnusableError, OSError):
                 self._drop()
                 raise
+
+    def _execute(
+        self, sql: str, parameters: tuple[bytes, ...], makes: bool, is_read: bool
+    ) -> tuple[list[Row], Exception | None]:
+        import sqlite3
+
+        try:
+            return self._connected(makes, is_read).execute(sql, parameters).fetchall(), None
+        except (_ForeignError, sqlite3.DatabaseError) as error:
+            if not makes or not self._is_damage(error):
+                raise
+            self._set_aside()
+            return self._connected(makes, is_read).execute(sql, parameters).fetchall(), error
 
     def _is_there(self) -> bool:
         """Whether there is a database. A connection to one that was removed or replaced is closed.
@@ -189,7 +200,8 @@ class Database:
         lock_fd, self._lock_fd = self._lock_fd, -1
         self._file = None
         if connection is not None:
-            connection.close()
+            with fork_waits:
+                connection.close()
         if lock_fd >= 0:
             os.close(lock_fd)
 

@@ -1,4 +1,8 @@
-"""Locks that a forked child gets anew: one that another thread of the parent held would never be let go there."""
+"""What threads of a parent leave to a forked child, and what a fork waits for.
+
+A lock that another thread of the parent held at the fork would never be let go in the child. So the child gets a new
+one. That helps only with locks of ours: SQLite has some of its own, so a fork waits until no thread is in SQLite.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["renew_lock"]
+__all__ = ["fork_waits", "renew_lock"]
+
+fork_waits = threading.RLock()
+"""To be held within a library that has locks of its own, for no longer than a fork may take."""
 
 _owners: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
@@ -30,4 +37,5 @@ def _renew_all() -> None:
         setattr(owner, attribute, threading.Lock())
 
 
+os.register_at_fork(before=fork_waits.acquire, after_in_parent=fork_waits.release, after_in_child=fork_waits.release)
 os.register_at_fork(after_in_child=_renew_all)

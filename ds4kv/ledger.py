@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ds4kv.database import Database, UnusableError
-from ds4kv.lock import locked
+from ds4kv.lock import tried
 from ds4kv.note import Note
 
 __all__ = ["DATABASE_NAME", "DIRECTORY_NAME", "Ledger"]
@@ -49,12 +49,12 @@ class Ledger:
         return {os.fsdecode(key) for (key,) in rows if isinstance(key, bytes) and len(key) <= _MAX_NAME_BYTES}
 
     def forget_absent(self) -> None:
-        """Forgets the files that others have removed."""
+        """Forgets the files that others have removed, unless somebody has the lock: then it is the next one's to do."""
         try:
             if self.names() <= set(os.listdir(self.directory)):
                 return
-            with locked(self.directory):  # or a file might get its name, and its note, between the two looks
-                for name in self.names() - set(os.listdir(self.directory)):
+            with tried(self.directory) as is_free:  # or a file might get name and note between the two looks
+                for name in self.names() - set(os.listdir(self.directory)) if is_free else ():
                     self.remove(name)
         except FileNotFoundError:
             pass  # the directory itself is gone

@@ -31,7 +31,7 @@ FLOORS = {
     "mid": {"stream", "files", "header", "errors"},
     "facts": {"layout"},
     "note": {"facts", "_core", "files", "layout", "header", "errors"},
-    "database": set(),
+    "database": {"forks"},
     "ledger": {"database", "note", "lock"},
     "integrity": {"ledger", "note"},
     "naming": set(),

@@ -4,6 +4,7 @@ Reads and writes ds4's ``.kv`` files bit for bit, in parallel, without the GIL: 
 lookup and a budget.
 """
 
+from ds4kv import ctrl_c as _ctrl_c  # noqa: F401  before all that takes time
 from ds4kv.checkpoint import (
     Checkpoint,
     CheckpointReader,

@@ -2,6 +2,8 @@
 
 import sys
 
-from ds4kv.cli import main
+from ds4kv.ctrl_c import hear
+from ds4kv_command import main
 
+hear()
 sys.exit(main())

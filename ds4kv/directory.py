@@ -164,7 +164,7 @@ class Directory:
                         log.evicted(entry.header, file_size=entry.file_size, path=entry.path)
                         eviction.removed.append(victim)
                 except OSError as error:
-                    _logger.warning("kv cache eviction failed %s: %s", entry.path, error)
+                    _logger.warning("kv cache eviction failed %s: %s", entry.path, error.strerror or error)
                     eviction.failed.append((victim, error))
                     stuck.append(entry)
             if not stuck:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import stat
 import struct
@@ -100,6 +101,16 @@ class Entry(_Fields):
         """What changes with every change of the file, as :func:`stamp` has it."""
         return self.device, self.inode, self.file_size, self.mtime_ns, self.ctime_ns
 
+    def has_stamp(self, status: os.stat_result) -> bool:
+        """Whether the status has this stamp: no tuples are made, as this is asked of each file at each look."""
+        return (
+            self.mtime_ns == status.st_mtime_ns
+            and self.ctime_ns == status.st_ctime_ns
+            and self.inode == status.st_ino
+            and self.file_size == status.st_size
+            and self.device == status.st_dev
+        )
+
     @property
     def ext_flags(self) -> int:
         """The header's, without making it."""
@@ -132,7 +143,7 @@ def read_entry(path: str) -> Entry:
 def read_text(entry: Entry) -> bytes | None:
     """The stored text, or None if the file is gone. Raises OSError."""
     try:
-        with open(entry.path, "rb", buffering=0) as fp:
+        with io.FileIO(entry.path) as fp:
             return read_at(fp.fileno(), layout.PREFIX_SIZE, entry.text_bytes)
     except FileNotFoundError:
         return None
@@ -239,7 +250,7 @@ class Index:
                     continue
                 try:
                     if name not in self._unsettled:
-                        if known is not None and known.stamp == stamp(found.stat()):
+                        if known is not None and known.has_stamp(found.stat()):
                             entries[name] = known
                             continue
                         if name in self._refused and self._refused[name] == stamp(found.stat()):

@@ -17,8 +17,10 @@ from ds4kv import checkpoint as _checkpoint
 from ds4kv.directory import Directory
 from ds4kv.draft import sweep
 from ds4kv.errors import Ds4kvError
+from ds4kv.files import RegularFile
 from ds4kv.header import Reason
 from ds4kv.index import read_text
+from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import locked
 
 TYPE_CHECKING = False
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
 
     SessionList = list["Session"]
 
-__all__ = ["SYSPROMPT_NAME", "Session", "Sessions"]
+__all__ = ["SYSPROMPT_NAME", "Session", "Sessions", "read_title"]
 
 SYSPROMPT_NAME = "sysprompt.kv"
 _TITLE_BYTES = 70
+_TURN_BYTES = 1 << 16  # of which a title is made: blanks in a row count once
+_PIECE_SIZE = 1 << 20
 _USER_TURN = "<\uff5cUser\uff5c>".encode()
 _MARKER = "<\uff5c".encode()
 
@@ -82,7 +86,7 @@ class Sessions:
     def list(self) -> SessionList:
         """All saved sessions, the one used last first. Raises OSError."""
         entries = sorted(self._directory.entries(), key=lambda entry: entry.header.last_used, reverse=True)
-        return [Session(entry, _title(text)) for entry in entries if (text := _text_of(entry)) is not None]
+        return [Session(entry, title) for entry in entries if (title := _title_of(entry)) is not None]
 
     def switch(self, prefix: str, *, quant_bits: int) -> CheckpointReader:
         """Opens the one session whose SHA-1 begins with ``prefix``, 1 to 40 hex digits of either case.
@@ -210,6 +214,32 @@ class Sessions:
         return writer
 
 
+def read_title(entry: Entry) -> str | None:
+    """At most 70 bytes of the first user turn, in one line; empty if there is none, None if the file is gone.
+
+    However long the text is, no more than a MiB of it is in memory at a time. Raises OSError.
+    """
+    try:
+        with RegularFile(entry.path) as fp:
+            turn = _first_user_turn(fp, entry.text_bytes)
+    except FileNotFoundError:
+        return None
+    return " ".join(turn.decode(errors="replace").split()).encode()[:_TITLE_BYTES].decode(errors="ignore")
+
+
+def _first_user_turn(fp: RegularFile, text_bytes: int) -> bytes:
+    """How it begins, no more of it than a title can need; empty if there is none."""
+    for start in range(0, text_bytes, _PIECE_SIZE):
+        # The mark may begin in this piece and end in the next one.
+        size = min(_PIECE_SIZE + len(_USER_TURN) - 1, text_bytes - start)
+        at = fp.read_at(PREFIX_SIZE + start, size).find(_USER_TURN)
+        if at >= 0:
+            start += at + len(_USER_TURN)
+            turn = fp.read_at(PREFIX_SIZE + start, min(_TURN_BYTES, text_bytes - start))
+            return turn.partition(_MARKER)[0]
+    return b""
+
+
 def _text_of(entry: Entry) -> bytes | None:
     """The text; None if the file is gone or can't be read: that is one file, and ends nothing else."""
     try:
@@ -219,7 +249,10 @@ def _text_of(entry: Entry) -> bytes | None:
         return None
 
 
-def _title(text: bytes) -> str:
-    """At most 70 bytes of the first user turn, in one line; empty if there is none."""
-    turn = text.partition(_USER_TURN)[2].partition(_MARKER)[0]
-    return " ".join(turn.decode(errors="replace").split()).encode()[:_TITLE_BYTES].decode(errors="ignore")
+def _title_of(entry: Entry) -> str | None:
+    """As :func:`read_title`; None too if the file can't be read: that is one file, and ends nothing else."""
+    try:
+        return read_title(entry)
+    except OSError as error:
+        _logger.warning("kv cache could not read %s: %s", entry.path, error)
+        return None

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ds4kv.integrity import Note
+    from ds4kv.lock import OnWait
+
 __all__ = ["Outcome", "Upgrade"]
 
 _PIECE_SIZE = 1 << 20
@@ -67,7 +69,8 @@ class _ChangedError(Exception):
 class Upgrade:
     """An upgrade of a directory to ``layout``; ``level``, ``workers`` and ``nice`` as for :func:`ds4kv.create`.
 
-    A dry run does all the work and writes nothing. Raises ValueError for what can't be written.
+    A dry run does all the work and writes nothing. ``on_wait`` is called with the process id of who has the lock of the
+    directory, before it is waited for. Raises ValueError for what can't be written.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Upgrade:
         workers: int | None = None,
         nice: int = 0,
         dry_run: bool = False,
+        on_wait: OnWait | None = None,
     ) -> None:
         self._directory = os.fsdecode(directory)
         self._layout = Layout(layout)
@@ -94,6 +98,7 @@ class Upgrade:
         self._workers = workers
         self._nice = nice
         self._dry_run = dry_run
+        self._on_wait = on_wait
 
     def run(self) -> Iterator[Outcome]:
         """Goes over every checkpoint that is there now, in the order of names. Raises OSError if it can't be listed."""
@@ -196,7 +201,7 @@ class Upgrade:
             candidate = _Candidate(writer, ledger_of_new)
             digest = candidate.fill(source)
             candidate.check(source.text, digest, self._workers)
-            with locked(self._directory):
+            with locked(self._directory, on_wait=self._on_wait):
                 return candidate.take_over(source)
         except TooLittleSavedError:
             return None

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import reference
-from processes import DEADLINE
+from processes import DEADLINE, started
 
 import ds4kv
 from ds4kv.cli import main
@@ -186,6 +186,7 @@ def test_ls_as_json(kv: Path, capsys: pytest.CaptureFixture[str]) -> None:
             }
         ],
         "others": [],
+        "quarantine": {"files": 0, "file_bytes": 0},
     }
 
 
@@ -240,6 +241,7 @@ def test_ls_tells_what_is_no_checkpoint(kv: Path, capsys: pytest.CaptureFixture[
     foreign.write_bytes(good.read_bytes())
     (kv / LOCK_NAME).touch()
     (kv / "quarantine").mkdir()
+    (kv / "loop").symlink_to("loop")
     assert main(["ls", str(kv)]) == 0  # the control: none of these has a checkpoint's name
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == "1 checkpoint, 0.0 MiB"
@@ -509,7 +511,7 @@ def test_evict_leaves_alone_what_is_no_checkpoint(kv: Path, capsys: pytest.Captu
 def test_evict_tells_what_it_could_not_remove(
     kv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a, b, _ = fill(kv)
+    a, b, c = fill(kv)
     unlink = os.unlink
 
     def refuse(path: str) -> None:
@@ -520,9 +522,9 @@ def test_evict_tells_what_it_could_not_remove(
     monkeypatch.setattr(os, "unlink", refuse)
     assert main(["evict", str(kv), "--budget-mb", "2"]) == 1
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == "1 checkpoint evicted, 1.0 MiB"
-    assert err == f"{a}: not removed: Operation not permitted\n"
-    assert (a.exists(), b.exists()) == (True, False)
+    assert out.splitlines()[-1] == "2 checkpoints evicted, 2.0 MiB"  # another one in its place
+    assert err == f"ds4kv: kv cache eviction failed {a}: Operation not permitted\n"
+    assert (a.exists(), b.exists(), c.exists()) == (True, False, False)
 
 
 # ------------------------------------------------------------------------------------------------ rm
@@ -593,11 +595,66 @@ def test_sessions(kv: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sessions", str(kv)]) == 0
     assert [line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines()] == [
         ["sha", "age", "tokens", "MiB", "title"],
-        [sha1(b"no turn")[:8], "1h", "700", "0.0", "''"],
+        [sha1(b"no turn")[:8], "1h", "700", "0.0", "no user turn, text begins 'no turn'"],
         [sha1(older)[:8], "1d", "1,500", "3.0", "'how do I list \\x1b files?'"],
         ["2", "sessions"],
     ]
     assert main(["sessions", str(kv / "sysprompt.kv")]) == 1
+
+
+def test_sessions_says_what_a_server_saved(kv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(kv, b"You are helpful.", reason_code=1)
+    put(kv, b"", reason_code=2, last_used=HOUR_AGO - 60)
+    put(kv, f"{USER}hello".encode(), reason_code=6, last_used=HOUR_AGO - 120)
+    assert main(["sessions", str(kv)]) == 0
+    *rows, total = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split(maxsplit=4)[4] for row in rows] == [
+        "no user turn, text begins 'You are helpful.'",
+        "no text",
+        "'hello'",
+    ]
+    assert total == f"1 session, and 2 other checkpoints: ds4kv ls {kv} says more of them"
+
+
+def test_a_text_of_any_size_has_its_title(kv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The mark of the user's turn lies across two pieces, and behind it is more text than there is memory."""
+    text_bytes = (1 << 32) - 1
+    at = (1 << 20) - 4
+    path = kv / f"{'0' * 40}.kv"
+    with path.open("wb") as fp:
+        fp.write(reference.build(b"", codec=0, chunk_size=0, payload_bytes=0)[:48])
+        fp.write(text_bytes.to_bytes(4, "little"))
+        fp.seek(52 + at)
+        fp.write(USER.encode() + b" hello " + b" " * 100 + b"there" * 20)
+        fp.truncate(52 + text_bytes)
+    put(kv, f"{USER}short".encode(), reason_code=6, last_used=1)
+    code = f"""
+import resource, sys
+from ds4kv.cli import main
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+sys.exit(main(["sessions", {str(kv)!r}]))
+"""
+    with started([sys.executable, "-c", code]) as child:
+        out, err = child.finish()
+    assert (child.returncode, err) == (0, b"")
+    titles = [line.split(maxsplit=4)[4] for line in out.decode().splitlines()[1:-1]]
+    assert titles == [repr(("hello " + "there" * 20)[:70]), "'short'"]
+
+
+def test_a_link_that_leads_to_itself_ends_nothing(kv: Path, prompt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = put(kv, f"{USER}good".encode(), reason_code=6)
+    prompt.write_bytes(f"{USER}good and more".encode())
+    for name in ("loop", "loop.kv", f"{'1' * 40}.kv", f"{'2' * 40}.kv.tmp.1", "quarantine"):
+        (kv / name).symlink_to(name)
+    for command in [*COMMANDS, "verify", "upgrade --dry-run", "upgrade", "evict --budget-mb 1 --dry-run"]:
+        if command == "rm 00":
+            continue
+        name, *options = command.format(prompt=prompt).split()
+        main([name, str(kv), *options])
+        out, err = capsys.readouterr()
+        assert "ds4kv: error" not in err, command
+        if name in ("ls", "find", "verify", "upgrade"):
+            assert str(good) in out or sha1(f"{USER}good".encode())[:8] in out or "1 kept" in out, command
 
 
 def test_the_subcommands_see_what_a_store_saved(kv: Path, prompt: Path, capsys: pytest.CaptureFixture[str]) -> None:

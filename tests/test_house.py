@@ -13,6 +13,7 @@ PACKAGE = Path(importlib.util.find_spec("ds4kv").origin).parent
 CSRC = Path(__file__).parent.parent / "csrc"
 
 FLOORS = {
+    "ctrl_c": set(),
     "errors": set(),
     "workers": set(),
     "header": {"errors"},
@@ -136,6 +137,8 @@ FLOORS = {
         "directory",
         "draft",
         "checkpoint",
+        "files",
+        "layout",
         "reading",
         "writing",
         "index",
@@ -148,6 +151,7 @@ FLOORS = {
     "__init__": {
         "arguments",
         "checkpoint",
+        "ctrl_c",
         "index",
         "native_files",
         "sessions",
@@ -231,8 +235,6 @@ MAY_TAKE_NAMES_AWAY = {
     "directory": "of checkpoints",
     "quarantine": "of damaged checkpoints",
     "database": "of the ledger's own database",
-    "cli/measure": "of files that a measurement made itself",
-    "cli/rm": "",
 }
 
 

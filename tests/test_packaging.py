@@ -174,7 +174,7 @@ def test_what_is_installed():
     assert "ds4kv/_native.pyi" in installed
     headers = {f"ds4kv/include/{name}" for name in ("ds4kv.h", "ds4kv_stdio.h", "ds4kv_file.h")}
     assert {path for path in installed if path.endswith((".c", ".h", ".o", ".a"))} == headers | {"ds4kv/lib/libds4kv.a"}
-    assert {path.split("/")[0] for path in installed if path.endswith(".py")} == {"ds4kv"}
+    assert {path.split("/")[0] for path in installed if path.endswith(".py")} == {"ds4kv", "ds4kv_command.py"}
     licences = [path for path in installed if path.endswith("LICENSE")]
     assert len(licences) == 3, "ds4kv's own, and those of lz4 and xxHash, whose code the wheel carries"
 

@@ -242,11 +242,11 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], times:
     """Has something happen when the new file is ready, and before the lock is taken."""
     left = [times]
 
-    def lock_late(directory: str) -> Any:
+    def lock_late(directory: str, **options: Any) -> Any:
         if left[0]:
             left[0] -= 1
             act()
-        return locked(directory)
+        return locked(directory, **options)
 
     monkeypatch.setattr(upgrade_module, "locked", lock_late)
 

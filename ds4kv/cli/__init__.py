@@ -10,6 +10,7 @@ The library needs cffi alone, and so do all subcommands but ``ab``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -36,14 +37,17 @@ _COMMANDS = {
     "find": "say which checkpoint a prompt would load, or why none",
     "evict": "bring a directory within a budget",
     "rm": "remove checkpoints by the beginning of their SHA-1",
+    "quarantine": "list what was set aside as damaged, or remove it",
     "sessions": "list the conversations that ds4-agent saved",
 }
 _EXTRA = ("numpy", "rich")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code; ``argv`` is ``sys.argv[1:]`` unless given."""
     argv = sys.argv[1:] if argv is None else argv
+    _replace_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A prompt may hold what the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -107,11 +111,41 @@ def _delivering() -> Iterator[None]:
     """Has what stdout holds back delivered here, where a failure still gets its line and its exit code."""
     try:
         yield
+    except OSError as error:
+        if error.filename is not None:
+            with contextlib.suppress(OSError):
+                _flush()  # the first failure says more than that of what is left
+        else:
+            _flush()  # if it was stdout that failed it fails again, and the error names it
+            if error.errno in _NO_ROOM:  # one without a buffer doesn't; and of files, those that are written have names
+                error.filename = "stdout"
+        raise
     finally:
+        _flush()
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # It stays in the buffer, and Python would try again as it exits.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, "stdout") from error
+
+
+def _replace_closed() -> None:
+    """Has a descriptor of 0 to 2 that whoever started us has closed lead to /dev/null.
+
+    Else the next file that is opened gets its number, and what others write to it. Python has None for its stream, and
+    print to that is print to stdout. What should be read from 0 or written to 1 is an error; messages to 2 are lost.
+    """
+    for number, access in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
-            if sys.stdout is not None:  # it is None where whoever started us had closed it
-                sys.stdout.flush()
+            os.fstat(number)
         except OSError:
-            # It stays in the buffer, and Python would try again as it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise
+            os.open(os.devnull, access)  # the lowest number that is free, which is this one
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import time
+import os
 from typing import Any
 
 from ds4kv.cli.arguments import whole_number
-from ds4kv.cli.listing import MIB, show_table, tell
+from ds4kv.cli.changing import telling_warnings, waiting_for
+from ds4kv.cli.listing import MIB, show_table
 from ds4kv.cli.messages import reason
-from ds4kv.directory import unlink
-from ds4kv.index import Index
-from ds4kv.lock import locked
-from ds4kv.policy import Victim, choose_victims
+from ds4kv.directory import Directory, Eviction
+from ds4kv.policy import Victim
 
 __all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "The exit code is 1 if a file can't be removed."
+    parser.epilog = "If a file can't be removed others go in its place, and the exit code is 1."
     parser.add_argument("directory", metavar="DIR", help="a directory of checkpoints")
     parser.add_argument(
         "--budget-mb",
@@ -33,42 +33,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    index, budget_bytes = Index(args.directory), args.budget_mb * MIB
-    victims = _choose(index, budget_bytes)
-    failed: list[dict[str, str]] = []
-    if victims and not args.dry_run:
-        with locked(args.directory):
-            # What was chosen without the lock may have been loaded or replaced since.
-            victims = _remove(_choose(index, budget_bytes), failed)
-    rows = [_facts(victim) for victim in victims]
+    os.stat(args.directory)  # to a store, a directory that isn't there is an empty one
+    budget_bytes = args.budget_mb * MIB
+    directory = Directory(args.directory, budget_bytes=budget_bytes, is_read_only=args.dry_run)
+    with contextlib.closing(directory), telling_warnings():
+        if args.dry_run:
+            eviction = Eviction(directory.plan(budget_bytes), [])
+        else:
+            eviction = directory.evict(on_wait=waiting_for(args.directory))
+    rows = [_facts(victim) for victim in eviction.removed]
     size = sum(row["file_bytes"] for row in rows)
     if args.json:
-        answer = {"dry_run": args.dry_run, "budget_bytes": budget_bytes, "evicted_bytes": size, "evicted": rows}
+        answer = {
+            "dry_run": args.dry_run,
+            "budget_bytes": budget_bytes,
+            "evicted_bytes": size,
+            "evicted": rows,
+            "failed": [{"path": victim.entry.path, "why": reason(error)} for victim, error in eviction.failed],
+        }
         print(json.dumps(answer, indent=2))
     else:
         if rows:
             show_table(_COLUMNS, rows)
         verb = "would be evicted" if args.dry_run else "evicted"
         print(f"{len(rows):,} checkpoint{'s' * (len(rows) != 1)} {verb}, {size / MIB:,.1f} MiB")
-    tell(failed)
-    return 1 if failed else 0
-
-
-def _choose(index: Index, budget_bytes: int) -> list[Victim]:
-    return choose_victims(index.scan(), budget_bytes, int(time.time()))
-
-
-def _remove(victims: list[Victim], failed: list[dict[str, str]]) -> list[Victim]:
-    """Those that were removed; what could not be is added to ``failed``. For who holds the lock."""
-    removed = []
-    for victim in victims:
-        entry = victim.entry
-        try:
-            if unlink(entry.path, entry.stamp[:2]):
-                removed.append(victim)
-        except OSError as error:
-            failed.append({"path": entry.path, "verdict": "not removed", "why": reason(error)})
-    return removed
+    return 1 if eviction.failed else 0
 
 
 def _facts(victim: Victim) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ds4kv.layout import PREFIX_SIZE
 from ds4kv.lock import LOCK_NAME
 from ds4kv.naming import is_entry_name
 
-__all__ = ["MIB", "age", "facts", "scan", "show_table", "tell", "text_start"]
+__all__ = ["MIB", "age", "facts", "not_removed", "scan", "show_table", "tell", "text_start"]
 
 MIB = 1 << 20
 
@@ -66,8 +66,13 @@ def _other(path: str, word: str, why: str) -> dict[str, str]:
     return {"path": path, "verdict": word, "why": why}
 
 
+def not_removed(path: str, error: OSError) -> dict[str, str]:
+    """What :func:`tell` is to say of a file that could not be removed."""
+    return _other(path, "not removed", reason(error))
+
+
 def tell(others: Sequence[dict[str, str]]) -> None:
-    """Says on stderr what is no checkpoint, and why."""
+    """Says on stderr what is no checkpoint, or not as it should be, and why."""
     for other in others:
         print(f"{printable(other['path'])}: {other['verdict']}: {other['why']}", file=sys.stderr)
 

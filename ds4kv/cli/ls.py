@@ -9,6 +9,7 @@ from typing import Any
 
 from ds4kv.cli.listing import MIB, age, facts, scan, show_table, tell
 from ds4kv.cli.messages import reason, verdict
+from ds4kv.quarantine import Quarantine
 
 __all__ = ["configure", "run"]
 
@@ -64,12 +65,27 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             others.append({"path": entry.path, "verdict": verdict(error), "why": reason(error)})
     rows.sort(key=_ORDERS[args.sort])
+    aside = _quarantine(args.directory, others)
     if args.json:
-        print(json.dumps({"checkpoints": rows, "others": others}, indent=2))
+        print(json.dumps({"checkpoints": rows, "others": others, "quarantine": aside}, indent=2))
     else:
         if rows:
             show_table(_COLUMNS, rows)
         total = sum(row["file_bytes"] for row in rows)
-        print(f"{len(rows)} checkpoint{'s' * (len(rows) != 1)}, {total / MIB:,.1f} MiB")
+        line = f"{len(rows)} checkpoint{'s' * (len(rows) != 1)}, {total / MIB:,.1f} MiB"
+        if n := aside["files"]:
+            line += f"; in quarantine {n} file{'s' * (n != 1)}, {aside['file_bytes'] / MIB:,.1f} MiB"
+        print(line)
     tell(others)
     return 1 if any(other["verdict"] != "foreign" for other in others) else 0
+
+
+def _quarantine(directory: str, others: list[dict[str, str]]) -> dict[str, int]:
+    """How many files were set aside there, and their bytes; one that can't be read is added to ``others``."""
+    quarantine = Quarantine(directory, max_bytes=0)
+    try:
+        files = quarantine.files()
+    except OSError as error:
+        others.append({"path": quarantine.path, "verdict": verdict(error), "why": reason(error)})
+        files = []
+    return {"files": len(files), "file_bytes": sum(file.file_size for file in files)}

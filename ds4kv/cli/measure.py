@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -84,7 +85,9 @@ def measure(
     trials: dict[Way, list[_Trial]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way in ways:
-            trials[way].append(_try(payload, loaded, os.path.join(directory, "ab.kv"), way, workers))
+            # A directory each, so that the disk never holds two of them.
+            with tempfile.TemporaryDirectory(dir=directory) as place:
+                trials[way].append(_try(payload, loaded, os.path.join(place, "ab.kv"), way, workers))
             advance(len(payload))
     return [
         Measurement(
@@ -119,7 +122,6 @@ def _try(payload: bytearray, loaded: bytearray, path: str, way: Way, workers: in
     before_load = time.perf_counter()
     ds4kv.load(path, into=loaded, workers=workers)
     end = time.perf_counter()
-    os.unlink(path)
     return _Trial(file_bytes, saved - start, end - before_load, loaded == payload)
 
 

@@ -7,13 +7,15 @@ first file goes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 
 import ds4kv
 from ds4kv.cli.arguments import UsageError
-from ds4kv.cli.listing import MIB
+from ds4kv.cli.changing import telling_warnings, waiting_for
+from ds4kv.cli.listing import MIB, not_removed, tell
 from ds4kv.cli.messages import printable
-from ds4kv.lock import locked
+from ds4kv.directory import Directory
 from ds4kv.naming import is_entry_name
 
 __all__ = ["configure", "run"]
@@ -22,7 +24,10 @@ _SHA_DIGITS = 40
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Nothing is removed if one of them is unknown or could mean several checkpoints."
+    parser.epilog = (
+        "Nothing is removed if one of them is unknown or could mean several checkpoints. If one can't be removed the"
+        " others go all the same, and the exit code is 1."
+    )
     parser.add_argument("directory", metavar="DIR", help="a directory of checkpoints")
     parser.add_argument("shas", metavar="SHA", nargs="+", help="how the SHA-1 of a checkpoint begins, in hex digits")
 
@@ -32,12 +37,25 @@ def run(args: argparse.Namespace) -> int:
         if not 1 <= len(sha) <= _SHA_DIGITS or not set(sha) <= set("0123456789abcdefABCDEF"):
             raise UsageError(f"{sha!r} is not how a SHA-1 begins: 1 to {_SHA_DIGITS} hex digits")
     paths = _look_up(args.directory, args.shas)
-    with locked(args.directory):
+    code = 0
+    with contextlib.closing(Directory(args.directory)) as directory, telling_warnings():
         for path in paths:
-            size = os.lstat(path).st_size
-            os.unlink(path)
-            print(f"removed {printable(path)}, {size / MIB:,.1f} MiB", flush=True)
-    return 0
+            try:
+                size = os.lstat(path).st_size
+                is_removed = directory.remove(path, on_wait=waiting_for(args.directory))
+            except FileNotFoundError:
+                is_removed = False
+            except TimeoutError:
+                raise  # the next one would wait as long for the lock
+            except OSError as error:
+                tell([not_removed(path, error)])
+                code = 1
+                continue
+            print(
+                f"removed {printable(path)}, {size / MIB:,.1f} MiB" if is_removed else f"{printable(path)} was gone",
+                flush=True,
+            )
+    return code
 
 
 def _look_up(directory: str, shas: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from ds4kv.cli.arguments import UsageError, add_threads, whole_number
+from ds4kv.cli.changing import telling_warnings, waiting_for
 from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.cli.progress import progress
 from ds4kv.errors import Ds4kvError
@@ -47,14 +48,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     try:
         upgrade = Upgrade(
-            args.directory, layout=args.layout, level=args.level, workers=args.threads, dry_run=args.dry_run
+            args.directory,
+            layout=args.layout,
+            level=args.level,
+            workers=args.threads,
+            dry_run=args.dry_run,
+            on_wait=waiting_for(args.directory),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
     if args.nice:
         os.nice(args.nice)  # threads that are started from now on have it too
     outcomes = []
-    with progress(sum(map(_size, os.scandir(args.directory)))) as advance:
+    with progress(sum(map(_size, os.scandir(args.directory)))) as advance, telling_warnings():
         for outcome in upgrade.run():
             outcomes.append(outcome)
             advance(outcome.path, outcome.before)

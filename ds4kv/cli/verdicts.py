@@ -23,6 +23,7 @@ class State:
     """The verdicts of earlier runs and of this one, in the file ``path``."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
             with open(path, "rb") as fp:
@@ -32,7 +33,7 @@ class State:
             end = content.rfind(b"\n") + 1
             os.ftruncate(self._fd, end)
             if end == 0:
-                os.write(self._fd, _FIRST_LINE)
+                self._append(_FIRST_LINE)
             self._rows: dict[str, dict[str, Any]] = {}
             for line in content[len(_FIRST_LINE) : end].splitlines():
                 row = json.loads(line)
@@ -65,7 +66,13 @@ class State:
         size, mtime_ns = row["stamp"]
         said = {name: row[name] for name in _FIELDS}
         line = {"path": os.path.abspath(row["path"]), "size": size, "mtime_ns": mtime_ns, **said}
-        os.write(self._fd, json.dumps(line).encode() + b"\n")
+        self._append(json.dumps(line).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        try:
+            os.write(self._fd, line)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}: {len(line)} bytes were to be written", self._path) from error
 
     def __enter__(self) -> Self:
         return self

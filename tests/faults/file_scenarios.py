@@ -49,7 +49,7 @@ class Dumping(Scenario):
 class Commanding(Scenario):
     """A command: it ends by an exit code, and says what is wrong in a line."""
 
-    def command(self, *words: object, fails_well: Collection[int] = (1,)) -> None:
+    def command(self, *words: object, fails_well: Collection[int] = (1,)) -> str:
         out, errors = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
             code = ds4kv.cli.main([str(word) for word in words])
@@ -57,6 +57,7 @@ class Commanding(Scenario):
         if code:
             assert "Traceback" not in errors.getvalue(), errors.getvalue()
             raise OSError(errors.getvalue())
+        return out.getvalue()
 
 
 class Converting(Commanding):
@@ -81,7 +82,9 @@ class Converting(Commanding):
 
 
 class Salvaging(Commanding):
-    """A damaged file: it stays to the byte, and what is made of it is a beginning of what it was."""
+    """A damaged file: it stays to the byte, and what is made of it is a beginning of what it was. What the disk doesn't
+    give is lost like what is damaged, and is named with the disk's own words.
+    """
 
     name = "salvage"
     also = ("v2", "v2-checked")
@@ -95,14 +98,16 @@ class Salvaging(Commanding):
         (directory.parent / "as it was").write_bytes(damaged)
 
     def run(self, directory: Path) -> None:
-        self.command("salvage", directory / "in.kv", directory / "out.kv", "--threads", 1)
+        said = self.command("salvage", directory / "in.kv", directory / "out.kv", "--threads", 1)
+        (directory.parent / "said").write_text(said)
 
     def check(self, directory: Path, *, failed: bool, fault: Fault | None) -> None:
         assert (directory / "in.kv").read_bytes() == (directory.parent / "as it was").read_bytes(), "wrong: IN changed"
         if not failed or (directory / "out.kv").exists():
             payload = ds4kv.load(directory / "out.kv").payload
             assert payload == payload_of(A)[: len(payload)], "wrong bytes"
-            assert failed or len(payload) > 4096, "lost: good chunks"
+            if not failed and len(payload) <= 4096:
+                assert "Input/output error" in (directory.parent / "said").read_text(), "lost: good chunks"
 
 
 class EngineInC(Scenario):

@@ -185,7 +185,7 @@ def test_a_reader_is_interrupted_everywhere_and_can_be_tried_again(tmp_path: Pat
         reader.abandon()
         assert reader.closed
         fp.close()
-        assert thread_count() == threads
+        wait_for_threads(threads)  # one that was joined may be listed for a moment more
     fp.close()
     assert n > 50
 

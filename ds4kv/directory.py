@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ds4kv.index import Entry
+    from ds4kv.integrity import Note
     from ds4kv.lock import OnWait
 
     Score = Callable[[Entry, float], float]
@@ -71,7 +72,8 @@ class Directory:
         self._score = score
         self._clock = clock
         self._index = Index(path)
-        self._pending: dict[tuple[str, tuple[int, int]], int] = {}  # hits of these files that are not in them yet
+        # Of these files, hits that are not in them yet, and what was noted of the file at the first.
+        self._pending: dict[tuple[str, tuple[int, int]], tuple[int, Note | None]] = {}
         self._pending_of = os.getpid()  # a forked child has a copy of what its parent notes
         self._unreadable: set[tuple[int, int]] = set()  # of which the log has told
         self._mutex: threading.Lock  # of the index and the hits; never held while waiting for the directory's lock
@@ -87,6 +89,11 @@ class Directory:
                 return self._index.scan()
             except FileNotFoundError:
                 return []
+
+    @property
+    def temporaries(self) -> list[str]:
+        """The names of what was being written when :meth:`entries` looked last."""
+        return self._index.temporaries
 
     def text_of(self, entry: Entry) -> bytes | None:
         """The text of a file; None if it is gone, or can't be read now, which is logged once a file."""
@@ -228,7 +235,7 @@ class Directory:
 
     # Hits
 
-    def note_hit(self, path: str, file: tuple[int, int], *, consume: bool = False) -> bool:
+    def note_hit(self, path: str, file: tuple[int, int], *, note: Note | None = None, consume: bool = False) -> bool:
         """Counts a use of the file with this identity, or removes it; whether it was removed.
 
         That is worth one try. While someone else has the lock a use is kept, and counted with the next one, a save or
@@ -240,7 +247,8 @@ class Directory:
             if self._pending_of != os.getpid():
                 self._pending, self._pending_of = {}, os.getpid()
             if len(self._pending) < _MAX_PENDING:
-                self._pending[path, file] = self._pending.get((path, file), 0) + 1
+                count, note = self._pending.get((path, file), (0, note))
+                self._pending[path, file] = count + 1, note
         try:
             with tried(self.path) as is_free:
                 if is_free and consume:
@@ -261,13 +269,13 @@ class Directory:
             pending, self._pending = self._pending, {}
         if self._pending_of != os.getpid():
             return
-        for (path, file), count in pending.items():
+        for (path, file), (count, note) in pending.items():
             try:
                 for _ in range(count):
                     if not touch(path, last_used=self.now(), file=file):
                         break
                 else:
-                    self.ledger.renew(path)
+                    self.ledger.renew(path, note=note)
             except FileNotFoundError:
                 pass  # evicted while it was loaded
             except (OSError, Ds4kvError) as failure:

@@ -75,9 +75,11 @@ class Ledger:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                if note is None or not note.is_of(os.fstat(fd)):
-                    note = self.get(name)
-                later = note and note.rewritten(fd, trailer)
+                later = None
+                if note is not None and note.is_of(os.fstat(fd)):
+                    later = note.rewritten(fd, trailer)
+                if later is None and (note := self.get(name)) is not None:
+                    later = note.rewritten(fd, trailer)
             finally:
                 os.close(fd)
         except OSError as error:

@@ -97,7 +97,7 @@ class LoadingCheckpoint(CheckpointReader):
             log.load_failed(path, error, seconds)
         else:
             is_long = self._consume_above is not None and self.header.tokens > self._consume_above
-            consumed = self._directory.note_hit(path, identity(opened), consume=is_long)
+            consumed = self._directory.note_hit(path, identity(opened), note=self.note, consume=is_long)
             log.hit(self.header, text_bytes=self.text_bytes, seconds=seconds, path=path, consumed=consumed)
 
 

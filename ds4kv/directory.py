@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ds4kv.index import Entry
+    from ds4kv.integrity import Note
     from ds4kv.lock import OnWait
 
     Score = Callable[[Entry, float], float]
@@ -46,6 +47,13 @@ class Eviction(namedtuple("Eviction", "removed failed")):
     __slots__ = ()
     removed: list[policy.Victim]
     failed: list[tuple[policy.Victim, OSError]]
+
+
+class _Hits(namedtuple("_Hits", "count head note")):
+    __slots__ = ()
+    count: int
+    head: bytes
+    note: Note | None
 
 
 class Directory:
@@ -71,7 +79,7 @@ class Directory:
         self._score = score
         self._clock = clock
         self._index = Index(path)
-        self._pending: dict[tuple[str, tuple[int, int]], int] = {}  # hits of these files that are not in them yet
+        self._pending: dict[tuple[str, tuple[int, int]], _Hits] = {}  # of these files, and not in them yet
         self._pending_of = os.getpid()  # a forked child has a copy of what its parent notes
         self._unreadable: set[tuple[int, int]] = set()  # of which the log has told
         self._mutex: threading.Lock  # of the index and the hits; never held while waiting for the directory's lock
@@ -228,8 +236,11 @@ class Directory:
 
     # Hits
 
-    def note_hit(self, path: str, file: tuple[int, int], *, consume: bool = False) -> bool:
-        """Counts a use of the file with this identity, or removes it; whether it was removed.
+    def note_hit(
+        self, path: str, file: tuple[int, int], *, head: bytes, note: Note | None, consume: bool = False
+    ) -> bool:
+        """Counts a use of the file with this identity, or removes it; whether it was removed. ``head`` and ``note`` are
+        its header, and what is known of it, as it was loaded.
 
         That is worth one try. While someone else has the lock a use is kept, and counted with the next one, a save or
         :meth:`close`. No failure is an error: the engine has its state.
@@ -240,7 +251,8 @@ class Directory:
             if self._pending_of != os.getpid():
                 self._pending, self._pending_of = {}, os.getpid()
             if len(self._pending) < _MAX_PENDING:
-                self._pending[path, file] = self._pending.get((path, file), 0) + 1
+                count = self._pending[path, file].count if (path, file) in self._pending else 0
+                self._pending[path, file] = _Hits(count + 1, head, note)
         try:
             with tried(self.path) as is_free:
                 if is_free and consume:
@@ -261,13 +273,12 @@ class Directory:
             pending, self._pending = self._pending, {}
         if self._pending_of != os.getpid():
             return
-        for (path, file), count in pending.items():
+        for (path, file), (count, head, note) in pending.items():
             try:
-                for _ in range(count):
-                    if not touch(path, last_used=self.now(), file=file):
-                        break
-                else:
-                    self.ledger.renew(path)
+                # Before the hit, which changes the mtime: of a file that nobody wrote to the region needs no look.
+                is_original = note is not None and note.has_stamp(os.stat(path))
+                if touch(path, last_used=self.now(), more_hits=count, file=file, known_head=head):
+                    self.ledger.renew(path, note=note, is_original=is_original)
             except FileNotFoundError:
                 pass  # evicted while it was loaded
             except (OSError, Ds4kvError) as failure:

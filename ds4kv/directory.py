@@ -49,6 +49,13 @@ class Eviction(namedtuple("Eviction", "removed failed")):
     failed: list[tuple[policy.Victim, OSError]]
 
 
+class _Hits(namedtuple("_Hits", "count head note")):
+    __slots__ = ()
+    count: int
+    head: bytes
+    note: Note | None
+
+
 class Directory:
     """A directory of checkpoints with a budget in bytes, for all threads, and for forked children.
 
@@ -72,8 +79,7 @@ class Directory:
         self._score = score
         self._clock = clock
         self._index = Index(path)
-        # Of these files, hits that are not in them yet, and what was noted of the file at the first.
-        self._pending: dict[tuple[str, tuple[int, int]], tuple[int, Note | None]] = {}
+        self._pending: dict[tuple[str, tuple[int, int]], _Hits] = {}  # of these files, and not in them yet
         self._pending_of = os.getpid()  # a forked child has a copy of what its parent notes
         self._unreadable: set[tuple[int, int]] = set()  # of which the log has told
         self._mutex: threading.Lock  # of the index and the hits; never held while waiting for the directory's lock
@@ -235,8 +241,11 @@ class Directory:
 
     # Hits
 
-    def note_hit(self, path: str, file: tuple[int, int], *, note: Note | None = None, consume: bool = False) -> bool:
-        """Counts a use of the file with this identity, or removes it; whether it was removed.
+    def note_hit(
+        self, path: str, file: tuple[int, int], *, head: bytes, note: Note | None, consume: bool = False
+    ) -> bool:
+        """Counts a use of the file with this identity, or removes it; whether it was removed. ``head`` and ``note`` are
+        its header, and what is known of it, as it was loaded.
 
         That is worth one try. While someone else has the lock a use is kept, and counted with the next one, a save or
         :meth:`close`. No failure is an error: the engine has its state.
@@ -247,8 +256,8 @@ class Directory:
             if self._pending_of != os.getpid():
                 self._pending, self._pending_of = {}, os.getpid()
             if len(self._pending) < _MAX_PENDING:
-                count, note = self._pending.get((path, file), (0, note))
-                self._pending[path, file] = count + 1, note
+                count = self._pending[path, file].count if (path, file) in self._pending else 0
+                self._pending[path, file] = _Hits(count + 1, head, note)
         try:
             with tried(self.path) as is_free:
                 if is_free and consume:
@@ -269,13 +278,12 @@ class Directory:
             pending, self._pending = self._pending, {}
         if self._pending_of != os.getpid():
             return
-        for (path, file), (count, note) in pending.items():
+        for (path, file), (count, head, note) in pending.items():
             try:
-                for _ in range(count):
-                    if not touch(path, last_used=self.now(), file=file):
-                        break
-                else:
-                    self.ledger.renew(path, note=note)
+                # Before the hit, which changes the mtime: of a file that nobody wrote to the region needs no look.
+                is_original = note is not None and note.has_stamp(os.stat(path))
+                if touch(path, last_used=self.now(), more_hits=count, file=file, known_head=head):
+                    self.ledger.renew(path, note=note, is_original=is_original)
             except FileNotFoundError:
                 pass  # evicted while it was loaded
             except (OSError, Ds4kvError) as failure:

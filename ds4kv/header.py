@@ -232,21 +232,13 @@ class Header(_Fields):
                 raise CorruptError(
                     f"chunks of {chunk_size} bytes; 1 to {MAX_CHUNK_SIZE} are allowed", offset=20, field="chunk_size"
                 )
-        return cls(
-            layout=layout,
-            quant_bits=quant_bits,
-            reason_code=reason,
-            ext_flags=ext,
-            codec=codec,
-            tokens=tokens,
-            hits=hits,
-            ctx_size=ctx_size,
-            chunk_size=chunk_size,
-            created_at=created,
-            last_used=used,
-            payload_bytes=payload,
-            model_id=model_id,
-            payload_abi=payload_abi,
+        # By its fields in their order, and not by __new__(): these are numbers of the right widths, and all else was
+        # judged above. That takes as long as the rest of this.
+        return cls._make(
+            (
+                *(tokens, ctx_size, layout, quant_bits, reason, ext, codec, hits, chunk_size, created, used, payload),
+                *(model_id, payload_abi),
+            )
         )
 
 

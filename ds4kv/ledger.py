@@ -66,20 +66,21 @@ class Ledger:
         note = self.get(name)
         return None if note is None else note.applying(fd)
 
-    def renew(self, path: str, trailer: bytes | None = None, *, note: Note | None = None) -> None:
+    def renew(
+        self, path: str, trailer: bytes | None = None, *, note: Note | None = None, is_original: bool = False
+    ) -> None:
         """Notes that the caller has touched a file or, with ``trailer``, written this one to it.
 
-        ``note`` is what was known of it before, where the caller has that: it needn't be looked up then.
+        ``note`` is what was known of it before, where the caller has that: it needn't be looked up then. Nor is the
+        region looked at where the file ``is_original``: it had the noted stamp right before.
         """
         name = os.path.basename(path)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                later = None
-                if note is not None and note.is_of(os.fstat(fd)):
-                    later = note.rewritten(fd, trailer)
-                if later is None and (note := self.get(name)) is not None:
-                    later = note.rewritten(fd, trailer)
+                if note is None or not note.is_of(os.fstat(fd)):
+                    note, is_original = self.get(name), False
+                later = note and note.rewritten(fd, trailer, is_original=is_original)
             finally:
                 os.close(fd)
         except OSError as error:

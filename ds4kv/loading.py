@@ -64,7 +64,8 @@ class LoadingCheckpoint(CheckpointReader):
         trailer can be told from a new one.
         """
         try:
-            self.verify_trailer()
+            if self.note is not None and (self.note.trailer_bytes or self.trailer_bytes):
+                self.verify_trailer()
         except CorruptError as error:
             return error
         except OSError:
@@ -89,7 +90,7 @@ class LoadingCheckpoint(CheckpointReader):
     def _end(self, error: BaseException | None) -> None:
         seconds = time.monotonic() - self._started
         path, opened = self.entry.path, self._fp.status
-        fault = self.fault or (self._trailer_fault() if error is None and self.note is not None else None)
+        fault = self.fault or (self._trailer_fault() if error is None else None)
         if fault is not None:
             log.load_failed(path, fault, seconds)
             self._directory.set_aside(path, lambda status: stamp(status)[:4] == stamp(opened)[:4])
@@ -97,7 +98,9 @@ class LoadingCheckpoint(CheckpointReader):
             log.load_failed(path, error, seconds)
         else:
             is_long = self._consume_above is not None and self.header.tokens > self._consume_above
-            consumed = self._directory.note_hit(path, identity(opened), note=self.note, consume=is_long)
+            consumed = self._directory.note_hit(
+                path, identity(opened), head=self.entry.head, note=self.note, consume=is_long
+            )
             log.hit(self.header, text_bytes=self.text_bytes, seconds=seconds, path=path, consumed=consumed)
 
 

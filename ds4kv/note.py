@@ -141,13 +141,14 @@ class Note(
 
     def is_untouched(self, fd: int) -> bool:
         """Whether this is the very file that was noted, and nobody has written to it since. Raises OSError."""
-        return self._has_stamp(os.fstat(fd)) and self.birth_ns == _core.file_birth(fd) != 0
+        return self.has_stamp(os.fstat(fd)) and self.birth_ns == _core.file_birth(fd) != 0
 
     def is_of(self, status: os.stat_result) -> bool:
         """Whether it is the very file that was noted, as long as that exists."""
         return (status.st_dev, status.st_ino) == (self.device, self.inode)
 
-    def _has_stamp(self, status: os.stat_result) -> bool:
+    def has_stamp(self, status: os.stat_result) -> bool:
+        """Whether a file of this status is as it was noted, in the same boot; of the birth nothing is said."""
         return self.is_of(status) and status.st_mtime_ns == self.mtime_ns and self.boot == boot() != 0
 
     def applying(self, fd: int) -> Self | None:
@@ -159,7 +160,7 @@ class Note(
         head = read_at(fd, 0, PREFIX_SIZE)
         # The time is looked at after the bytes: of who wrote before, they show the bytes and this the time. Where the
         # header is the same too, the birth need not be asked for: no other file gets an mtime to the nanosecond.
-        if head == self.head and self._has_stamp(os.fstat(fd)):
+        if head == self.head and self.has_stamp(os.fstat(fd)):
             return self
         if head != self.head and self.is_untouched(fd):
             raise _other_header(self.head, head, "nobody wrote to the file")
@@ -218,12 +219,12 @@ class Note(
     def _has_trailer(self, trailer: bytes) -> bool:
         return len(trailer) == self.trailer_bytes and bool(_core.hash64(trailer) == self.trailer_sum)
 
-    def rewritten(self, fd: int, trailer: bytes | None = None) -> Self | None:
+    def rewritten(self, fd: int, trailer: bytes | None = None, *, is_original: bool = False) -> Self | None:
         """The note of the same open file after a hit or, with ``trailer``, a trailer was written to it.
 
         None if the file isn't as that leaves it: then someone else wrote to it, too. A process killed between the write
         and the storing of this note leaves a file with another mtime than the noted one, of which nothing is said that
-        isn't true. Raises OSError.
+        isn't true. Where the file ``is_original`` its region isn't looked at. Raises OSError.
         """
         later = later_facts(facts_of(self.head))
         if facts_of(read_at(fd, 0, PREFIX_SIZE)) not in later:
@@ -236,7 +237,7 @@ class Note(
         head = read_at(fd, 0, PREFIX_SIZE)
         if not self.is_of(status):
             note = note._replace(device=status.st_dev, inode=status.st_ino, birth_ns=_core.file_birth(fd))
-        if facts_of(head) not in later or not self._has_region(fd):
+        if facts_of(head) not in later or not (is_original or self._has_region(fd)):
             return None
         start, region_bytes = _region(head)
         end = start + region_bytes

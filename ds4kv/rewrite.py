@@ -19,7 +19,7 @@ import time
 from ds4kv import layout
 from ds4kv.errors import TruncatedError
 from ds4kv.files import read_at, read_exactly
-from ds4kv.header import Ext
+from ds4kv.header import HEADER_SIZE, Ext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _EXT_FLAGS_AT = 6
 _LAST_USED_AT = 32
 _TOUCHED_AT = 12
 _TOUCHED = struct.Struct("<I16sQ")  # hits, what lies between, last_used
+_KEPT = (slice(0, 6), slice(7, 12), slice(16, 32), slice(40, 48))
 
 
 def identity(status: os.stat_result) -> tuple[int, int]:
@@ -51,19 +52,29 @@ def identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def touch(path: str, *, last_used: int, hits: int | None = None, file: tuple[int, int] | None = None) -> bool:
-    """Notes a use of the checkpoint: ``last_used`` in Unix seconds, and ``hits`` or one more than there were.
+def touch(
+    path: str,
+    *,
+    last_used: int,
+    hits: int | None = None,
+    more_hits: int = 1,
+    file: tuple[int, int] | None = None,
+    known_head: bytes | None = None,
+) -> bool:
+    """Notes a use of the checkpoint: ``last_used`` in Unix seconds, and ``hits`` or so many more than there were.
 
     Hits stop at 2**32 - 1. False, and nothing is written, if ``file`` is the identity of another file than the one of
-    this name. Raises CorruptError or UnsupportedError if it is no checkpoint (any more), ValueError if no header holds
-    the numbers, and OSError.
+    this name. A file that still has ``known_head``, 48 bytes, isn't examined again. Raises CorruptError or
+    UnsupportedError if it is no checkpoint (any more), ValueError if no header holds the numbers, and OSError.
     """
     with _opened(path) as fd:
         if file is not None and identity(os.fstat(fd)) != file:
             return False
-        _examine(fd)
-        old_hits, between, _ = _TOUCHED.unpack(read_exactly(fd, _TOUCHED_AT, _TOUCHED.size))
-        new_hits = min(old_hits + 1, _MAX_HITS) if hits is None else _number("hits", hits, 32)
+        head = read_exactly(fd, 0, HEADER_SIZE)
+        if known_head is None or not _differ_by_use(head, known_head):
+            _examine(fd)
+        old_hits, between, _ = _TOUCHED.unpack(head[_TOUCHED_AT : _LAST_USED_AT + 8])
+        new_hits = min(old_hits + more_hits, _MAX_HITS) if hits is None else _number("hits", hits, 32)
         # One call and 28 bytes of one page, so nobody ever sees half of it. What lies between the fields never changes;
         # what stands before them may: the flag of a trailer that another program is writing.
         write_at(fd, _TOUCHED.pack(new_hits, between, _number("last_used", last_used, 64)), _TOUCHED_AT)
@@ -158,6 +169,11 @@ def _examine(fd: int) -> tuple[Header, int]:
             f"text and region are said to end at {end}, the file ends at {size}", offset=40, field="payload_bytes"
         )
     return header, end
+
+
+def _differ_by_use(head: bytes, other: bytes) -> bool:
+    """Whether two headers are of one checkpoint, and differ at most by its uses and by the flags of its trailer."""
+    return all(head[part] == other[part] for part in _KEPT)
 
 
 def _number(name: str, value: int, bits: int) -> int:

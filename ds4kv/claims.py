@@ -8,6 +8,10 @@ import threading
 from ds4kv.draft import held_drafts
 from ds4kv.forks import renew_lock
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = ["Claim", "Claims"]
 
 
@@ -35,22 +39,18 @@ class Claims:
         self._mutex: threading.Lock
         renew_lock(self, "_mutex")
 
-    def claim(self, name: str) -> Claim | str:
-        """The claim on a file's name, or in words who has it. Raises OSError if the directory can't be read."""
+    def claim(self, name: str, names: Iterable[str]) -> Claim | str:
+        """The claim on a file's name, or in words who has it; ``names`` are those of the directory's temporary files.
+
+        Raises OSError.
+        """
         with self._mutex:
             owner = self._owners.get(name)
             if owner is not None and owner[0] == os.getpid():
                 return "another thread of this process"
             claim = Claim(self, name)
             self._owners[name] = os.getpid(), id(claim)
-        try:
-            is_held = bool(held_drafts(self._directory, name))
-        except FileNotFoundError:
-            is_held = False  # nor is there a directory
-        except BaseException:
-            claim.end()
-            raise
-        if is_held:
+        if held_drafts(self._directory, name, names):
             claim.end()
             return "another store or process"
         return claim

@@ -96,6 +96,11 @@ class Directory:
             except FileNotFoundError:
                 return []
 
+    @property
+    def temporaries(self) -> list[str]:
+        """The names of what was being written when :meth:`entries` looked last."""
+        return self._index.temporaries
+
     def text_of(self, entry: Entry) -> bytes | None:
         """The text of a file; None if it is gone, or can't be read now, which is logged once a file."""
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import io
 import os
 import stat
 import struct
@@ -89,7 +88,7 @@ class Entry(_Fields):
 
     def found_for(self, text: bytes) -> Self:
         """The same, with its text as ``matched``."""
-        found = self._replace()
+        found = type(self)(*self)
         found.matched = text
         return found
 
@@ -143,8 +142,11 @@ def read_entry(path: str) -> Entry:
 def read_text(entry: Entry) -> bytes | None:
     """The stored text, or None if the file is gone. Raises OSError."""
     try:
-        with io.FileIO(entry.path) as fp:
-            return read_at(fp.fileno(), layout.PREFIX_SIZE, entry.text_bytes)
+        fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return read_at(fd, layout.PREFIX_SIZE, entry.text_bytes)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return None
 
@@ -230,6 +232,8 @@ class Index:
         self._entries: dict[str, Entry] = {}
         self._refused: dict[str, Stamp] = {}
         self._unsettled: set[str] = set()
+        self.temporaries: list[str] = []
+        """Names of files that are being written, or were when their writer was killed, as the last scan saw them."""
 
     def scan(self) -> list[Entry]:
         """Every checkpoint that is there now, in the directory's order.
@@ -240,6 +244,7 @@ class Index:
         entries: dict[str, Entry] = {}
         refused: dict[str, Stamp] = {}
         unsettled: set[str] = set()
+        temporaries: list[str] = []
         # What is older when the scan begins has a stamp that no later change gets; by the clock that makes stamps.
         settled_ns = time.time_ns() - _COARSEST_TICK_NS
         with os.scandir(self.directory) as names:
@@ -247,6 +252,8 @@ class Index:
                 name = found.name
                 known = self._entries.get(name)
                 if known is None and not is_entry_name(name):
+                    if ".tmp." in name:
+                        temporaries.append(name)
                     continue
                 try:
                     if name not in self._unsettled:
@@ -268,6 +275,7 @@ class Index:
                 if max(file[3:]) >= settled_ns:
                     unsettled.add(name)
         self._entries, self._refused, self._unsettled = entries, refused, unsettled
+        self.temporaries = temporaries
         return list(entries.values())
 
     def leave_out(self, path: str, is_same: Callable[[os.stat_result], bool]) -> None:

@@ -20,7 +20,7 @@ from ds4kv.forks import fork_waits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["NO_LOCKS", "held_drafts", "stem_of", "sweep", "sweep_now_and_then"]
 
@@ -60,12 +60,13 @@ def sweep(directory: str, name: str | None = None) -> list[str]:
     return [path for path, pid, is_draft in _leftovers(directory, name) if _sweep_one(path, pid, is_draft)]
 
 
-def held_drafts(directory: str, name: str) -> list[str]:
+def held_drafts(directory: str, name: str, names: Iterable[str] | None = None) -> list[str]:
     """The drafts of ``name`` that are being written, by any process, this one included: their paths.
 
-    Where files can't be locked nobody knows, and there are none. Raises OSError if the directory can't be read.
+    ``names`` are those in the directory, where the caller has them. Where files can't be locked nobody knows, and there
+    are none. Raises OSError if the directory can't be read.
     """
-    return [path for path, _, _ in _leftovers(directory, name) if _is_held(path)]
+    return [path for path, _, _ in _leftovers(directory, name, names) if _is_held(path)]
 
 
 def sweep_now_and_then(directory: str, name: str) -> None:
@@ -86,10 +87,12 @@ _last_sweeps: dict[str, tuple[float, float]] = {}
 """When the sweep of a directory ended, by the monotonic clock, and how many seconds it took."""
 
 
-def _leftovers(directory: str, name: str | None) -> Iterator[tuple[str, int | None, bool]]:
+def _leftovers(
+    directory: str, name: str | None, names: Iterable[str] | None = None
+) -> Iterator[tuple[str, int | None, bool]]:
     """Paths of temporary files, each with the process id in its name, if any, and whether it is a draft."""
     begin = ".tmp." if name is None else f"{stem_of(name)}.tmp."
-    for found in os.listdir(directory):
+    for found in os.listdir(directory) if names is None else names:
         # This spares the ten thousand names of a large store what follows.
         if begin not in found:
             continue

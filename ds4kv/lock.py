@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import functools
 import io
 import os
 import stat
@@ -25,12 +24,12 @@ import weakref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     OnWait = Callable[[str], object]
     """on_wait(holder): the process id of who has the lock, or "unknown"; called once, before the first wait."""
 
-__all__ = ["LOCK_NAME", "locked", "tried"]
+__all__ = ["LOCK_NAME", "Lock", "locked", "tried"]
 
 LOCK_NAME = ".ds4kv.lock"
 _TIMEOUT = 30.0  # seconds; what is done under the lock takes milliseconds, but disks stall
@@ -47,96 +46,111 @@ _NOT_TO_BE_HAD = frozenset(
     if hasattr(errno, name)
 )
 
-_files: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
+_files: dict[int, weakref.ref[io.FileIO]] = {}
+"""The lock files that are open, by their ids; a WeakSet takes ten times as long."""
 _told: set[str] = set()
 
 
 def _leave_to_parent() -> None:
     """A forked child shares the parent's lock files, and with them the locks, for as long as it has them open."""
-    for file in list(_files):
-        file.close()
+    for found in list(_files.values()):
+        if (file := found()) is not None:
+            file.close()
+    _files.clear()
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
 
 
-@contextlib.contextmanager
-def locked(directory: str, timeout: float | None = None, on_wait: OnWait | None = None) -> Iterator[bool]:
+def locked(directory: str, timeout: float | None = None, on_wait: OnWait | None = None) -> Lock:
     """Holds the directory's lock, against other processes and other threads alike; not to be nested.
 
     False, and nothing is held, where there is no lock to be had. Raises TimeoutError, which is an OSError, when someone
     else holds it for ``timeout`` seconds, by default 30; FileNotFoundError if there is no such directory; and OSError.
     """
-    seconds = _TIMEOUT if timeout is None else timeout
-    with _opened(directory) as file:
-        yield file is not None and _acquire(file, directory, seconds, on_wait) is not None
+    return Lock(directory, _TIMEOUT if timeout is None else timeout, on_wait)
 
 
-@contextlib.contextmanager
-def tried(directory: str) -> Iterator[bool]:
+def tried(directory: str) -> Lock:
     """As :func:`locked`, but one try. False while someone else has the lock or waits for it; True where it is held, and
     where there is none to be had.
     """
-    with _opened(directory) as file:
-        if file is None:
-            yield True
-            return
+    return Lock(directory, None, None)
+
+
+class Lock:
+    """The lock of a directory, for one ``with`` block. Made by :func:`locked` and :func:`tried`."""
+
+    _file: io.FileIO | None = None
+
+    def __init__(self, directory: str, seconds: float | None, on_wait: OnWait | None) -> None:
+        self._directory = directory
+        self._seconds = seconds
+        self._on_wait = on_wait
+
+    def __enter__(self) -> bool:
         try:
-            _acquire(file, directory, None, None)
-        except BlockingIOError:
-            is_free = False
-        else:
-            is_free = True
-        yield is_free
+            # Whatever exception of a signal handler comes, the file goes with this object, and the lock with the file.
+            file = self._file = _open(f"{self._directory}/{LOCK_NAME}", self._directory)
+            if self._seconds is None:
+                is_held = _is_turnstile_free(file) and _flock(file)
+            else:
+                is_held = _wait(file, time.monotonic() + self._seconds, self._on_wait)
+        except OSError as error:
+            self._close()
+            if error.errno not in _NOT_TO_BE_HAD:
+                raise
+            _tell(self._directory, error)
+            return self._seconds is None
+        if is_held:
+            with contextlib.suppress(OSError):  # room is made on a full disk with this lock held
+                os.pwrite(file.fileno(), b"%-20d\n" % os.getpid(), 0)  # for the message that others may have to give
+            return True
+        holder = _holder(file)
+        self._close()
+        if self._seconds is None:
+            return False
+        why = f"the lock of the store was held by process {holder} for {self._seconds:g} s"
+        raise TimeoutError(errno.ETIMEDOUT, why, file.name)
 
-
-@contextlib.contextmanager
-def _opened(directory: str) -> Iterator[io.FileIO | None]:
-    """The lock file, made if need be; None where it can't be had."""
-    file = None
-    try:
-        file = _open(os.path.join(directory, LOCK_NAME), directory)
-    except OSError as error:
-        if error.errno not in _NOT_TO_BE_HAD:
-            raise
-        _tell(directory, error)
-    try:
-        yield file
-    finally:
+    def __exit__(self, *exc: object) -> None:
+        file = self._file
         if file is not None and not file.closed:  # by a fork within the block
-            # By itself, and not by closing: a child that was forked by other means has this opening too.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # nothing was locked
+                # By itself, and not by closing: a child that was forked by other means has this opening too.
                 fcntl.flock(file, fcntl.LOCK_UN)
+            self._close()
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
             file.close()
+            _files.pop(id(file), None)
 
 
 def _open(path: str, directory: str) -> io.FileIO:
-    # A FileIO owns its descriptor from the moment that there is one: no exception of a signal handler loses it.
     while True:
-        try:
-            found = os.lstat(path)
-        except FileNotFoundError:
-            found = None
-        if found is not None:
-            if not stat.S_ISREG(found.st_mode):
-                raise OSError(errno.ELOOP, "not a regular file, and not followed", path)
-            if found.st_nlink > 1:
+        with contextlib.suppress(FileNotFoundError):
+            file = _owned(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
+                return file
+            file.close()
+            if stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EPERM, "the file has other names too, and is not written to", path)
-            try:
-                file = io.FileIO(path, "r+")
-            except FileNotFoundError:
-                continue  # removed since
-            if not os.path.samestat(found, os.fstat(file.fileno())):
-                file.close()
-                continue
-        else:
-            try:
-                file = io.FileIO(path, "x+", opener=functools.partial(os.open, mode=0o600))
-            except FileExistsError:
-                continue  # made since
+            raise OSError(errno.ELOOP, "not a regular file, and not followed", path)
+        with contextlib.suppress(FileExistsError):  # made since
+            file = _owned(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
             _hand_over(file.fileno(), directory)
-        _files.add(file)
-        return file
+            return file
+
+
+def _owned(path: str, flags: int) -> io.FileIO:
+    # The descriptor has its owner at once: no bytecode lies between the calls, where a signal could lose it.
+    file = next(map(io.FileIO, map(os.open, (path,), (flags,), (0o600,)), ("r+",)))
+    _files[id(file)] = weakref.ref(file)
+    file.name = path
+    return file
 
 
 def _hand_over(fd: int, directory: str) -> None:
@@ -152,31 +166,17 @@ def _hand_over(fd: int, directory: str) -> None:
             os.fchmod(fd, 0o600 | writers << 1 | writers)
 
 
-def _acquire(file: io.FileIO, directory: str, timeout: float | None, on_wait: OnWait | None) -> io.FileIO | None:
-    """The file, locked; None where it can't be. Raises TimeoutError, or BlockingIOError if there was no ``timeout``."""
-    try:
-        if timeout is not None:
-            is_held = _wait(file, time.monotonic() + timeout, on_wait)
-        else:
-            is_held = _pass_turnstile(file) and _flock(file)
-    except OSError as error:
-        if error.errno not in _NOT_TO_BE_HAD:
-            raise
-        _tell(directory, error)
-        return None
-    if is_held:
-        _leave_turnstile(file)
-        with contextlib.suppress(OSError):  # room is made on a full disk with this lock held
-            os.pwrite(file.fileno(), b"%-20d\n" % os.getpid(), 0)  # for the message that others may have to give
-        return file
-    why = f"the lock of the store was held by process {_holder(file)}"
-    if timeout is None:
-        raise BlockingIOError(errno.EAGAIN, why, file.name)
-    raise TimeoutError(errno.ETIMEDOUT, f"{why} for {timeout:g} s", file.name)
-
-
 def _wait(file: io.FileIO, deadline: float, on_wait: OnWait | None) -> bool:
     """Whether the lock was had before the deadline."""
+    if _is_turnstile_free(file) and _flock(file):
+        return True
+    try:
+        return _wait_in_turn(file, deadline, on_wait)
+    finally:
+        _set_turnstile(file, fcntl.F_UNLCK)
+
+
+def _wait_in_turn(file: io.FileIO, deadline: float, on_wait: OnWait | None) -> bool:
     is_first = _pass_turnstile(file)
     patience = time.monotonic() + _PATIENCE
     while True:
@@ -203,6 +203,8 @@ def _flock(file: io.FileIO) -> bool:
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit systems: type, whence, start, size, pid
 _SET_LOCK = getattr(fcntl, "F_OFD_SETLK", None) if struct.calcsize("P") == 8 else None  # Linux has it
 _TURNSTILE_AT = 1 << 40  # a byte that the file doesn't have
+_TURNSTILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURNSTILE_AT, 1, 0)
+_FREE = struct.pack("h", fcntl.F_UNLCK)
 
 
 def _pass_turnstile(file: io.FileIO) -> bool:
@@ -210,8 +212,17 @@ def _pass_turnstile(file: io.FileIO) -> bool:
     return _set_turnstile(file, fcntl.F_WRLCK)
 
 
-def _leave_turnstile(file: io.FileIO) -> None:
-    _set_turnstile(file, fcntl.F_UNLCK)
+def _is_turnstile_free(file: io.FileIO) -> bool:
+    """Whether nobody stands in it, and so nobody waits."""
+    if _SET_LOCK is None:
+        return True
+    try:
+        found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _TURNSTILE)
+    except OSError as error:
+        if error.errno not in _NOT_TO_BE_HAD:
+            raise
+        return True
+    return found[: len(_FREE)] == _FREE
 
 
 def _set_turnstile(file: io.FileIO, kind: int) -> bool:

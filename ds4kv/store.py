@@ -242,16 +242,10 @@ class Store:
             return None
         passed_over = {entry.path for entry in exclude}
 
-        def accept(entry: Entry) -> bool:
-            return (
-                entry.tokens >= self.min_tokens
-                and self._suits(entry, ctx_size, quant_bits, model_id, payload_abi)
-                and entry.path not in passed_over
-            )
-
+        suits = self._what_suits(ctx_size, quant_bits, model_id, payload_abi, self.min_tokens, passed_over)
         with memoryview(prompt).cast("B") as whole:
             entries = self.entries()
-            while (entry := longest_prefix(entries, whole, accept)) is not None:
+            while (entry := longest_prefix(entries, whole, suits)) is not None:
                 beginning = bytes(whole[: entry.text_bytes])
                 text = self._directory.text_of(entry)
                 # A text that isn't what its name says is damaged, which is the load's to say.
@@ -260,16 +254,29 @@ class Store:
                 passed_over.add(entry.path)
         return None
 
-    def _suits(
-        self, entry: Entry, ctx_size: int, quant_bits: int, model_id: int | None, payload_abi: int | None
-    ) -> bool:
-        """Whether this engine could load it, whatever its text and its payload are."""
-        return (
-            entry.ctx_size <= ctx_size
-            and (entry.quant_bits == quant_bits or not self._reject_different_quant)
-            and (model_id is None or entry.header.model_id == model_id)
-            and (payload_abi is None or entry.header.payload_abi == payload_abi)
-        )
+    def _what_suits(
+        self,
+        ctx_size: int,
+        quant_bits: int,
+        model_id: int | None,
+        payload_abi: int | None,
+        least_tokens: int = 0,
+        but: Collection[str] = (),
+    ) -> Callable[[Entry], bool]:
+        """Says of an entry whether this engine could load it, whatever its text and its payload are."""
+        is_any_quant = not self._reject_different_quant
+
+        def suits(entry: Entry) -> bool:
+            return (
+                entry.tokens >= least_tokens
+                and entry.ctx_size <= ctx_size
+                and (is_any_quant or entry.quant_bits == quant_bits)
+                and entry.path not in but
+                and (model_id is None or entry.header.model_id == model_id)
+                and (payload_abi is None or entry.header.payload_abi == payload_abi)
+            )
+
+        return suits
 
     def load(self, entry: Entry) -> LoadingCheckpoint:
         """Opens a checkpoint that was found, as a context manager.
@@ -431,11 +438,9 @@ class Store:
         sha = hashlib.sha1(key_text, usedforsecurity=False).hexdigest()
         path = os.path.join(self.directory, f"{sha}.kv")
         same_key = [entry for entry in self.entries() if entry.sha == sha]
+        suits = self._what_suits(ctx_size, quant_bits, model_id, payload_abi)
         for entry in same_key:
-            if (
-                self._suits(entry, ctx_size, quant_bits, model_id, payload_abi)
-                and self._directory.text_of(entry) == key_text
-            ):
+            if suits(entry) and self._directory.text_of(entry) == key_text:
                 return PresentSave(self._directory, entry, trailer, fsync=self._fsync)
         now = self._directory.now()
         fields = self._template._asdict() | {
@@ -457,7 +462,7 @@ class Store:
             log.skipped_for_estimate(tokens, header.reason.word, file_size=least, budget_bytes=self.budget_bytes)
             return Save(refusal=over_budget(least, self.budget_bytes))
         try:
-            claim = self._claims.claim(os.path.basename(path))
+            claim = self._claims.claim(os.path.basename(path), self._directory.temporaries)
             if isinstance(claim, str):
                 return Save(refusal=f"the text is being saved by {claim}")
             try:

@@ -78,9 +78,11 @@ class Ledger:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                if note is None or not note.is_of(os.fstat(fd)):
-                    note, is_original = self.get(name), False
-                later = note and note.rewritten(fd, trailer, is_original=is_original)
+                later = None
+                if note is not None and note.is_of(os.fstat(fd)):
+                    later = note.rewritten(fd, trailer, is_original=is_original)
+                if later is None and (stored := self.get(name)) is not None:
+                    later = stored.rewritten(fd, trailer)  # it has been renewed since
             finally:
                 os.close(fd)
         except OSError as error:

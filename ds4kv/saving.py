@@ -317,7 +317,10 @@ class NewSave(Save):
             entry = self._publish()
             if may_evict:
                 directory.count_hits()
-                directory.evict_locked(protected=entry.sha)
+                try:
+                    directory.evict_locked(protected=entry.sha)
+                except OSError as error:
+                    _logger.warning("kv cache not evicted %s: %s", directory.path, error)
 
     def _publish(self) -> Entry:
         writer, directory = self._writer, self._directory

@@ -26,6 +26,7 @@ from ds4kv.lock import locked
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeVar
 
     from _typeshed import ReadableBuffer
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ds4kv.writing import CheckpointWriter
 
     SessionList = list["Session"]
+    T = TypeVar("T")
 
 __all__ = ["SYSPROMPT_NAME", "Session", "Sessions", "read_title"]
 
@@ -86,7 +88,7 @@ class Sessions:
     def list(self) -> SessionList:
         """All saved sessions, the one used last first. Raises OSError."""
         entries = sorted(self._directory.entries(), key=lambda entry: entry.header.last_used, reverse=True)
-        return [Session(entry, title) for entry in entries if (title := _title_of(entry)) is not None]
+        return [Session(entry, title) for entry in entries if (title := _if_readable(read_title, entry)) is not None]
 
     def switch(self, prefix: str, *, quant_bits: int) -> CheckpointReader:
         """Opens the one session whose SHA-1 begins with ``prefix``, 1 to 40 hex digits of either case.
@@ -132,7 +134,7 @@ class Sessions:
             yield writer
         with locked(self.directory):
             for entry in self._directory.entries():
-                if entry.text_bytes < len(whole) and _text_of(entry) == whole[: entry.text_bytes]:
+                if entry.text_bytes < len(whole) and _if_readable(read_text, entry) == whole[: entry.text_bytes]:
                     try:
                         self._directory.unlink(entry.path, entry.stamp[:2])
                     except OSError as error:
@@ -240,19 +242,10 @@ def _first_user_turn(fp: RegularFile, text_bytes: int) -> bytes:
     return b""
 
 
-def _text_of(entry: Entry) -> bytes | None:
-    """The text; None if the file is gone or can't be read: that is one file, and ends nothing else."""
+def _if_readable(read: Callable[[Entry], T | None], entry: Entry) -> T | None:
+    """What ``read`` gives; None if the file can't be read: that is one file, and ends nothing else."""
     try:
-        return read_text(entry)
-    except OSError as error:
-        _logger.warning("kv cache could not read %s: %s", entry.path, error)
-        return None
-
-
-def _title_of(entry: Entry) -> str | None:
-    """As :func:`read_title`; None too if the file can't be read: that is one file, and ends nothing else."""
-    try:
-        return read_title(entry)
+        return read(entry)
     except OSError as error:
         _logger.warning("kv cache could not read %s: %s", entry.path, error)
         return None

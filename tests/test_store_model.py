@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import reference
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
@@ -588,3 +589,4 @@ StoreMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 TestStore = StoreMachine.TestCase
+pytestmark = pytest.mark.timeout(240)  # what is found wrong is made short before it is told

@@ -39,36 +39,42 @@ class SaveFuture(Future[Entry | None]):
 
 
 class Background:
-    """A queue before which ``queue_size`` saves may wait, and its thread. For all threads of one process."""
+    """A queue before which ``queue_size`` saves may wait, and its thread. For all threads, and for forked children: the
+    parent does what waits at a fork. ``name`` is what it saves for.
+    """
 
-    def __init__(self, *, queue_size: int) -> None:
-        self._owner = os.getpid()
+    def __init__(self, name: str, *, queue_size: int) -> None:
+        self._name = name
         self._queue_size = queue_size
+        self._is_closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner = os.getpid()
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[tuple[Task, SaveFuture]] = deque()
         self._thread: threading.Thread | None = None
-        self._is_closed = False
 
-    @property
-    def is_inherited(self) -> bool:
-        """Whether this is a fork, which has no such thread, and whose parent does what waits here."""
-        return self._owner != os.getpid()
+    def _leave_parent(self) -> None:
+        if self._owner != os.getpid():
+            self._begin()
 
     def submit(self, task: Task, *, wait: bool) -> SaveFuture:
         """Puts a save at the queue's end; where it is full, once there is room, or with ``wait`` false not at all.
 
         Raises RuntimeError after :meth:`close`.
         """
+        self._leave_parent()
         future = SaveFuture()
         with self._changed:
             is_own_thread = self._thread is threading.current_thread()
-            while not is_own_thread and len(self._waiting) >= self._queue_size:
+            while not is_own_thread and not self._is_closed and len(self._waiting) >= self._queue_size:
                 if not wait:
                     future.refuse(f"{self._queue_size} saves are waiting already")
                     return future
                 self._changed.wait()
-            if self._is_closed and not is_own_thread:
-                raise RuntimeError("the store is closed")
+            if self._is_closed:
+                raise RuntimeError(f"the store of {self._name} is closed")
             if not is_own_thread and (self._thread is not None or self._start()):
                 self._waiting.append((task, future))
                 self._changed.notify_all()
@@ -102,9 +108,11 @@ class Background:
             _do(task, future)
 
     def close(self) -> None:
-        """Waits for every save, but for the one that calls this."""
+        """Waits for every save, but for the one that calls this; no more are taken."""
+        self._leave_parent()
         with self._changed:
             self._is_closed = True
+            self._changed.notify_all()
             while self._thread not in (None, threading.current_thread()):
                 self._changed.wait()
 

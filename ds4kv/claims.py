@@ -1,16 +1,11 @@
-"""Who is saving which text: a second save of a text that is being saved would write all of it again, for nothing."""
+"""Which texts are being saved by this process: a second save of one would write all of it again, for nothing."""
 
 from __future__ import annotations
 
 import os
 import threading
 
-from ds4kv.draft import held_drafts
 from ds4kv.forks import renew_lock
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["Claim", "Claims"]
 
@@ -33,28 +28,22 @@ class Claim:
 class Claims:
     """The texts that are being saved into a directory, by the names of their files."""
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
+    def __init__(self) -> None:
         self._owners: dict[str, tuple[int, int]] = {}  # process and id of the claim
         self._mutex: threading.Lock
         renew_lock(self, "_mutex")
 
-    def claim(self, name: str, names: Iterable[str]) -> Claim | str:
-        """The claim on a file's name, or in words who has it; ``names`` are those of the directory's temporary files.
-
-        Raises OSError.
-        """
+    def claim(self, name: str) -> Claim | None:
+        """The claim on a file's name; None if it is taken."""
         with self._mutex:
             owner = self._owners.get(name)
-            if owner is not None and owner[0] == os.getpid():
-                return "another thread of this process"
+            if owner is not None and owner[0] == os.getpid():  # a forked child has a copy of its parent's
+                return None
             claim = Claim(self, name)
             self._owners[name] = os.getpid(), id(claim)
-        if held_drafts(self._directory, name, names):
-            claim.end()
-            return "another store or process"
-        return claim
+            return claim
 
     def forget(self, name: str, claim: Claim) -> None:
+        """Has the name be free again, if this is the claim on it."""
         if self._owners.get(name) == (os.getpid(), id(claim)):
             del self._owners[name]

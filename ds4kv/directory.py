@@ -85,6 +85,21 @@ class Directory:
         self._mutex: threading.Lock  # of the index and the hits; never held while waiting for the directory's lock
         renew_lock(self, "_mutex")
 
+    def make(self, mode: int | None) -> None:
+        """Makes it, if need be: for who may have files of this ``mode``, or for its owner alone. Raises OSError."""
+        if os.path.isdir(self.path):
+            return
+        wanted = 0o700
+        if mode is not None:  # who reads the files looks into it, too
+            wanted |= mode | (mode & 0o444) >> 2
+        try:
+            os.makedirs(self.path, mode=wanted, exist_ok=True)
+            if mode is not None:
+                os.chmod(self.path, wanted)
+        except OSError as error:
+            log.mkdir_failed(self.path, error)
+            raise
+
     def entries(self) -> list[Entry]:
         """Every checkpoint that is there now, in the directory's order; none where there is no directory (any more).
 
@@ -212,10 +227,14 @@ class Directory:
 
     # What is no good
 
-    def set_aside(self, path: str, is_same: Callable[[os.stat_result], bool]) -> None:
-        """Moves a file to the quarantine: one whose bytes were proven wrong, while ``is_same`` says of its os.stat that
-        it is as it was then. Where that can't be done at once, it is listed no more until it changes.
+    def set_aside(self, path: str, was: tuple[int, int, int, int]) -> None:
+        """Moves a file to the quarantine: one whose bytes were proven wrong when its device, inode, size and mtime were
+        these, and still are. Where that can't be done at once, it is listed no more until it changes.
         """
+
+        def is_same(status: os.stat_result) -> bool:
+            return stamp(status)[:4] == was
+
         why: object = "the store is read only"
         try:
             if not self.is_read_only:
@@ -299,11 +318,6 @@ class Directory:
             except OSError as error:
                 _logger.warning("kv cache hits not noted in %s: %s", self.path, error)
         self.ledger.close()
-
-
-def stamped(status: os.stat_result) -> tuple[int, int, int, int]:
-    """What a file keeps while nobody writes to it: device, inode, size and mtime."""
-    return stamp(status)[:4]
 
 
 def _free_bytes(path: str) -> int:

@@ -6,6 +6,7 @@ exception on, and one in Python may raise its own. So the stream remembers it.
 
 from __future__ import annotations
 
+import errno
 import time
 
 from ds4kv import log
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from ds4kv.index import Entry
     from ds4kv.integrity import Note
 
-__all__ = ["LoadingCheckpoint", "read_noted_tool_map"]
+__all__ = ["LoadingCheckpoint", "open_found", "read_noted_tool_map"]
+
+_TOLD_BY_ENTRY = ("tokens", "ctx_size", "quant_bits")
 
 
 class LoadingCheckpoint(CheckpointReader):
@@ -93,7 +96,7 @@ class LoadingCheckpoint(CheckpointReader):
         fault = self.fault or (self._trailer_fault() if error is None else None)
         if fault is not None:
             log.load_failed(path, fault, seconds)
-            self._directory.set_aside(path, lambda status: stamp(status)[:4] == stamp(opened)[:4])
+            self._directory.set_aside(path, stamp(opened)[:4])
         elif error is not None:
             log.load_failed(path, error, seconds)
         else:
@@ -102,6 +105,25 @@ class LoadingCheckpoint(CheckpointReader):
                 path, identity(opened), head=self.entry.head, note=self.note, consume=is_long
             )
             log.hit(self.header, text_bytes=self.text_bytes, seconds=seconds, path=path, consumed=consumed)
+
+
+def open_found(entry: Entry, directory: Directory, *, workers: int, consume_above: int | None) -> LoadingCheckpoint:
+    """As :meth:`ds4kv.Store.load`."""
+    started = time.monotonic()
+    try:
+        checkpoint = LoadingCheckpoint(entry, directory, workers=workers, consume_above=consume_above)
+    except Exception as error:
+        log.load_failed(entry.path, error, time.monotonic() - started)
+        if isinstance(error, CorruptError):
+            # If the file still has this stamp, so it had while it was read.
+            directory.set_aside(entry.path, entry.stamp[:4])
+        raise
+    header = checkpoint.header
+    is_same = entry.matched in (None, checkpoint.text)
+    if not is_same or any(getattr(header, name) != getattr(entry, name) for name in _TOLD_BY_ENTRY):
+        checkpoint.close()
+        raise FileNotFoundError(errno.ENOENT, "another checkpoint took its place since it was found", entry.path)
+    return checkpoint
 
 
 def read_noted_tool_map(

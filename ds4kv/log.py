@@ -251,6 +251,6 @@ def _line(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def tool_map_refused(path: str, error: Ds4kvError) -> None:
-    """A trailer was proven wrong, or the file that it is in. No line of ds4-server's, which has no proof."""
+def tool_map_refused(path: str, error: Ds4kvError | OSError) -> None:
+    """A trailer was proven wrong, or the file that it is in, or can't be read. No line of ds4-server's."""
     _logger.warning("kv cache tool map not imported %s: %s", path, error)

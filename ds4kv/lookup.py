@@ -1,22 +1,25 @@
 """The longest stored text that a prompt begins with.
 
 A key is the SHA-1 of a text, so one hash running along the prompt, read off at each length that some text has, answers
-for all texts at once, and no file is opened.
+for all texts at once. Only the file that it names is opened, to compare the text itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 
+from ds4kv.naming import sha1_mismatch
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from _typeshed import ReadableBuffer
 
+    from ds4kv.directory import Directory
     from ds4kv.index import Entry
 
-__all__ = ["longest_prefix"]
+__all__ = ["find", "longest_prefix", "what_suits"]
 
 
 def longest_prefix(entries: Iterable[Entry], prompt: ReadableBuffer, accept: Callable[[Entry], bool]) -> Entry | None:
@@ -44,3 +47,47 @@ def longest_prefix(entries: Iterable[Entry], prompt: ReadableBuffer, accept: Cal
             if found:
                 return max(found, key=lambda entry: (entry.tokens, entry.path))
         return None
+
+
+def find(directory: Directory, prompt: ReadableBuffer, accept: Callable[[Entry], bool]) -> Entry | None:
+    """The accepted entry with the longest text that ``prompt`` begins with, by the texts themselves.
+
+    A file whose text can't be read is passed over. Raises OSError if the directory can't be read.
+    """
+    with memoryview(prompt).cast("B") as whole:
+        entries = directory.entries()
+        while (entry := longest_prefix(entries, whole, accept)) is not None:
+            beginning = bytes(whole[: entry.text_bytes])
+            text = directory.text_of(entry)
+            # A text that isn't what its name says is damaged, which is the load's to say.
+            if text == beginning or (text is not None and sha1_mismatch(entry.path, text) is not None):
+                return entry.found_for(beginning)
+            passed_over = entry.path
+            entries = [other for other in entries if other.path != passed_over]
+    return None
+
+
+def what_suits(
+    *,
+    ctx_size: int,
+    quant_bits: int | None,
+    model_id: int | None,
+    payload_abi: int | None,
+    least_tokens: int = 0,
+    but: Collection[str] = (),
+) -> Callable[[Entry], bool]:
+    """Says of an entry whether an engine could load it, whatever its text and its payload are: one that has so large a
+    context, and wants these numbers in the header; None is any. Those whose paths are in ``but`` don't suit.
+    """
+
+    def suits(entry: Entry) -> bool:
+        return (
+            entry.tokens >= least_tokens
+            and entry.ctx_size <= ctx_size
+            and (quant_bits is None or entry.quant_bits == quant_bits)
+            and entry.path not in but
+            and (model_id is None or entry.header.model_id == model_id)
+            and (payload_abi is None or entry.header.payload_abi == payload_abi)
+        )
+
+    return suits

@@ -8,37 +8,23 @@ same time: files appear whole, by a rename, and what is open stays whole when it
 from __future__ import annotations
 
 import errno
-import hashlib
-import logging
 import os
-import threading
 import time
 
-from ds4kv import log, policy
-from ds4kv import workers as _workers
+from ds4kv import log, lookup, policy
 from ds4kv._core import size_of
 from ds4kv.arguments import store_options
 from ds4kv.background import Background
-from ds4kv.claims import Claims
 from ds4kv.directory import Directory
-from ds4kv.draft import sweep
 from ds4kv.errors import CorruptError
-from ds4kv.files import RegularFile
-from ds4kv.forks import renew_lock
-from ds4kv.header import CHUNK_SIZE, Codec, Ext, Header, Layout, Reason
-from ds4kv.index import stamp
+from ds4kv.header import CHUNK_SIZE, Layout, Reason
 from ds4kv.integrity import Verdict
-from ds4kv.layout import PREFIX_SIZE
-from ds4kv.loading import LoadingCheckpoint, read_noted_tool_map
-from ds4kv.lock import locked
-from ds4kv.lookup import longest_prefix
-from ds4kv.naming import sha1_mismatch
+from ds4kv.loading import LoadingCheckpoint, open_found
 from ds4kv.reading import CheckpointReader
-from ds4kv.rewrite import identity
-from ds4kv.saving import NO_SPACE, NewSave, PresentSave, Room, Save, StoreWriter, over_budget
-from ds4kv.stream import encoder_level
-from ds4kv.trailer import pack_tool_map, select_tool_map
-from ds4kv.writing import codec_for
+from ds4kv.saves import Saves
+from ds4kv.saving import Save
+from ds4kv.settings import Settings, budget_of, not_negative
+from ds4kv.upkeep import import_tool_maps, make_notes, tidy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,9 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Store"]
 
-_logger = logging.getLogger("ds4kv")
-
-_TOLD_BY_ENTRY = ("tokens", "ctx_size", "quant_bits")
 _QUEUE_SIZE = 4
 """Saves that may wait for the background thread, each with its buffer."""
 
@@ -115,46 +98,35 @@ class Store:
         read_only: bool = False,
         evict_on_open: bool = True,
     ) -> None:
-        self.min_tokens = _not_negative("min_tokens", min_tokens)
-        self.cold_max_tokens = _not_negative("cold_max_tokens", cold_max_tokens)
-        self.continued_interval_tokens = _not_negative("continued_interval_tokens", continued_interval_tokens)
-        self.boundary_trim_tokens = _not_negative("boundary_trim_tokens", boundary_trim_tokens)
-        self.boundary_align_tokens = _not_negative("boundary_align_tokens", boundary_align_tokens)
-        if on_full not in ("raise", "evict"):
-            raise ValueError(f"on_full is {on_full!r}, not 'raise' or 'evict'")
-        budget = _not_negative("budget_mb", budget_mb) << 20
-        if budget_bytes is not None:
-            budget = _not_negative("budget_bytes", budget_bytes)
+        self.min_tokens = not_negative("min_tokens", min_tokens)
+        self.cold_max_tokens = not_negative("cold_max_tokens", cold_max_tokens)
+        self.continued_interval_tokens = not_negative("continued_interval_tokens", continued_interval_tokens)
+        self.boundary_trim_tokens = not_negative("boundary_trim_tokens", boundary_trim_tokens)
+        self.boundary_align_tokens = not_negative("boundary_align_tokens", boundary_align_tokens)
+        self._settings = Settings.checked(
+            layout=layout,
+            codec=codec,
+            level=level,
+            workers=workers,
+            nice=nice,
+            fsync=fsync,
+            mode=mode,
+            on_full=on_full,
+        )
         self._directory = Directory(
             os.path.abspath(os.fsdecode(directory)),
-            budget_bytes=budget or policy.BUDGET_MB << 20,
+            budget_bytes=budget_of(budget_mb, budget_bytes),
             score=score,
             clock=clock,
             is_read_only=read_only,
         )
-        self._claims = Claims(self.directory)
+        self._saves = Saves(self._directory, self._settings)
         self._reject_different_quant = reject_different_quant
-        self._workers = _workers.resolve(workers)
-        self._template = _template(Layout(layout), codec)
-        if level is not None:
-            encoder_level(self._template.codec, level)
-        self._level = level
         self._consume_above = cold_max_tokens if consume and cold_max_tokens else None
-        self._evicts_when_full = on_full == "evict"
-        self._fsync = fsync
-        if mode is not None and not 0 <= mode <= 0o777:
-            raise ValueError(f"mode is {mode:#o}, outside 0..0o777")
-        self._mode = mode
-        if not 0 <= nice <= 19:
-            raise ValueError(f"nice is {nice}, outside 0..19")
-        self._nice = nice
-        self._background: Background | None = None
-        self._closed = False
-        self._mutex: threading.Lock
-        renew_lock(self, "_mutex")  # of these two
+        self._background = Background(self.directory, queue_size=_QUEUE_SIZE)
         if not read_only:
-            self._make_directory()
-            self._tidy(evict_on_open)
+            self._directory.make(mode)
+            tidy(self._directory, evict=evict_on_open)
         log.opened(
             self.directory,
             budget_bytes=self.budget_bytes,
@@ -164,37 +136,10 @@ class Store:
             boundary_trim_tokens=self.boundary_trim_tokens,
             boundary_align_tokens=self.boundary_align_tokens,
             reject_different_quant=self._reject_different_quant,
-            codec=None if self._template.layout is Layout.V1 else self._template.codec,
-            workers=self._workers,
+            codec=None if self._settings.template.layout is Layout.V1 else self._settings.template.codec,
+            workers=self._settings.workers,
             chunk_size=CHUNK_SIZE,
         )
-
-    def _make_directory(self) -> None:
-        """Makes it, if need be: for who may have the files, by their ``mode``, or for its owner alone."""
-        if os.path.isdir(self.directory):
-            return
-        wanted = 0o700
-        if self._mode is not None:  # who reads the files looks into it, too
-            wanted |= self._mode | (self._mode & 0o444) >> 2
-        try:
-            os.makedirs(self.directory, mode=wanted, exist_ok=True)
-            if self._mode is not None:
-                os.chmod(self.directory, wanted)
-        except OSError as error:
-            log.mkdir_failed(self.directory, error)
-            raise
-
-    def _tidy(self, evict: bool) -> None:
-        if not os.access(self.directory, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-            _logger.warning("kv cache is not ours to write, and nothing is evicted: %s", self.directory)
-            return
-        sweep(self.directory)
-        try:
-            if evict:
-                self._directory.evict()
-        except TimeoutError as error:  # the next save evicts
-            _logger.warning("kv cache not evicted %s: %s", self.directory, error)
-        self._directory.ledger.forget_absent()
 
     @classmethod
     def from_args(cls, namespace: argparse.Namespace) -> Self | None:
@@ -240,43 +185,20 @@ class Store:
         """
         if quant_bits not in (2, 4):
             return None
-        passed_over = {entry.path for entry in exclude}
-
-        suits = self._what_suits(ctx_size, quant_bits, model_id, payload_abi, self.min_tokens, passed_over)
-        with memoryview(prompt).cast("B") as whole:
-            entries = self.entries()
-            while (entry := longest_prefix(entries, whole, suits)) is not None:
-                beginning = bytes(whole[: entry.text_bytes])
-                text = self._directory.text_of(entry)
-                # A text that isn't what its name says is damaged, which is the load's to say.
-                if text == beginning or (text is not None and sha1_mismatch(entry.path, text) is not None):
-                    return entry.found_for(beginning)
-                passed_over.add(entry.path)
-        return None
+        but = {entry.path for entry in exclude}
+        suits = self._what_suits(ctx_size, quant_bits, model_id, payload_abi, least_tokens=self.min_tokens, but=but)
+        return lookup.find(self._directory, prompt, suits)
 
     def _what_suits(
-        self,
-        ctx_size: int,
-        quant_bits: int,
-        model_id: int | None,
-        payload_abi: int | None,
-        least_tokens: int = 0,
-        but: Collection[str] = (),
+        self, ctx_size: int, quant_bits: int, model_id: int | None, payload_abi: int | None, **options: Any
     ) -> Callable[[Entry], bool]:
-        """Says of an entry whether this engine could load it, whatever its text and its payload are."""
-        is_any_quant = not self._reject_different_quant
-
-        def suits(entry: Entry) -> bool:
-            return (
-                entry.tokens >= least_tokens
-                and entry.ctx_size <= ctx_size
-                and (is_any_quant or entry.quant_bits == quant_bits)
-                and entry.path not in but
-                and (model_id is None or entry.header.model_id == model_id)
-                and (payload_abi is None or entry.header.payload_abi == payload_abi)
-            )
-
-        return suits
+        return lookup.what_suits(
+            ctx_size=ctx_size,
+            quant_bits=quant_bits if self._reject_different_quant else None,
+            model_id=model_id,
+            payload_abi=payload_abi,
+            **options,
+        )
 
     def load(self, entry: Entry) -> LoadingCheckpoint:
         """Opens a checkpoint that was found, as a context manager.
@@ -289,26 +211,7 @@ class Store:
         Raises FileNotFoundError if the checkpoint was removed or replaced since it was found, which other processes may
         do at any time: a miss. Else as :func:`ds4kv.open`.
         """
-        started = time.monotonic()
-        try:
-            checkpoint = LoadingCheckpoint(
-                entry, self._directory, workers=self._workers, consume_above=self._consume_above
-            )
-        except Exception as error:
-            log.load_failed(entry.path, error, time.monotonic() - started)
-            if isinstance(error, CorruptError):
-                self._set_aside(entry)
-            raise
-        header = checkpoint.header
-        is_same = entry.matched in (None, checkpoint.text)
-        if not is_same or any(getattr(header, name) != getattr(entry, name) for name in _TOLD_BY_ENTRY):
-            checkpoint.close()
-            raise FileNotFoundError(errno.ENOENT, "another checkpoint took its place since it was found", entry.path)
-        return checkpoint
-
-    def _set_aside(self, entry: Entry) -> None:
-        # The file of this entry, if it still has the name and the stamp: then so it had while it was read.
-        self._directory.set_aside(entry.path, lambda status: stamp(status)[:4] == entry.stamp[:4])
+        return open_found(entry, self._directory, workers=self._settings.workers, consume_above=self._consume_above)
 
     def verify(self, entry: Entry) -> Verdict:
         """Reads all of a checkpoint; the file stays, whatever is found.
@@ -317,7 +220,7 @@ class Store:
         have been written by another program since. Raises UnsupportedError and OSError.
         """
         try:
-            with self._reader(entry) as reader:
+            with CheckpointReader(entry.path, workers=self._settings.workers, ledger=self._directory.ledger) as reader:
                 return reader.verify()
         except CorruptError:
             return Verdict.DAMAGED
@@ -325,61 +228,20 @@ class Store:
     def rebuild_integrity(self) -> list[Entry]:
         """Notes the sums of all checkpoints that have none, as they are now; what was noted.
 
-        Only what decodes is noted. What is proven corrupt is set aside, as by a load. Raises TimeoutError if the
-        directory's lock can't be had, PermissionError of a read-only store, and OSError.
+        Only what decodes is noted. What is proven corrupt is set aside, as by a load, and what can't be read is passed
+        over. Raises TimeoutError if the directory's lock can't be had, PermissionError of a read-only store, and
+        OSError.
         """
         self._refuse_if_read_only()
-        self._directory.ledger.forget_absent()
-        return [entry for entry in self.entries() if self._note(entry)]
-
-    def _note(self, entry: Entry) -> bool:
-        try:
-            with self._reader(entry) as reader:
-                note = reader.make_note() if reader.note is None else None
-                if note is None:
-                    return False
-                with locked(self.directory):
-                    if identity(os.stat(entry.path)) != (note.device, note.inode):
-                        return False
-                    name = os.path.basename(entry.path)
-                    self._directory.ledger.put(name, note)
-                    return self._directory.ledger.get(name) == note
-        except FileNotFoundError:
-            return False  # evicted since it was listed
-        except CorruptError as error:
-            log.load_failed(entry.path, error, 0)
-            self._set_aside(entry)
-            return False
-
-    def _reader(self, entry: Entry) -> CheckpointReader:
-        return CheckpointReader(entry.path, workers=self._workers, ledger=self._directory.ledger)
+        return make_notes(self._directory, workers=self._settings.workers)
 
     def import_tool_maps(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """What the model wrote for these tool calls, by their ids, as far as the checkpoints here know it.
 
-        No payload is read, and no lock is needed. Raises OSError.
+        No payload is read, and no lock is needed; a file that can't be read is passed over. Raises OSError if the
+        directory can't be read.
         """
-        missing = set(ids)
-        found: dict[bytes, bytes] = {}
-        for entry in self.entries():
-            if missing and entry.ext_flags & Ext.TOOL_MAP:
-                found |= self._read_tool_map(entry, missing)
-                missing -= found.keys()
-        return found
-
-    def _read_tool_map(self, entry: Entry, wanted: set[bytes]) -> dict[bytes, bytes]:
-        start = PREFIX_SIZE + entry.text_bytes + entry.header.payload_bytes
-        try:
-            with RegularFile(entry.path) as fp:
-                if identity(os.fstat(fp.fileno())) != entry.stamp[:2]:
-                    return {}  # replaced since it was listed
-                note = self._directory.ledger.applying(os.path.basename(entry.path), fp.fileno())
-                return read_noted_tool_map(fp, start, note, wanted=wanted)
-        except FileNotFoundError:
-            return {}  # evicted since it was listed
-        except CorruptError as error:
-            log.tool_map_refused(entry.path, error)  # and the file is the next load's to judge
-            return {}
+        return import_tool_maps(self._directory, ids)
 
     # Writing
 
@@ -422,91 +284,24 @@ class Store:
 
         Raises ValueError for what no file may hold, and OSError.
         """
-        started = time.monotonic()
-        if self._directory.is_read_only:
-            return Save(refusal="the store is read only")
-        key_text = bytes(memoryview(text))
-        reason_code = Reason.from_word(reason) if isinstance(reason, str) else reason
-        if tokens < max(self.min_tokens, 1):
-            return Save(refusal=f"{tokens} tokens; a checkpoint has at least {max(self.min_tokens, 1)}")
-        if quant_bits not in (2, 4):
-            return Save(refusal=f"quant_bits is {quant_bits}, not 2 or 4")
-        if len(key_text) >= 1 << 32:
-            log.skipped_for_text(tokens)
-            return Save(refusal=f"the text is {len(key_text)} bytes; its length has 32 bits")
-        trailer = pack_tool_map(select_tool_map(key_text, tool_map or {}))
-        sha = hashlib.sha1(key_text, usedforsecurity=False).hexdigest()
-        path = os.path.join(self.directory, f"{sha}.kv")
-        same_key = [entry for entry in self.entries() if entry.sha == sha]
-        suits = self._what_suits(ctx_size, quant_bits, model_id, payload_abi)
-        for entry in same_key:
-            if suits(entry) and self._directory.text_of(entry) == key_text:
-                return PresentSave(self._directory, entry, trailer, fsync=self._fsync)
-        now = self._directory.now()
-        fields = self._template._asdict() | {
+        facts = {
             "tokens": tokens,
             "ctx_size": ctx_size,
             "quant_bits": quant_bits,
-            "reason_code": reason_code,
-            "ext_flags": ext_flags | Ext.TOOL_MAP if trailer else ext_flags & ~int(Ext.TOOL_MAP),
-            "created_at": now,
-            "last_used": now,
+            "reason_code": Reason.from_word(reason) if isinstance(reason, str) else reason,
+            "ext_flags": ext_flags,
             "model_id": model_id or 0,
             "payload_abi": payload_abi or 0,
         }
-        header = Header(**fields)
-        least = PREFIX_SIZE + len(key_text) + len(trailer)
-        if self._template.codec is Codec.NONE:
-            least += raw_total or 0
-        if policy.with_slack(least) > self.budget_bytes:
-            log.skipped_for_estimate(tokens, header.reason.word, file_size=least, budget_bytes=self.budget_bytes)
-            return Save(refusal=over_budget(least, self.budget_bytes))
-        try:
-            claim = self._claims.claim(os.path.basename(path), self._directory.temporaries)
-            if isinstance(claim, str):
-                return Save(refusal=f"the text is being saved by {claim}")
-            try:
-                writer = self._create(path, header, key_text, trailer, raw_total, least)
-            except BaseException:
-                claim.end()
-                raise
-        except OSError as error:
-            log.create_failed(path, error, time.monotonic() - started)
-            raise
-        return NewSave(
-            self._directory, writer, same_key, claim=claim, raw_total=raw_total, started=started, trimmed=trimmed
+        return self._saves.begin(
+            bytes(memoryview(text)),
+            facts,
+            least_tokens=self.min_tokens,
+            suits=self._what_suits(ctx_size, quant_bits, model_id, payload_abi),
+            tool_map=tool_map,
+            raw_total=raw_total,
+            trimmed=trimmed,
         )
-
-    def _create(
-        self, path: str, header: Header, text: bytes, trailer: bytes, raw_total: int | None, least: int
-    ) -> StoreWriter:
-        room = Room(self._directory) if self._evicts_when_full else None
-
-        def create() -> StoreWriter:
-            return StoreWriter(
-                path,
-                header,
-                text,
-                trailer,
-                budget_bytes=self.budget_bytes,
-                room=room,
-                level=self._level,
-                workers=self._workers,
-                nice=self._nice,
-                raw_total=raw_total,
-                fsync=self._fsync,
-                ledger=self._directory.ledger,
-                mode=self._mode,
-            )
-
-        try:
-            return create()
-        except FileNotFoundError:
-            self._make_directory()  # it was removed since the store was opened
-        except OSError as error:
-            if error.errno not in NO_SPACE or room is None or not room.make(least, least):
-                raise
-        return create()
 
     def save_buffer(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Entry | None:
         """Saves a whole payload, and returns the checkpoint of ``text``, or None if it was refused.
@@ -536,13 +331,7 @@ class Store:
         Raises RuntimeError after :meth:`close`.
         """
         key_text = bytes(memoryview(text))
-        with self._mutex:
-            if self._closed:
-                raise RuntimeError(f"the store of {self.directory} is closed")
-            if self._background is None or self._background.is_inherited:
-                self._background = Background(queue_size=_QUEUE_SIZE)
-            background = self._background
-        return background.submit(lambda: self._save_buffer(key_text, payload, **options), wait=wait)
+        return self._background.submit(lambda: self._save_buffer(key_text, payload, **options), wait=wait)
 
     def evict(self) -> list[Entry]:
         """Brings the directory within its budget, as every save does; what was removed.
@@ -568,11 +357,7 @@ class Store:
 
     def close(self) -> None:
         """Waits for the saves in the background; no more are taken."""
-        with self._mutex:
-            self._closed = True
-            background = self._background
-        if background is not None and not background.is_inherited:
-            background.close()
+        self._background.close()
         self._directory.close()
 
     def __enter__(self) -> Self:
@@ -580,17 +365,3 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _not_negative(name: str, value: int) -> int:
-    if value < 0:
-        raise ValueError(f"{name} is {value}, which is negative")
-    return value
-
-
-def _template(layout: Layout, codec: str | None) -> Header:
-    """A header with what all new files of a store have in common."""
-    if layout is Layout.V2_MID:
-        raise ValueError("layout v2-mid is read, not written: use v2-checked")
-    kept = codec_for(layout, codec)
-    return Header(tokens=1, ctx_size=0, layout=layout, codec=kept, chunk_size=0 if kept is Codec.NONE else CHUNK_SIZE)

@@ -80,13 +80,14 @@ def test_children_of_a_busy_parent_all_work(tmp_path: Path) -> None:
     assert statuses == [0] * CHILDREN
 
 
-@pytest.mark.parametrize("attribute", ["_directory", "_claims", "", "_background"])
+@pytest.mark.parametrize("attribute", ["_directory", "_background", "_saves"])
 def test_a_lock_that_was_held_at_the_fork(tmp_path: Path, attribute: str) -> None:
     """The kind, one by one: another thread holds a mutex at the very moment."""
     store = Store(tmp_path, workers=1)
     store.save_async(b"first", PAYLOAD, **SAVE).result()
-    owner = getattr(store, attribute) if attribute else store
-    mutex = owner._changed if attribute == "_background" else owner._mutex
+    owner = getattr(store, attribute)
+    mutex = {"_directory": "_mutex", "_background": "_changed", "_saves": "_claims"}[attribute]
+    mutex = getattr(owner, mutex) if attribute != "_saves" else owner._claims._mutex
 
     def work() -> None:
         assert load(store, b"first") == PAYLOAD

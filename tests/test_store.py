@@ -25,9 +25,8 @@ import reference
 from processes import forked, started
 
 import ds4kv
-from ds4kv import arguments, integrity, lock, saving
+from ds4kv import arguments, integrity, lock, room, upkeep
 from ds4kv import directory as directory_module
-from ds4kv import store as store_module
 from ds4kv.index import Entry
 from ds4kv.integrity import Verdict
 from ds4kv.lock import LOCK_NAME, locked
@@ -380,8 +379,8 @@ def test_import_tool_maps_ends_when_all_are_known(store: Store, monkeypatch: pyt
     for text in (b"1" + BLOCK, b"2" + BLOCK, b"3" + BLOCK):
         store.save_buffer(text, PAYLOAD, tool_map={b"call_1": BLOCK}, **SAVE)
     read = []
-    real = store_module.read_noted_tool_map
-    monkeypatch.setattr(store_module, "read_noted_tool_map", lambda *a, **o: read.append(a) or real(*a, **o))
+    real = upkeep.read_noted_tool_map
+    monkeypatch.setattr(upkeep, "read_noted_tool_map", lambda *a, **o: read.append(a) or real(*a, **o))
     assert store.import_tool_maps([b"call_1"]) == {b"call_1": BLOCK}
     assert len(read) == 1
     assert store.import_tool_maps([b"call_1", b"call_2"]) == {b"call_1": BLOCK}
@@ -673,12 +672,12 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return super().write(taken)
 
-    class LimitedFile(saving._LimitedFile, SmallDisk):  # super() in the one is the other
+    class LimitedFile(room._LimitedFile, SmallDisk):  # super() in the one is the other
         def __init__(self, path: str, mode: str, **options: Any) -> None:
             super().__init__(path, mode, **options)
             self._test_directory = os.path.dirname(path)
 
-    monkeypatch.setattr(saving, "_LimitedFile", LimitedFile)
+    monkeypatch.setattr(room, "_LimitedFile", LimitedFile)
     return size
 
 
@@ -727,15 +726,15 @@ def test_on_full_evict_makes_room_for_the_text_too(
     tmp_path: Path, disk: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = filled(tmp_path, "evict", "none")
-    real = saving.StoreWriter.__init__
+    real = room.StoreWriter.__init__
     failures = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
 
-    def init(self: saving.StoreWriter, *arguments: Any, **options: Any) -> None:
+    def init(self: room.StoreWriter, *arguments: Any, **options: Any) -> None:
         if failures:
             raise failures.pop()
         real(self, *arguments, **options)
 
-    monkeypatch.setattr(saving.StoreWriter, "__init__", init)
+    monkeypatch.setattr(room.StoreWriter, "__init__", init)
     assert store.save_buffer(b"new", b"payload", **SAVE) is not None
     assert {entry.sha for entry in store.entries()} == {sha1(text) for text in (b"1", b"2", b"3", b"new")}
     failures += [OSError(errno.ENOSPC, "once"), OSError(errno.ENOSPC, "and again")]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ds4kv import saving
+from ds4kv import room
 from ds4kv.lock import locked
 from ds4kv.store import Store
 
@@ -117,11 +117,11 @@ def test_what_a_disk_says_that_it_has_free_is_not_believed_after_a_failure(
 
 
 def fail_writes(monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOSPC) -> None:
-    real = saving.OutputFile.write
+    real = room.OutputFile.write
 
-    def write(file: saving.OutputFile, data: bytes) -> int:
+    def write(file: room.OutputFile, data: bytes) -> int:
         if memoryview(data).nbytes > 500:
             raise OSError(code, os.strerror(code))
         return real(file, data)
 
-    monkeypatch.setattr(saving.OutputFile, "write", write)
+    monkeypatch.setattr(room.OutputFile, "write", write)

@@ -18,8 +18,7 @@ import pytest
 from processes import started
 
 import ds4kv
-from ds4kv import index, lookup, naming
-from ds4kv import store as store_module
+from ds4kv import index, lookup, naming, saves, upkeep
 from ds4kv.store import Store
 
 SAVE: dict[str, Any] = {"tokens": 600, "ctx_size": 100}
@@ -109,7 +108,7 @@ class CollidingHash:
 
 def test_a_text_of_the_same_hash_is_another_text(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     good, evil = CollidingHash.TEXTS
-    for module in (lookup, store_module, naming):
+    for module in (lookup, saves, naming):
         monkeypatch.setattr(module, "hashlib", type("hashlib", (), {"sha1": CollidingHash}), raising=False)
     monkeypatch.setattr(hashlib, "sha1", CollidingHash)
     put(store, b"collides")
@@ -421,9 +420,9 @@ def test_a_directory_that_is_not_ours_to_write(
         put(store, b"text %d" % n, os.urandom(5000))
     real = os.access
     monkeypatch.setattr(
-        store_module.os, "access", lambda path, mode, **options: mode != os.W_OK and real(path, mode, **options)
+        upkeep.os, "access", lambda path, mode, **options: mode != os.W_OK and real(path, mode, **options)
     )
-    monkeypatch.setattr(os, "supports_effective_ids", {store_module.os.access})
+    monkeypatch.setattr(os, "supports_effective_ids", {upkeep.os.access})
     with Store(store.directory, budget_bytes=8000) as opened:
         assert len(opened.entries()) == 4
     assert caplog.text.count("not ours to write") == 1

@@ -74,10 +74,12 @@ class Reason(enum.IntEnum):
     @classmethod
     def from_word(cls, word: str) -> Reason:
         """The reason with this spelling; ValueError if there is none."""
-        for reason in cls:
-            if reason.word == word:
-                return reason
-        raise ValueError(f"reason {word!r} is none of {', '.join(r.word for r in cls)}")
+        if word in _REASONS:
+            return _REASONS[word]
+        raise ValueError(f"reason {word!r} is none of {', '.join(_REASONS)}")
+
+
+_REASONS = {reason.word: reason for reason in Reason}
 
 
 class Ext(enum.IntFlag):
@@ -125,14 +127,14 @@ class Header(_Fields):
 
     def __new__(cls, **fields: Any) -> Self:
         self = super().__new__(cls, **fields)
-        self = self._replace(layout=Layout(self.layout), codec=Codec(self.codec))
+        if type(self.layout) is not Layout or type(self.codec) is not Codec:
+            self = self._replace(layout=Layout(self.layout), codec=Codec(self.codec))
         if self.layout is Layout.V2_CRC:
             raise ValueError("a header of layout v2-crc is another: use v1, v2 or v2-checked")
         if self.quant_bits not in (2, 4):
             raise ValueError(f"quant_bits is {self.quant_bits}, not 2 or 4")
-        for name, bits in _WIDTHS.items():
-            value = operator.index(getattr(self, name))
-            if not 0 <= value < 1 << bits:
+        for (name, bits), value in zip(_WIDTHS.items(), _numbers(self), strict=True):
+            if not 0 <= operator.index(value) < 1 << bits:
                 raise ValueError(f"{name} is {value}, outside 0..2**{bits} - 1")
         if self.tokens == 0:
             raise ValueError("tokens is 0; a checkpoint holds at least one")
@@ -270,3 +272,4 @@ _WIDTHS = {
     "last_used": 64,
     "payload_bytes": 64,
 }
+_numbers = operator.attrgetter(*_WIDTHS)

@@ -51,8 +51,15 @@ def listed(name: str, data: bytes) -> Listed | None:
     )
     if magic != b"KVC" or version not in (1, 2) or quant not in (2, 4) or tokens == 0:
         return None
-    if version == 2 and (codec > 2 or (codec and not 1 <= chunk <= reference.MAX_CHUNK)):
+    if version == 1 and data[21] in (1, 2):
         return None
+    if version == 2:
+        try:
+            is_v2 = reference.layout_of(data) == "v2"
+        except reference.Bad:
+            return None
+        if is_v2 and (codec > 2 or (codec and not 1 <= chunk <= reference.MAX_CHUNK)):
+            return None
     text_bytes = struct.unpack_from("<I", data, reference.HEADER_BYTES)[0]
     end = reference.TEXT_AT + text_bytes + region
     if end > len(data):

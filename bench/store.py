@@ -3,8 +3,8 @@
     python bench/store.py [--entries 10 100 1000 10000] [--prompt-kib 20 200 1000] [--plot FILE] [--dir DIR]
 
 Directories of checkpoints with texts of every length up to the prompt's, a third each raw v1, raw v2 and lz4; one of
-them, at half of it, is what the prompt begins with. Files are sparse after the first bytes of the text, of which no way
-to find one reads more. Three ways, in turns:
+them, at half of it, is what the prompt begins with. Files are sparse after the first bytes of the text, but for that
+one, whose text a store reads and compares. Three ways, in turns:
 
 - *find*: a store that has seen the directory before;
 - *floor*: the prompt hashed once, and one scan of the directory with the status of each file, which no find can avoid;
@@ -54,7 +54,7 @@ def fill(directory: str, entries: int, prompt: bytes, seed: int = 1) -> str:
     for i, (sha, text_bytes) in enumerate(keys):
         head = headers[i % len(headers)] + struct.pack("<I", text_bytes)
         fd = os.open(os.path.join(directory, f"{sha}.kv"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(fd, head + prompt[: min(text_bytes, 64)])
+        os.write(fd, head + (prompt[:text_bytes] if sha == target else prompt[: min(text_bytes, 64)]))
         os.truncate(fd, len(head) + text_bytes + PAYLOAD_BYTES)
         os.close(fd)
     return target

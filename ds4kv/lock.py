@@ -34,6 +34,7 @@ __all__ = ["LOCK_NAME", "Lock", "locked", "tried"]
 LOCK_NAME = ".ds4kv.lock"
 _TIMEOUT = 30.0  # seconds; what is done under the lock takes milliseconds, but disks stall
 _NAP = 0.001
+_FOREIGN = "not a regular file, and not followed"
 _PATIENCE = 0.5  # seconds at the turnstile; who stands in it may be stopped, and then it is passed by
 
 _NOT_TO_BE_HAD = frozenset(
@@ -138,7 +139,7 @@ def _open(path: str, directory: str) -> io.FileIO:
             file.close()
             if stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EPERM, "the file has other names too, and is not written to", path)
-            raise OSError(errno.ELOOP, "not a regular file, and not followed", path)
+            raise OSError(errno.ELOOP, _FOREIGN, path)
         with contextlib.suppress(FileExistsError):  # made since
             file = _owned(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
             _hand_over(file.fileno(), directory)
@@ -146,8 +147,13 @@ def _open(path: str, directory: str) -> io.FileIO:
 
 
 def _owned(path: str, flags: int) -> io.FileIO:
-    # The descriptor has its owner at once: no bytecode lies between the calls, where a signal could lose it.
-    file = next(map(io.FileIO, map(os.open, (path,), (flags,), (0o600,)), ("r+",)))
+    try:
+        # The descriptor has its owner at once: no bytecode lies between the calls, where a signal could lose it.
+        file = next(map(io.FileIO, map(os.open, (path,), (flags,), (0o600,)), ("r+",)))
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise OSError(error.errno, _FOREIGN, path) from None
     _files[id(file)] = weakref.ref(file)
     file.name = path
     return file

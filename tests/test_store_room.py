@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import DEADLINE
 
 from ds4kv import room
 from ds4kv.lock import locked
@@ -26,13 +27,14 @@ def disk() -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root mounts")
     with tempfile.TemporaryDirectory() as name:
-        mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "ds4kv-test", name], capture_output=True)
+        command = ["mount", "-t", "tmpfs", "-o", "size=24m", "ds4kv-test", name]
+        mount = subprocess.run(command, capture_output=True, timeout=DEADLINE)
         if mount.returncode:
             pytest.skip("nothing is mounted here")
         try:
             yield Path(name)
         finally:
-            subprocess.run(["umount", "-l", name], check=True)
+            subprocess.run(["umount", "-l", name], check=True, timeout=DEADLINE)
 
 
 def fill(path: Path, left: int) -> None:

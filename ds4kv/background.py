@@ -53,7 +53,8 @@ class Background:
         self._owner = os.getpid()
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[tuple[Task, SaveFuture]] = deque()
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None  # that takes what waits
+        self._newest: threading.Thread | None = None  # the same, and after its end too
 
     def _leave_parent(self) -> None:
         if self._owner != os.getpid():
@@ -94,6 +95,8 @@ class Background:
             self._thread.start()
         except RuntimeError:
             self._thread = None
+        else:
+            self._newest = self._thread
         return self._thread is not None
 
     def _run(self) -> None:
@@ -115,6 +118,9 @@ class Background:
             self._changed.notify_all()
             while self._thread not in (None, threading.current_thread()):
                 self._changed.wait()
+            newest = self._newest
+        if newest not in (None, threading.current_thread()):
+            newest.join()  # it has nothing left to do
 
 
 def _do(task: Task, future: SaveFuture) -> None:

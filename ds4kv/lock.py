@@ -34,6 +34,7 @@ __all__ = ["LOCK_NAME", "Lock", "locked", "tried"]
 LOCK_NAME = ".ds4kv.lock"
 _TIMEOUT = 30.0  # seconds; what is done under the lock takes milliseconds, but disks stall
 _NAP = 0.001
+_LONGEST_NAP = 0.02
 _FOREIGN = "not a regular file, and not followed"
 _PATIENCE = 0.5  # seconds at the turnstile; who stands in it may be stopped, and then it is passed by
 
@@ -185,6 +186,7 @@ def _wait(file: io.FileIO, deadline: float, on_wait: OnWait | None) -> bool:
 def _wait_in_turn(file: io.FileIO, deadline: float, on_wait: OnWait | None) -> bool:
     is_first = _pass_turnstile(file)
     patience = time.monotonic() + _PATIENCE
+    nap = _NAP
     while True:
         if (is_first or time.monotonic() > patience) and _flock(file):
             return True
@@ -194,7 +196,9 @@ def _wait_in_turn(file: io.FileIO, deadline: float, on_wait: OnWait | None) -> b
         if on_wait is not None:
             on_wait(_holder(file))
             on_wait = None
-        time.sleep(min(_NAP, left))
+        # Only the first looks often: a hundred that do take all the CPUs from the one that has the lock.
+        nap = _NAP if is_first else min(nap * 1.5, _LONGEST_NAP)
+        time.sleep(min(nap, left))
         is_first = is_first or _pass_turnstile(file)
 
 

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ds4kv import _core, synthetic
-from ds4kv.header import Form
+from ds4kv.cli import synthetic
+from ds4kv.core import native as _core
+from ds4kv.format.header import Form
 
 MIB = 1 << 20
 CTX_SIZE = 100_000

@@ -15,8 +15,8 @@ import xxhash
 from common import FACTS, table
 
 import ds4kv
-from ds4kv import _core
-from ds4kv.header import CHUNK_SIZE, Form
+from ds4kv.core import native as _core
+from ds4kv.format.header import CHUNK_SIZE, Form
 
 HOWS = {
     "v1": {"layout": "v1"},

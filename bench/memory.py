@@ -31,7 +31,7 @@ def peak() -> int:
 
 
 def piece_of(kind: str) -> bytearray:
-    from ds4kv import synthetic
+    from ds4kv.cli import synthetic
 
     if kind == "random":
         return bytearray(os.urandom(PIECE))

@@ -28,9 +28,9 @@ from collections.abc import Callable
 
 from common import in_turns, machine, table
 
-from ds4kv.header import CHUNK_SIZE, Codec, Header, Layout
-from ds4kv.index import Index
-from ds4kv.store import Store
+from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout
+from ds4kv.store.index import Index
+from ds4kv.store.store import Store
 
 KIB = 1 << 10
 PAYLOAD_BYTES = 1 << 20

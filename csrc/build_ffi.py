@@ -1,4 +1,4 @@
-"""The cffi builder of ds4kv._native: the C core, vendored lz4 and xxHash, and nothing else, in one extension.
+"""The cffi builder of ds4kv.core._native: the C core, vendored lz4 and xxHash, and nothing else, in one extension.
 
 ds4kv.h is one text for two compilers. What stands between its two cdef marks is plain C prototypes
 and types; it is cut out here for cffi, so that no second copy of the API can drift from the first.
@@ -59,7 +59,7 @@ ffibuilder.cdef(cdef_of((CSRC / "ds4kv.h").read_text(encoding="utf-8")))
 ffibuilder.cdef(PYTHON_FILE)
 ffibuilder.cdef(PYTHON_OWNED)
 ffibuilder.set_source(
-    "ds4kv._native",
+    "ds4kv.core._native",
     '#include "ds4kv.h"\n#include "python_owned.h"\n#include "python_file.h"',
     sources=[str(CSRC / name) for name in CORE] + [str(LZ4 / name) for name in ("lz4.c", "lz4hc.c")],
     depends=[str(path) for folder in (CSRC, LZ4, XXHASH) for path in sorted(folder.glob("*.h"))],

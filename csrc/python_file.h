@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <sys/types.h>
 
-/* cffi makes them, of functions in ds4kv/c_files.py: bytes moved, or an errno below 0. */
+/* cffi makes them, of functions in ds4kv/core/c_file.py: bytes moved, or an errno below 0. */
 static int64_t python_write(void *stream, const char *raw, size_t n);
 static int64_t python_read(void *stream, char *raw, size_t n);
 

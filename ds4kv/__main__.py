@@ -2,7 +2,7 @@
 
 import sys
 
-from ds4kv.ctrl_c import hear
+from ds4kv.core.ctrl_c import hear
 from ds4kv_command import main
 
 hear()

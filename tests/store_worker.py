@@ -17,7 +17,7 @@ import random
 import sys
 import time
 
-from ds4kv.store import Store
+from ds4kv.store.store import Store
 
 BUDGET = 400_000
 BLOCKS = [b"<tool_calls>one</tool_calls>", b"<tool_calls>" + b"another, and longer " * 20 + b"</tool_calls>"]

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ds4kv.arguments import add_cli_arguments, store_options
-from ds4kv.workers import THREADS_VARIABLE
+from ds4kv.core.workers import THREADS_VARIABLE
+from ds4kv.store.options import add_cli_arguments, store_options
 
 LARGEST = 2**31 - 1
 DEFAULTS = {

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from processes import started
 
-from ds4kv import background
-from ds4kv.store import Store
+from ds4kv.store import background
+from ds4kv.store.store import Store
 
 SAVE = {"tokens": 600, "ctx_size": 100}
 PAYLOAD = b"payload" * 500

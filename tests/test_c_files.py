@@ -309,8 +309,8 @@ def test_a_write_of_which_python_says_nothing_is_an_error_too(
     c.write(file, b"control")
     writer.flush()
     with monkeypatch.context() as patch:
-        patch.setattr("ds4kv.c_files._CFile.write", no_memory)
-        patch.setattr("ds4kv.c_files._CFile.keep", no_memory)
+        patch.setattr("ds4kv.core.c_file._CFile.write", no_memory)
+        patch.setattr("ds4kv.core.c_file._CFile.keep", no_memory)
         patch.setattr("sys.unraisablehook", lambda _: None)
         assert c.write(file, PAYLOAD) < len(PAYLOAD)
         assert c.errno() == errno.EIO

@@ -502,7 +502,7 @@ def threads_used(path: Path, **how: object) -> int:
 
 @pytest.mark.parametrize(("value", "workers"), [("3", 3), ("1", 1), ("64", 64)])
 def test_workers_from_the_environment(path: Path, monkeypatch: pytest.MonkeyPatch, value: str, workers: int) -> None:
-    from ds4kv.workers import resolve
+    from ds4kv.core.workers import resolve
 
     monkeypatch.setenv("DS4_KV_CACHE_COMPRESSION_THREADS", value)
     with monkeypatch.context() as many_cpus:
@@ -515,7 +515,7 @@ def test_workers_from_the_environment(path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("value", ["", "65", "-1", "two", "1.5", "0x2", "9" * 5000])
 def test_a_bad_environment_is_ignored(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    from ds4kv.workers import resolve
+    from ds4kv.core.workers import resolve
 
     monkeypatch.delenv("DS4_KV_CACHE_COMPRESSION_THREADS", raising=False)
     default = resolve(None)

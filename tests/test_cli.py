@@ -25,7 +25,7 @@ from processes import DEADLINE, started
 
 import ds4kv
 from ds4kv.cli import main
-from ds4kv.store import Store
+from ds4kv.store.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from processes import DEADLINE
 
-from ds4kv import lock
 from ds4kv.cli import main
-from ds4kv.integrity import Ledger
-from ds4kv.lock import LOCK_NAME, locked
-from ds4kv.quarantine import Quarantine
-from ds4kv.store import Store
+from ds4kv.file import lock
+from ds4kv.file.ledger import Ledger
+from ds4kv.file.lock import LOCK_NAME, locked
+from ds4kv.store.quarantine import Quarantine
+from ds4kv.store.store import Store
 
 TEXTS = (b"one", b"two", b"three")
 

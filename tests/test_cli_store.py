@@ -18,8 +18,8 @@ from processes import DEADLINE, started
 
 import ds4kv
 from ds4kv.cli import main
-from ds4kv.lock import LOCK_NAME
-from ds4kv.store import Store
+from ds4kv.file.lock import LOCK_NAME
+from ds4kv.store.store import Store
 
 HOUR_AGO = int(time.time()) - 3600
 USER, ASSISTANT = "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"

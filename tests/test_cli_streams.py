@@ -183,7 +183,7 @@ class Stop:
 sys.meta_path.insert(0, Stop)
 """
     (tmp_path / "sitecustomize.py").write_text(hook)
-    for name in ("ds4kv.checkpoint", "ds4kv._native", "ds4kv.cli", "ds4kv.cli.arguments", "ds4kv.cli.info"):
+    for name in ("ds4kv.file.api", "ds4kv.core._native", "ds4kv.cli", "ds4kv.cli.arguments", "ds4kv.cli.info"):
         env = os.environ | {"PYTHONPATH": str(tmp_path), "STOP_AT": name}
         with started([*command, "info", "x"], env=env) as child:
             assert child.line() == b"here\n"

@@ -22,13 +22,13 @@ import pytest
 from processes import started, status_of_fork
 
 import ds4kv
-from ds4kv import draft as draft_module
-from ds4kv import leftovers
 from ds4kv.cli import main
-from ds4kv.draft import Draft, held_drafts, sweep
-from ds4kv.sessions import Sessions
-from ds4kv.store import Store
-from ds4kv.upgrade import Upgrade
+from ds4kv.file import draft as draft_module
+from ds4kv.file import leftovers
+from ds4kv.file.draft import Draft, held_drafts, sweep
+from ds4kv.store.sessions import Sessions
+from ds4kv.store.store import Store
+from ds4kv.store.upgrade import Upgrade
 
 FACTS: dict[str, Any] = {"tokens": 600, "ctx_size": 32768}
 PAYLOAD = bytes(range(256)) * 64
@@ -157,10 +157,10 @@ def test_a_container_beside_leaves_it_alone(tmp_path: Path) -> None:
         pytest.skip("no PID namespaces here: unshare --pid needs root")
     code = """
         import sys
-        from ds4kv.draft import sweep
-        from ds4kv.sessions import Sessions
-        from ds4kv.store import Store
-        from ds4kv.upgrade import Upgrade
+        from ds4kv.file.draft import sweep
+        from ds4kv.store.sessions import Sessions
+        from ds4kv.store.store import Store
+        from ds4kv.store.upgrade import Upgrade
         Store(sys.argv[1]).close()
         Sessions(sys.argv[1])
         for _ in Upgrade(sys.argv[1]).run():
@@ -193,8 +193,8 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_of_that_name(how: str,
     code = f"""
         import os, sys, time
         import ds4kv
-        from ds4kv.sessions import Sessions
-        from ds4kv.store import Store
+        from ds4kv.store.sessions import Sessions
+        from ds4kv.store.store import Store
         path = sys.argv[1]
         {BEGIN[how]}
         print("begun", flush=True)

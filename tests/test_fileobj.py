@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import ds4kv
-from ds4kv import PayloadReader, PayloadWriter, RawReader, RawWriter, _core
+from ds4kv import PayloadReader, PayloadWriter, RawReader, RawWriter
+from ds4kv.core import native as _core
 
 PAYLOAD = bytes(range(256)) * 200
 CHUNK_SIZE = 1000

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from processes import status_of_fork
 
-from ds4kv.forks import fork_waits, renew_lock
-from ds4kv.store import Store
+from ds4kv.core.forks import fork_waits, renew_lock
+from ds4kv.store.store import Store
 
 CHILDREN = 24
 SECONDS = 30.0
@@ -155,7 +155,7 @@ def test_what_waits_in_the_background_is_the_parents(tmp_path: Path) -> None:
 
 
 def test_hits_that_wait_are_counted_once(tmp_path: Path) -> None:
-    from ds4kv.lock import locked
+    from ds4kv.file.lock import locked
 
     with Store(tmp_path, workers=1) as store:
         store.save_buffer(b"text", PAYLOAD, **SAVE)

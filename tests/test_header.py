@@ -14,7 +14,7 @@ from processes import DEADLINE
 
 import ds4kv
 from ds4kv import Codec, Header, Layout, Reason
-from ds4kv.header import Form
+from ds4kv.format.header import Form
 
 BYTE, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (8, 32, 64))
 COMMON = {

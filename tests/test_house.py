@@ -5,170 +5,21 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from processes import DEADLINE
+
+from ds4kv._moved import MOVED
 
 PACKAGE = Path(importlib.util.find_spec("ds4kv").origin).parent
 CSRC = Path(__file__).parent.parent / "csrc"
 
-FLOORS = {
-    "ctrl_c": set(),
-    "errors": set(),
-    "workers": set(),
-    "header": {"errors"},
-    "policy": {"header"},
-    "trailer": set(),
-    "log": {"policy", "header", "errors"},
-    "arguments": {"policy", "trailer", "workers"},
-    "layout": {"errors", "header"},
-    "files": {"errors"},
-    "_core": {"errors", "_native"},
-    "c_files": {"errors", "_native"},
-    "fileobj": set(),
-    "lifetime": {"c_files", "errors"},
-    "stream": {"_core", "fileobj", "files", "lifetime", "workers", "errors", "header"},
-    "mid": {"stream", "files", "header", "errors"},
-    "facts": {"layout"},
-    "note": {"facts", "_core", "files", "layout", "header", "errors"},
-    "database": {"forks"},
-    "ledger": {"database", "note", "lock"},
-    "integrity": {"ledger", "note"},
-    "naming": {"forks"},
-    "salvage": {"_core", "files", "integrity", "layout", "naming", "workers", "header", "errors"},
-    "reading": {
-        "forks",
-        "integrity",
-        "mid",
-        "stream",
-        "rewrite",
-        "_core",
-        "files",
-        "layout",
-        "naming",
-        "header",
-        "workers",
-        "errors",
-    },
-    "writing": {"draft", "integrity", "stream", "_core", "files", "layout", "naming", "header", "workers", "errors"},
-    "checkpoint": {"reading", "writing", "salvage", "integrity", "_core", "files", "header"},
-    "native_files": set(),
-    "lock": set(),
-    "leftovers": {"forks"},
-    "draft": {"_core", "leftovers"},
-    "quarantine": set(),
-    "background": {"index", "saving"},
-    "forks": set(),
-    "claims": {"forks"},
-    "rewrite": {"files", "layout", "header", "errors"},
-    "index": {"files", "layout", "naming", "header", "errors"},
-    "lookup": {"directory", "index", "naming"},
-    "directory": {"errors", "forks", "index", "integrity", "lock", "log", "policy", "quarantine", "rewrite"},
-    "loading": {
-        "directory",
-        "reading",
-        "integrity",
-        "index",
-        "files",
-        "lock",
-        "log",
-        "rewrite",
-        "trailer",
-        "errors",
-    },
-    "settings": {"policy", "workers", "header", "stream", "writing"},
-    "room": {"directory", "draft", "header", "policy", "settings", "writing"},
-    "saving": {"claims", "directory", "index", "lock", "log", "rewrite", "room", "stream"},
-    "saves": {
-        "claims",
-        "directory",
-        "draft",
-        "header",
-        "index",
-        "layout",
-        "log",
-        "policy",
-        "room",
-        "saving",
-        "settings",
-        "trailer",
-    },
-    "upkeep": {
-        "directory",
-        "draft",
-        "errors",
-        "files",
-        "header",
-        "index",
-        "layout",
-        "loading",
-        "lock",
-        "log",
-        "reading",
-        "rewrite",
-    },
-    "store": {
-        "_core",
-        "arguments",
-        "background",
-        "directory",
-        "errors",
-        "header",
-        "index",
-        "integrity",
-        "loading",
-        "log",
-        "lookup",
-        "policy",
-        "reading",
-        "saves",
-        "saving",
-        "settings",
-        "upkeep",
-    },
-    "upgrade": {
-        "reading",
-        "writing",
-        "naming",
-        "stream",
-        "index",
-        "integrity",
-        "_core",
-        "lock",
-        "rewrite",
-        "draft",
-        "layout",
-        "header",
-        "errors",
-    },
-    "sessions": {
-        "directory",
-        "draft",
-        "checkpoint",
-        "files",
-        "layout",
-        "reading",
-        "writing",
-        "index",
-        "integrity",
-        "lock",
-        "header",
-        "errors",
-    },
-    "synthetic": set(),
-    "__init__": {
-        "arguments",
-        "checkpoint",
-        "ctrl_c",
-        "index",
-        "native_files",
-        "sessions",
-        "store",
-        "stream",
-        "header",
-        "errors",
-    },
-}
+ROOMS = ["core", "format", "stream", "file", "store", "cli"]
+"""From the ground up. A module imports from its own room and from those below, ``errors`` is below all."""
+
 INCLUDES = {
     "frame.c": {"internal.h"},
     "file.c": {"internal.h"},
@@ -201,27 +52,63 @@ INCLUDES = {
 }
 
 
+def module_of(path: Path) -> str:
+    """``store.index``; of a room's door, ``store``."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py") if module_of(path)}
+
+
 def imported(path: Path) -> set[str]:
-    """The modules of the package that this one imports."""
+    """The modules of the package that this one imports, to run or to check its types."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "ds4kv":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ds4kv."):
-            found.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ds4kv":
+            base = node.module.partition(".")[2]
+            inner = {f"{base}.{alias.name}".lstrip(".") for alias in node.names}
+            found |= inner & MODULES.keys() or {base}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ds4kv.")}
+            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.partition(".")[0] == "ds4kv"}
     return found
 
 
-def test_every_module_has_a_floor() -> None:
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__main__"}
-    assert modules == set(FLOORS)
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
 
 
-@pytest.mark.parametrize("module", FLOORS)
+def test_the_package_is_its_rooms() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders == set(ROOMS)
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__", "errors", "_moved"}
+
+
+def test_the_architecture_shows_the_rooms_in_their_order() -> None:
+    text = (CSRC.parent / "docs" / "architecture.md").read_text()
+    assert " < ".join(ROOMS) in text
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) in ROOMS])
 def test_imports_go_down(module: str) -> None:
-    assert imported(PACKAGE / f"{module}.py") <= FLOORS[module]
+    room = room_of(module)
+    allowed = {"errors", *ROOMS[: ROOMS.index(room) + 1]}
+    if room == "cli":
+        allowed.add("")  # what users import
+    assert {room_of(name) for name in imported(MODULES[module])} <= allowed
+
+
+def test_no_circle_within_a_room() -> None:
+    left = {module: imported(path) & MODULES.keys() - {module} for module, path in MODULES.items()}
+    while ground := {module for module, needs in left.items() if not needs & left.keys()}:
+        left = {module: needs for module, needs in left.items() if module not in ground}
+    assert left == {}
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_modules_have_their_old_names_too(old: str, new: str) -> None:
+    code = f"import sys, ds4kv.{old} as a, ds4kv.{new} as b; assert a is b; from ds4kv import {old}; assert {old} is b"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=DEADLINE)
 
 
 @pytest.mark.parametrize("name", INCLUDES)
@@ -232,17 +119,17 @@ def test_includes_go_down(name: str) -> None:
 
 
 def test_only_two_modules_touch_ffi() -> None:
-    users = {path.stem for path in PACKAGE.rglob("*.py") if re.search(r"\bffi\b|_native", path.read_text())}
-    assert users == {"_core", "c_files"}
+    users = {module for module, path in MODULES.items() if re.search(r"\bffi\b|_native", path.read_text())}
+    assert users - {"_moved"} == {"core.native", "core.c_file"}
 
 
 TAKES_NAMES_AWAY = {"unlink", "remove", "rename", "renames", "replace", "rmdir", "removedirs", "rmtree", "move"}
 MAY_TAKE_NAMES_AWAY = {
-    "draft": "of drafts, by who made them",
-    "leftovers": "of drafts, after who made them",
-    "directory": "of checkpoints",
-    "quarantine": "of damaged checkpoints",
-    "database": "of the ledger's own database",
+    "file.draft": "of drafts, by who made them",
+    "file.leftovers": "of drafts, after who made them",
+    "store.directory": "of checkpoints",
+    "store.quarantine": "of damaged checkpoints",
+    "file.database": "of the ledger's own database",
 }
 
 
@@ -257,5 +144,5 @@ def takes_names_away(path: Path) -> bool:
 
 
 def test_a_file_loses_its_name_in_few_places() -> None:
-    users = {str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py") if takes_names_away(path)}
+    users = {module for module, path in MODULES.items() if takes_names_away(path)}
     assert users == set(MAY_TAKE_NAMES_AWAY)

@@ -14,11 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ds4kv
-from ds4kv import index as index_module
-from ds4kv import layout
-from ds4kv.index import Index, read_entry
-from ds4kv.lookup import longest_prefix
-from ds4kv.naming import is_entry_name
+from ds4kv.format import layout
+from ds4kv.format.naming import is_entry_name
+from ds4kv.store import index as index_module
+from ds4kv.store.index import Index, read_entry
+from ds4kv.store.lookup import longest_prefix
 
 HOUR_AGO = time.time() - 3600
 

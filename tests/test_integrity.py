@@ -24,13 +24,14 @@ from hypothesis import strategies as st
 from processes import DEADLINE, started, status_of_fork
 
 import ds4kv
-from ds4kv import _core
-from ds4kv import database as database_module
-from ds4kv.header import Form
-from ds4kv.integrity import DATABASE_NAME, DIRECTORY_NAME, Ledger, Note, Verdict
-from ds4kv.store import Store
-from ds4kv.stream import region_sums
-from ds4kv.trailer import pack_tool_map
+from ds4kv.core import native as _core
+from ds4kv.file import database as database_module
+from ds4kv.file.ledger import DATABASE_NAME, DIRECTORY_NAME, Ledger
+from ds4kv.file.note import Note, Verdict
+from ds4kv.format.header import Form
+from ds4kv.format.toolmap import pack_tool_map
+from ds4kv.store.store import Store
+from ds4kv.stream.streams import region_sums
 
 CHUNK = 4096
 PAYLOAD = b"".join(struct.pack("<f", i / 7) for i in range(3 * CHUNK // 4)) + bytes(100)  # three chunks and a bit
@@ -618,7 +619,7 @@ def test_a_fork(store: Store) -> None:
 def test_two_processes(store: Store) -> None:
     save(store)
     code = (
-        "import sys; from ds4kv.store import Store\n"
+        "import sys; from ds4kv.store.store import Store\n"
         "with Store(sys.argv[1], workers=1) as store:\n"
         "    entry = store.find(b'0', ctx_size=32768, quant_bits=2)\n"
         "    for number in range(20):\n"

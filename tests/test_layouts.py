@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from reference import build, build_checked, build_crc, build_mid, encode_checked, encode_region, regroup, ungroup
 
 import ds4kv
-from ds4kv import layout
-from ds4kv.index import read_entry
+from ds4kv.format import layout
+from ds4kv.store.index import read_entry
 
 MIB = 1 << 20
 TEXT = b"text"

@@ -19,8 +19,9 @@ import pytest
 from processes import started
 
 import ds4kv
-from ds4kv.integrity import DATABASE_NAME, DIRECTORY_NAME, Ledger, Verdict
-from ds4kv.store import Store
+from ds4kv.file.ledger import DATABASE_NAME, DIRECTORY_NAME, Ledger
+from ds4kv.file.note import Verdict
+from ds4kv.store.store import Store
 
 PAYLOAD = os.urandom(3000)
 TEXT = b"a text"
@@ -253,7 +254,7 @@ def test_nothing_is_mapped(tmp_path: Path) -> None:
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """What is left is a ledger, or is made anew; never an error, and never a proof that isn't true."""
     code = (
-        "import sys, os; from ds4kv.store import Store\n"
+        "import sys, os; from ds4kv.store.store import Store\n"
         "with Store(sys.argv[1], workers=0) as store:\n"
         "    for number in range(10**6):\n"
         "        store.save_buffer(b'%d %d' % (os.getpid(), number), os.urandom(99), tokens=600, ctx_size=32768)\n"

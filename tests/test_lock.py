@@ -18,13 +18,12 @@ from pathlib import Path
 import pytest
 from processes import Child, started
 
-from ds4kv import lock
-from ds4kv.lock import LOCK_NAME, locked, tried
-from ds4kv.store import Store
+from ds4kv.file import lock
+from ds4kv.file.lock import LOCK_NAME, locked, tried
+from ds4kv.store.store import Store
 
-HOLD = (
-    "import sys; from ds4kv.lock import locked\nwith locked(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
-)
+HOLD = "import sys; from ds4kv.file.lock import locked\n"
+HOLD += "with locked(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
 SAVE = {"tokens": 600, "ctx_size": 100}
 PAYLOAD = b"payload" * 1000
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
@@ -126,7 +125,7 @@ def test_who_waits_is_told_once_for_whom(tmp_path: Path) -> None:
 
 GREEDY = """
 import sys, time
-from ds4kv.lock import locked
+from ds4kv.file.lock import locked
 print("begun", flush=True)
 while True:
     with locked(sys.argv[1]):

@@ -13,7 +13,8 @@ import pytest
 from processes import DEADLINE
 
 import ds4kv
-from ds4kv import Codec, Ext, Header, log
+from ds4kv import Codec, Ext, Header
+from ds4kv.store import log
 
 MIB = 1 << 20
 PATH = "/kv/0123456789abcdef0123456789abcdef01234567.kv"

@@ -22,14 +22,14 @@ import pytest
 from processes import DEADLINE, started
 
 import ds4kv
-from ds4kv import note as note_module
 from ds4kv.cli import main
-from ds4kv.integrity import Ledger, Verdict
-from ds4kv.naming import NAME_SIZE
-from ds4kv.note import Note
-from ds4kv.store import Store
-from ds4kv.trailer import pack_tool_map, unpack_tool_map
-from ds4kv.upgrade import Upgrade
+from ds4kv.file import note as note_module
+from ds4kv.file.ledger import Ledger
+from ds4kv.file.note import Note, Verdict
+from ds4kv.format.naming import NAME_SIZE
+from ds4kv.format.toolmap import pack_tool_map, unpack_tool_map
+from ds4kv.store.store import Store
+from ds4kv.store.upgrade import Upgrade
 
 TOOL_MAP = {b"call_1": b"<tool_calls>ls</tool_calls>"}
 TEXT = b"Q" + TOOL_MAP[b"call_1"] + b"A"
@@ -397,7 +397,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_not_judged(tmp_path: Path) -
 
 
 def test_a_salvage_does_not_judge_it_either(tmp_path: Path) -> None:
-    from ds4kv.salvage import Wreck
+    from ds4kv.file.salvage import Wreck
 
     path = saved(tmp_path, "v2", "lz4")
     good = path.read_bytes()
@@ -419,7 +419,7 @@ def test_a_tool_map_that_is_rewritten_under_a_reader(tmp_path: Path, is_noted: b
         shutil.rmtree(path.parent / ".ds4kv")
     maps = [{b"call_%d" % n: TOOL_MAP[b"call_1"] for n in range(size)} for size in (1, 40, 7)]
     code = (
-        "import sys, itertools; from ds4kv.rewrite import rewrite_trailer\n"
+        "import sys, itertools; from ds4kv.file.inplace import rewrite_trailer\n"
         "maps = [bytes.fromhex(one) for one in sys.argv[2:]]\n"
         "for trailer in itertools.cycle(maps): rewrite_trailer(sys.argv[1], trailer, last_used=5)\n"
     )
@@ -518,7 +518,7 @@ def test_an_upgrade_leaves_a_file_that_is_being_written_for_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path, "v2", "lz4")
-    monkeypatch.setattr(sys.modules["ds4kv.files"].RegularFile, "check_unchanged", _changed)
+    monkeypatch.setattr(sys.modules["ds4kv.stream.regular"].RegularFile, "check_unchanged", _changed)
     put(path, with_rot(path.read_bytes()), is_same=True, is_noted=True)
     (outcome,) = Upgrade(tmp_path, layout="v1").run()
     assert (outcome.action, outcome.why) == ("skipped", "it was changed or replaced meanwhile, again")

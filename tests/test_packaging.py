@@ -144,7 +144,7 @@ def output_of(command):
 
 
 def test_the_core_is_compiled_with_the_locked_lz4():
-    from ds4kv import _native
+    from ds4kv.core import _native
 
     assert _native.ffi.string(_native.lib.ds4kv_lz4_version()).decode() == vendor.read_lock()["version"]
 
@@ -161,7 +161,7 @@ def test_the_library_shows_the_host_program_nothing_but_its_own_names():
 
 @pytest.mark.skipif(shutil.which("nm") is None or sys.platform != "linux", reason="needs binutils' nm")
 def test_the_extension_exports_its_init_function_alone():
-    from ds4kv import _native
+    from ds4kv.core import _native
 
     nm = output_of(["nm", "-D", "--defined-only", _native.__file__])
     assert [line.split()[-1] for line in nm.splitlines()] == ["PyInit__native"]
@@ -171,7 +171,7 @@ def test_what_is_installed():
     distribution = importlib.metadata.distribution("ds4kv")
     installed = [str(path) for path in distribution.files]
     assert "ds4kv/py.typed" in installed
-    assert "ds4kv/_native.pyi" in installed
+    assert "ds4kv/core/_native.pyi" in installed
     headers = {f"ds4kv/include/{name}" for name in ("ds4kv.h", "ds4kv_stdio.h", "ds4kv_file.h")}
     assert {path for path in installed if path.endswith((".c", ".h", ".o", ".a"))} == headers | {"ds4kv/lib/libds4kv.a"}
     assert {path.split("/")[0] for path in installed if path.endswith(".py")} == {"ds4kv", "ds4kv_command.py"}

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ds4kv import Header, policy
-from ds4kv.policy import (
+from ds4kv import Header
+from ds4kv.store import policy
+from ds4kv.store.policy import (
     chat_anchor,
     choose_victims,
     continued_target,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import ds4kv
-from ds4kv import quarantine
-from ds4kv.directory import Directory
-from ds4kv.index import Entry
-from ds4kv.store import Store
+from ds4kv.store import quarantine
+from ds4kv.store.directory import Directory
+from ds4kv.store.index import Entry
+from ds4kv.store.store import Store
 
 SAVE = {"tokens": 600, "ctx_size": 100}
 PROMPT = {"ctx_size": 100, "quant_bits": 2}

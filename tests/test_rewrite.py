@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ds4kv
-from ds4kv import rewrite
-from ds4kv.rewrite import identity, rewrite_trailer, touch
-from ds4kv.trailer import pack_tool_map, unpack_tool_map
+from ds4kv.file import inplace as rewrite
+from ds4kv.file.inplace import identity, rewrite_trailer, touch
+from ds4kv.format.toolmap import pack_tool_map, unpack_tool_map
 
 PAYLOAD = b"DSV4" + bytes(range(256)) * 40
 REGION = reference.encode_region(PAYLOAD, 4096)

@@ -16,8 +16,8 @@ import reference
 
 import ds4kv
 from ds4kv.cli import main
-from ds4kv.salvage import Damage, Wreck, examine
-from ds4kv.store import Store
+from ds4kv.file.salvage import Damage, Wreck, examine
+from ds4kv.store.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
@@ -352,7 +352,7 @@ def noted(directory: Path, payload: bytes, layout: str, codec: str) -> Path:
 
 
 TOOL_CALL = b"<tool_calls>one</tool_calls>"
-LARGE = 2 * ds4kv.header.CHUNK_SIZE + 1000
+LARGE = 2 * ds4kv.format.header.CHUNK_SIZE + 1000
 
 
 def damage_quietly(path: Path, offset: int) -> None:
@@ -368,7 +368,7 @@ def test_sums_show_which_part_of_a_raw_payload_is_damaged(tmp_path: Path) -> Non
     path = noted(tmp_path, payload, "v1", "none")
     assert examine(path) == (LARGE, ())
     start = 52 + len(TEXT + TOOL_CALL)
-    chunk = ds4kv.header.CHUNK_SIZE
+    chunk = ds4kv.format.header.CHUNK_SIZE
     damage_quietly(path, start + chunk + 5)
     assert examine(path) == (chunk, (Damage(chunk, 2 * chunk, start + chunk, "chunk 1 is not what was saved"),))
     checkpoint = ds4kv.load(path, salvage=True)

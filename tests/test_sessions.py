@@ -11,8 +11,8 @@ import pytest
 import reference
 
 import ds4kv
-from ds4kv.directory import Directory
-from ds4kv.sessions import Sessions
+from ds4kv.store.directory import Directory
+from ds4kv.store.sessions import Sessions
 
 SYSTEM = "<\uff5cbegin\u2581of\u2581sentence\uff5c>be brief".encode()
 PAYLOAD = bytes(range(256)) * 16

@@ -25,13 +25,16 @@ import reference
 from processes import forked, started
 
 import ds4kv
-from ds4kv import arguments, integrity, lock, room, upkeep
-from ds4kv import directory as directory_module
-from ds4kv.index import Entry
-from ds4kv.integrity import Verdict
-from ds4kv.lock import LOCK_NAME, locked
-from ds4kv.store import Store
-from ds4kv.trailer import pack_tool_map
+from ds4kv.file import lock
+from ds4kv.file.ledger import DIRECTORY_NAME
+from ds4kv.file.lock import LOCK_NAME, locked
+from ds4kv.file.note import Verdict
+from ds4kv.format.toolmap import pack_tool_map
+from ds4kv.store import directory as directory_module
+from ds4kv.store import options as arguments
+from ds4kv.store import room, upkeep
+from ds4kv.store.index import Entry
+from ds4kv.store.store import Store
 
 PAYLOAD = bytes(range(256)) * 64
 NOISE = hashlib.shake_256(b"noise").digest(100_000)
@@ -69,7 +72,7 @@ def path_of(store: Store, text: bytes) -> Path:
 
 
 def names(store: Store) -> set[str]:
-    return set(os.listdir(store.directory)) - {LOCK_NAME, integrity.DIRECTORY_NAME}
+    return set(os.listdir(store.directory)) - {LOCK_NAME, DIRECTORY_NAME}
 
 
 def load(store: Store, prompt: bytes) -> bytes | None:
@@ -832,7 +835,9 @@ def test_niceness_is_that_of_the_workers(tmp_path: Path) -> None:
 def test_the_lock_of_another_process_is_waited_for_and_named(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    code = "import sys; from ds4kv.lock import locked\nwith locked(sys.argv[1]): print('held', flush=True); input()"
+    code = (
+        "import sys; from ds4kv.file.lock import locked\nwith locked(sys.argv[1]): print('held', flush=True); input()"
+    )
     with started([sys.executable, "-c", code, store.directory], stdin=subprocess.PIPE) as child:
         assert child.line() == b"held\n"
         monkeypatch.setattr(lock, "_TIMEOUT", 0.05)

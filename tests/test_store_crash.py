@@ -20,8 +20,8 @@ import store_worker
 from processes import DEADLINE, started
 
 import ds4kv
-from ds4kv.store import Store
-from ds4kv.trailer import unpack_tool_map
+from ds4kv.format.toolmap import unpack_tool_map
+from ds4kv.store.store import Store
 
 KILLS = int(os.environ.get("DS4KV_KILLS", "20"))
 
@@ -105,7 +105,7 @@ def test_killed_in_the_middle_of_a_save(tmp_path: Path) -> None:
     kept = published_bytes(tmp_path)
     script = """
 import os, signal, sys
-from ds4kv.store import Store
+from ds4kv.store.store import Store
 
 with Store(sys.argv[1], codec="none") as store:
     with store.save(b"text 2", tokens=600, ctx_size=1) as saving:

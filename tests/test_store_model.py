@@ -28,8 +28,9 @@ from processes import status_of_fork
 from store_model import Model, listed, parsed
 
 import ds4kv
-from ds4kv import index, note
-from ds4kv.store import Store
+from ds4kv.file import note
+from ds4kv.store import index
+from ds4kv.store.store import Store
 
 SESSION = 50
 STEPS = int(os.environ.get("DS4KV_STEPS", "2500"))

@@ -18,7 +18,7 @@ from processes import DEADLINE, started
 from store_worker import BLOCKS
 
 import ds4kv
-from ds4kv.store import Store
+from ds4kv.store.store import Store
 
 SECONDS = float(os.environ.get("DS4KV_PROCESS_SECONDS", "2"))
 PROCESSES = 4

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from processes import DEADLINE
 
-from ds4kv import room
-from ds4kv.lock import locked
-from ds4kv.store import Store
+from ds4kv.file.lock import locked
+from ds4kv.store import room
+from ds4kv.store.store import Store
 
 MIB = 1 << 20
 SAVE = {"tokens": 600, "ctx_size": 100}
@@ -94,7 +94,7 @@ def test_a_stopped_neighbour_does_not_hide_the_full_disk(
 ) -> None:
     with opened(tmp_path, 2) as store:
         fail_writes(monkeypatch)
-        monkeypatch.setattr("ds4kv.lock._TIMEOUT", 0.05)
+        monkeypatch.setattr("ds4kv.file.lock._TIMEOUT", 0.05)
         with locked(store.directory), pytest.raises(OSError) as caught:
             store.save_buffer(b"new", os.urandom(1000), **SAVE)
         assert caught.value.errno == errno.ENOSPC

@@ -18,8 +18,10 @@ import pytest
 from processes import started
 
 import ds4kv
-from ds4kv import index, lookup, naming, saves, upkeep
-from ds4kv.store import Store
+from ds4kv.format import naming
+from ds4kv.store import admission as saves
+from ds4kv.store import index, lookup, upkeep
+from ds4kv.store.store import Store
 
 SAVE: dict[str, Any] = {"tokens": 600, "ctx_size": 100}
 PROMPT: dict[str, Any] = {"ctx_size": 100, "quant_bits": 2}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import ds4kv
 from ds4kv import PayloadReader, PayloadWriter, TruncatedError
-from ds4kv.files import regular_fd
+from ds4kv.stream.regular import regular_fd
 
 PAYLOAD = (np.random.default_rng(7).integers(0, 9, 30_000, dtype=np.uint32) << 20).tobytes()
 CHUNK_SIZE = 7_000

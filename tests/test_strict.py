@@ -30,7 +30,7 @@ from reference import (
 )
 
 import ds4kv
-from ds4kv.header import Form
+from ds4kv.format.header import Form
 
 MIB = 1 << 20
 CHUNK = 64

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import ds4kv
-from ds4kv import synthetic
-from ds4kv.synthetic import payload, payload_bytes
+from ds4kv.cli import synthetic
+from ds4kv.cli.synthetic import payload, payload_bytes
 
 LAYERS = range(43)
 BY_4 = range(2, 43, 2)

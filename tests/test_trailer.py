@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import ds4kv
-from ds4kv.trailer import (
+from ds4kv.format.toolmap import (
     MAX_BLOCK_BYTES,
     pack_tool_map,
     read_tool_map,

@@ -24,15 +24,16 @@ import store_worker
 from processes import DEADLINE, started
 
 import ds4kv
-from ds4kv import draft
-from ds4kv import upgrade as upgrade_module
 from ds4kv.cli import main
-from ds4kv.integrity import DIRECTORY_NAME, Verdict
-from ds4kv.lock import LOCK_NAME, locked
-from ds4kv.rewrite import rewrite_trailer, touch
-from ds4kv.store import Store
-from ds4kv.trailer import unpack_tool_map
-from ds4kv.upgrade import Outcome, Upgrade
+from ds4kv.file import draft
+from ds4kv.file.inplace import rewrite_trailer, touch
+from ds4kv.file.ledger import DIRECTORY_NAME
+from ds4kv.file.lock import LOCK_NAME, locked
+from ds4kv.file.note import Verdict
+from ds4kv.format.toolmap import unpack_tool_map
+from ds4kv.store import upgrade as upgrade_module
+from ds4kv.store.store import Store
+from ds4kv.store.upgrade import Outcome, Upgrade
 
 BAD = Path(__file__).parent / "golden" / "bad"
 TARGET = "v2-checked"
@@ -371,7 +372,7 @@ def test_a_store_that_opens_meanwhile_leaves_the_new_file_alone(kv: Path, monkey
     def open_store() -> None:
         # As from a container, where this process can't be seen to live.
         monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-        monkeypatch.setattr("ds4kv.leftovers._is_alive", lambda pid: False)
+        monkeypatch.setattr("ds4kv.file.leftovers._is_alive", lambda pid: False)
         Store(kv).close()
         monkeypatch.undo()
         seen.extend(name for name in names(kv) if ".tmp." in name)
@@ -550,7 +551,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 
 _FOREVER = """
 import sys
-from ds4kv.upgrade import Upgrade
+from ds4kv.store.upgrade import Upgrade
 print("ready", flush=True)
 while True:
     for layout in sys.argv[2:]:
@@ -643,7 +644,7 @@ def test_a_directory_that_is_read_only(kind: int, kv: Path, monkeypatch: pytest.
 
 def test_a_directory_whose_lock_cannot_be_had(kv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(kv)
-    monkeypatch.setattr("ds4kv.lock._TIMEOUT", 0.01)
+    monkeypatch.setattr("ds4kv.file.lock._TIMEOUT", 0.01)
     with locked(str(kv)):
         [outcome] = upgraded(kv)
     assert outcome.action == "failed"

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ds4kv.workers import MAX_WORKERS
+from ds4kv.core.workers import MAX_WORKERS
 
 __all__ = ["Parser", "UsageError", "add_threads", "whole_number"]
 

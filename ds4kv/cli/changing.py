@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from ds4kv.cli.messages import printable
-from ds4kv.lock import LOCK_NAME
+from ds4kv.file.lock import LOCK_NAME
 
 __all__ = ["telling_warnings", "waiting_for"]
 

@@ -15,8 +15,8 @@ import ds4kv
 from ds4kv.cli.arguments import UsageError, add_threads, whole_number
 from ds4kv.cli.messages import printable
 from ds4kv.cli.pieces import pieces
-from ds4kv.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec, Header, Layout
-from ds4kv.integrity import Ledger
+from ds4kv.file.ledger import Ledger
+from ds4kv.format.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec, Header, Layout
 
 __all__ = ["configure", "run"]
 

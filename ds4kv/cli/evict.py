@@ -12,8 +12,8 @@ from ds4kv.cli.arguments import whole_number
 from ds4kv.cli.changing import telling_warnings, waiting_for
 from ds4kv.cli.listing import MIB, show_table
 from ds4kv.cli.messages import reason
-from ds4kv.directory import Directory, Eviction
-from ds4kv.policy import Victim
+from ds4kv.store.directory import Directory, Eviction
+from ds4kv.store.policy import Victim
 
 __all__ = ["configure", "run"]
 

@@ -12,14 +12,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ds4kv import policy
 from ds4kv.cli.arguments import whole_number
 from ds4kv.cli.listing import facts, scan, tell
 from ds4kv.cli.messages import printable
-from ds4kv.files import read_at
-from ds4kv.index import Entry, read_text
-from ds4kv.layout import PREFIX_SIZE
-from ds4kv.lookup import longest_prefix
+from ds4kv.format.layout import PREFIX_SIZE
+from ds4kv.store import policy
+from ds4kv.store.index import Entry, read_text
+from ds4kv.store.lookup import longest_prefix
+from ds4kv.stream.regular import read_at
 
 __all__ = ["configure", "run"]
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import ds4kv
-from ds4kv import layout
 from ds4kv.cli.listing import text_start
 from ds4kv.cli.messages import printable, reason, verdict
-from ds4kv.files import RegularFile
-from ds4kv.header import Codec, Ext, Form, Header, Layout
+from ds4kv.format import layout
+from ds4kv.format.header import Codec, Ext, Form, Header, Layout
+from ds4kv.stream.regular import RegularFile
 
 __all__ = ["configure", "run"]
 

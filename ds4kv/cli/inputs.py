@@ -44,7 +44,7 @@ class Input:
 
 def synthetic(tokens: int) -> Input:
     """A payload as DeepSeek V4 saves it after so many tokens; needs numpy."""
-    from ds4kv.synthetic import payload, payload_bytes
+    from ds4kv.cli.synthetic import payload, payload_bytes
 
     return Input(
         name=f"{tokens} tokens",

@@ -15,12 +15,12 @@ from typing import Any
 
 from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.errors import Ds4kvError
-from ds4kv.files import read_at
-from ds4kv.header import Codec
-from ds4kv.index import Entry, read_entry
-from ds4kv.layout import PREFIX_SIZE
-from ds4kv.lock import LOCK_NAME
-from ds4kv.naming import is_entry_name
+from ds4kv.file.lock import LOCK_NAME
+from ds4kv.format.header import Codec
+from ds4kv.format.layout import PREFIX_SIZE
+from ds4kv.format.naming import is_entry_name
+from ds4kv.store.index import Entry, read_entry
+from ds4kv.stream.regular import read_at
 
 __all__ = ["MIB", "age", "facts", "not_removed", "scan", "show_table", "tell", "text_start"]
 

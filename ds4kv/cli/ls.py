@@ -9,7 +9,7 @@ from typing import Any
 
 from ds4kv.cli.listing import MIB, age, facts, scan, show_table, tell
 from ds4kv.cli.messages import reason, verdict
-from ds4kv.quarantine import Quarantine
+from ds4kv.store.quarantine import Quarantine
 
 __all__ = ["configure", "run"]
 

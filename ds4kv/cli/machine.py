@@ -6,7 +6,7 @@ import dataclasses
 import os
 from typing import Self
 
-from ds4kv import workers
+from ds4kv.core import workers
 
 __all__ = ["Machine"]
 

@@ -14,8 +14,8 @@ from ds4kv.cli.changing import telling_warnings, waiting_for
 from ds4kv.cli.listing import MIB, age, not_removed, show_table, tell
 from ds4kv.cli.messages import printable
 from ds4kv.errors import Ds4kvError
-from ds4kv.lock import locked
-from ds4kv.quarantine import Quarantine, Quarantined
+from ds4kv.file.lock import locked
+from ds4kv.store.quarantine import Quarantine, Quarantined
 
 __all__ = ["configure", "run"]
 

@@ -15,8 +15,8 @@ from ds4kv.cli.arguments import UsageError
 from ds4kv.cli.changing import telling_warnings, waiting_for
 from ds4kv.cli.listing import MIB, not_removed, tell
 from ds4kv.cli.messages import printable
-from ds4kv.directory import Directory
-from ds4kv.naming import is_entry_name
+from ds4kv.format.naming import is_entry_name
+from ds4kv.store.directory import Directory
 
 __all__ = ["configure", "run"]
 

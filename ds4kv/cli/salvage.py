@@ -13,8 +13,8 @@ import sys
 import ds4kv
 from ds4kv.cli.arguments import UsageError, add_threads
 from ds4kv.cli.messages import printable
-from ds4kv.header import Codec, Header, Layout
-from ds4kv.salvage import Damage, Wreck
+from ds4kv.file.salvage import Damage, Wreck
+from ds4kv.format.header import Codec, Header, Layout
 
 __all__ = ["configure", "run"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from ds4kv.cli.listing import MIB, age, scan, show_table, tell, text_start
 from ds4kv.cli.messages import printable, reason, verdict
-from ds4kv.files import RegularFile
-from ds4kv.header import Reason
-from ds4kv.index import Entry
-from ds4kv.sessions import read_title
+from ds4kv.format.header import Reason
+from ds4kv.store.index import Entry
+from ds4kv.store.sessions import read_title
+from ds4kv.stream.regular import RegularFile
 
 __all__ = ["configure", "run"]
 

@@ -15,7 +15,7 @@ from ds4kv.cli.changing import telling_warnings, waiting_for
 from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.cli.progress import progress
 from ds4kv.errors import Ds4kvError
-from ds4kv.upgrade import Outcome, Upgrade
+from ds4kv.store.upgrade import Outcome, Upgrade
 
 __all__ = ["configure", "run"]
 

@@ -23,14 +23,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import ds4kv
-from ds4kv import workers
 from ds4kv.cli.arguments import add_threads
 from ds4kv.cli.messages import printable, reason, verdict
 from ds4kv.cli.pieces import pieces
 from ds4kv.cli.progress import Advance, progress
 from ds4kv.cli.verdicts import State
-from ds4kv.header import CHUNK_SIZE, Form
-from ds4kv.integrity import Verdict
+from ds4kv.core import workers
+from ds4kv.file.note import Verdict
+from ds4kv.format.header import CHUNK_SIZE, Form
 
 __all__ = ["configure", "run"]
 

@@ -26,8 +26,8 @@ from faults.scenario import MAPS, NEW, A, C, is_stores_own, payload_of, save, st
 from faults.shim import Event, read_record
 
 import ds4kv
-from ds4kv.integrity import Verdict
-from ds4kv.upgrade import Upgrade
+from ds4kv.file.note import Verdict
+from ds4kv.store.upgrade import Upgrade
 
 PAGE = 4096
 PREFIX = 52

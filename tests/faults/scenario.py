@@ -16,9 +16,9 @@ from pathlib import Path
 from faults.shim import Fault
 
 import ds4kv
-from ds4kv.integrity import Verdict
-from ds4kv.store import Store
-from ds4kv.trailer import unpack_tool_map
+from ds4kv.file.note import Verdict
+from ds4kv.format.toolmap import unpack_tool_map
+from ds4kv.store.store import Store
 
 HUGE = 1 << 40
 BLOCK = b"<tool_calls>one</tool_calls>"

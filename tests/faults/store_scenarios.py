@@ -12,10 +12,11 @@ from faults.scenario import MAPS, NEW, OTHER, A, B, C, Scenario, name_of, payloa
 from faults.shim import Fault
 
 import ds4kv
-from ds4kv.integrity import DIRECTORY_NAME, Verdict
-from ds4kv.sessions import Sessions
-from ds4kv.trailer import unpack_tool_map
-from ds4kv.upgrade import Upgrade
+from ds4kv.file.ledger import DIRECTORY_NAME
+from ds4kv.file.note import Verdict
+from ds4kv.format.toolmap import unpack_tool_map
+from ds4kv.store.sessions import Sessions
+from ds4kv.store.upgrade import Upgrade
 
 __all__ = ["SCENARIOS"]
 

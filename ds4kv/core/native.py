@@ -1,0 +1,333 @@
+"""The C core in Python terms: the only module that calls it, and the only one that turns a status into an error.
+
+Each call into the core releases the GIL, so put and take are where other threads run. Objects here are not for two
+threads at once; :mod:`ds4kv.stream` sees to that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+
+from ds4kv.core._native import ffi, lib
+from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
+
+TYPE_CHECKING = False  # importing typing would take as long as importing all of ds4kv
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = [
+    "FRAME_SIZE",
+    "MAX_LEVEL",
+    "Compressor",
+    "Decompressor",
+    "Frame",
+    "Hasher",
+    "decode",
+    "file_birth",
+    "frame_decode",
+    "hash64",
+    "is_hopeless",
+    "record_head_size",
+    "region_bound",
+    "size_of",
+    "source",
+    "target",
+    "view",
+    "write_out",
+]
+
+_SLICE_MS = 20  # that a thread waits in C before Python looks for signals, and whether it is cancelled
+
+FRAME_SIZE: int = lib.DS4KV_FRAME_SIZE
+MAX_LEVEL: int = lib.DS4KV_MAX_LEVEL
+_STATE: int = lib.DS4KV_STATE
+
+
+class Frame(namedtuple("Frame", "raw_total chunk_count chunk_size form")):
+    """What stands before the records of a region, and the chunk size and form that the file's header tells."""
+
+    __slots__ = ()
+    raw_total: int
+    chunk_count: int
+    chunk_size: int
+    form: int
+
+    def pack(self) -> bytes:
+        """The 12 bytes."""
+        head = ffi.new("uint8_t[]", FRAME_SIZE)
+        lib.ds4kv_frame_encode(_c_frame(self), head)
+        return bytes(ffi.buffer(head))
+
+
+def source(obj: Any) -> Any:
+    """The bytes of any C-contiguous buffer, as an array that len() and the core understand.
+
+    For a ``with`` block, which lets go of the buffer at its end: an exception would keep it by the frames of its
+    traceback, and garbage collection of a memoryview that is held like this crashes some versions of CPython.
+    TypeError for NumPy arrays of objects: what they hold are addresses in this process; and for PyTorch tensors, which
+    are no buffers, but have one.
+    """
+    _refuse_objects(obj)
+    return ffi.from_buffer("uint8_t[]", obj)
+
+
+def target(obj: Any) -> Any:
+    """The same to be written to; TypeError or BufferError if obj is read-only."""
+    _refuse_objects(obj)
+    return ffi.from_buffer("uint8_t[]", obj, require_writable=True)
+
+
+def size_of(obj: Any) -> int:
+    """Size of any C-contiguous buffer in bytes."""
+    with source(obj) as array:
+        return len(array)
+
+
+def _refuse_objects(obj: Any) -> None:
+    dtype = getattr(obj, "dtype", None)
+    if dtype is None:
+        return
+    if getattr(dtype, "hasobject", False):
+        raise TypeError(f"an array of {dtype} holds references, not bytes")
+    if hasattr(obj, "detach") and hasattr(obj, "numpy"):
+        raise TypeError(
+            "a tensor is no buffer: give tensor.view(torch.uint8).numpy(), which is its memory, or from another device"
+            " tensor.cpu().contiguous().view(torch.uint8).numpy(), which is a copy to be written"
+        )
+
+
+def view(array: Any, start: int, stop: int) -> memoryview:
+    """Bytes ``start`` up to ``stop`` of a source or target, for as long as that is held."""
+    return memoryview(ffi.buffer(array))[start:stop]
+
+
+def check(status: int, fault: Any = None) -> int:
+    """``status`` if it is a success; the one place where it becomes an exception."""
+    if status >= 0:
+        return status
+    if status in (lib.DS4KV_CORRUPT, lib.DS4KV_TRUNCATED):
+        kind = CorruptError if status == lib.DS4KV_CORRUPT else TruncatedError
+        raise kind(ffi.string(fault.why).decode(), offset=int(fault.offset), field=ffi.string(fault.field).decode())
+    if status == lib.DS4KV_IO:
+        raise OSError(fault.os_error, os.strerror(fault.os_error))
+    if status == lib.DS4KV_NOMEM:
+        raise MemoryError("no memory for the chunks of a checkpoint")
+    if status == lib.DS4KV_PARAM:
+        raise ValueError("an argument is outside what the core takes")
+    if status == _STATE:
+        raise RuntimeError("not at this moment, or not in this process: a stream stays with the process that made it")
+    raise Ds4kvError(f"LZ4 failed on good arguments (status {status})")
+
+
+def _c_frame(frame: Frame) -> Any:
+    return ffi.new("ds4kv_frame *", tuple(frame))
+
+
+def _frame(c_frame: Any) -> Frame:
+    return Frame(c_frame.raw_total, c_frame.chunk_count, c_frame.chunk_size, c_frame.form)
+
+
+def record_head_size(form: int) -> int:
+    """Bytes before each block of a region in this form."""
+    return int(lib.ds4kv_record_head_size(form))
+
+
+def frame_decode(head: bytes, region_bytes: int, chunk_size: int, form: int) -> Frame:
+    """Reads a frame and holds it against the region's size; CorruptError with an offset into the region."""
+    frame, fault = ffi.new("ds4kv_frame *"), ffi.new("ds4kv_fault *")
+    check(lib.ds4kv_frame_decode(frame, head, region_bytes, chunk_size, form, fault), fault)
+    return _frame(frame)
+
+
+def region_bound(raw_total: int, chunk_size: int, form: int) -> int:
+    """What a region of so many bytes of payload takes at most."""
+    if form == lib.DS4KV_FORM_RAW:
+        return raw_total
+    full, rest = divmod(raw_total, chunk_size)
+    chunks = [(full, chunk_size), (1, rest)] if rest else [(full, chunk_size)]
+    return FRAME_SIZE + sum(n * (record_head_size(form) + int(lib.ds4kv_block_bound(size))) for n, size in chunks)
+
+
+def write_out(fd: int, offset: int, size: int) -> None:
+    """Has the system begin to write those bytes of a file to its disk, where it can be asked to."""
+    lib.ds4kv_file_write_out(fd, offset, size)
+
+
+def file_birth(fd: int) -> int:
+    """When an open file came into being, in ns since 1970; 0 where the system can't tell."""
+    return int(lib.ds4kv_file_birth(fd))
+
+
+def hash64(obj: Any) -> int:
+    """The XXH3-64 of any C-contiguous buffer."""
+    with source(obj) as array:
+        return int(lib.ds4kv_hash(array, len(array)))
+
+
+def is_hopeless(array: Any, chunk_size: int) -> bool:
+    """Whether compressing a :func:`source` would save less than 1/64 of it, by samples from all over it."""
+    return bool(check(lib.ds4kv_is_hopeless(array, len(array), chunk_size)))
+
+
+def decode(region: Any, chunk_size: int, form: int, into: Any, workers: int) -> None:
+    """Decodes a :func:`source` that holds a region into a :func:`target` of its raw_total."""
+    fault = ffi.new("ds4kv_fault *")
+    check(lib.ds4kv_decode(region, len(region), chunk_size, form, into, len(into), workers, fault), fault)
+
+
+class Hasher:
+    """The XXH3-64 of bytes that come by pieces."""
+
+    def __init__(self) -> None:
+        self._hasher = ffi.gc(ffi.new("ds4kv_hasher **"), lib.drop_hasher)
+        check(lib.ds4kv_hasher_new(self._hasher))
+
+    def put(self, array: Any, start: int, stop: int) -> None:
+        """Goes on with bytes of a :func:`source`."""
+        lib.ds4kv_hasher_put(self._hasher[0], array + start, stop - start)
+
+    def take(self) -> int:
+        """The hash of what was put since the last take."""
+        return int(lib.ds4kv_hasher_take(self._hasher[0]))
+
+
+class Compressor:
+    """Payload in, records out."""
+
+    def __init__(
+        self,
+        raw_total: int | None,
+        chunk_size: int,
+        form: int,
+        level: int,
+        workers: int,
+        *,
+        nice: int = 0,
+        sums: bool = False,
+    ) -> None:
+        """With ``sums``, the XXH3-64 of each record is made with it."""
+        self._writer = ffi.gc(ffi.new("ds4kv_writer **"), lib.drop_writer)  # owned before it is made
+        self._record = ffi.new("const void **")
+        total = lib.DS4KV_UNKNOWN if raw_total is None else raw_total
+        check(lib.ds4kv_writer_new(self._writer, total, chunk_size, form, level, workers))
+        check(lib.ds4kv_writer_nice(self._writer[0], nice))
+        if sums:
+            check(lib.ds4kv_writer_sums(self._writer[0]))
+
+    def loan(self) -> Any:
+        """For the ``with`` block in which memory is lent: whatever ends it, nothing is read from there after.
+
+        An exception that comes while something still is to be read ends the compressor.
+        """
+        return ffi.gc(self._writer, lib.reclaim_writer)
+
+    def put(self, array: Any, start: int, stop: int, *, lent: bool) -> int:
+        """Takes bytes of a :func:`source`; fewer than all of them: take a record, then put the rest."""
+        return check(lib.ds4kv_writer_put(self._writer[0], array + start, stop - start, lent))
+
+    def lent(self) -> int:
+        """How many chunks are still to be read from lent memory."""
+        return check(lib.ds4kv_writer_lent(self._writer[0]))
+
+    def finish(self) -> None:
+        """No more input."""
+        check(lib.ds4kv_writer_finish(self._writer[0]))
+
+    def wait(self) -> bool:
+        """Whether take() would wait for no other thread; it is waited for a little. Gives back what was taken."""
+        return bool(lib.ds4kv_writer_wait(self._writer[0], _SLICE_MS))
+
+    def take(self) -> memoryview | None:
+        """The oldest record, valid until the next call; None when there is none."""
+        size = check(lib.ds4kv_writer_take(self._writer[0], self._record))
+        return memoryview(ffi.buffer(self._record[0], size)) if size else None
+
+    @property
+    def sum(self) -> int:
+        """The sum of the record taken last."""
+        return int(lib.ds4kv_writer_sum(self._writer[0]))
+
+    @property
+    def frame(self) -> Frame:
+        """The frame of what was put so far."""
+        frame = ffi.new("ds4kv_frame *")
+        lib.ds4kv_writer_frame(self._writer[0], frame)
+        return _frame(frame)
+
+    def free(self) -> None:
+        """Ends the threads and gives the memory back; RuntimeError comes of any other call after."""
+        ffi.release(self._writer)
+
+
+class Decompressor:
+    """Records in, payload out."""
+
+    def __init__(
+        self,
+        frame: Frame,
+        region_bytes: int,
+        first_chunk: int,
+        first_offset: int,
+        workers: int,
+        file: tuple[int, int] | None = None,
+        sums: Any = None,
+    ) -> None:
+        """``file`` is a descriptor and where the region begins in that file: then nothing is put, only taken.
+        ``sums`` is an array of 64-bit integers, the sums that the records of the whole region should have.
+        """
+        self._reader = ffi.gc(ffi.new("ds4kv_reader **"), lib.drop_reader)  # owned before it is made
+        check(lib.ds4kv_reader_new(self._reader, _c_frame(frame), region_bytes, first_chunk, first_offset, workers))
+        self._room = ffi.new("void **")
+        if sums is not None:
+            self._sums = ffi.from_buffer("uint64_t[]", sums)
+            if len(self._sums) != frame.chunk_count:
+                raise ValueError(f"{len(self._sums)} sums for {frame.chunk_count} chunks")
+            self._check(lib.ds4kv_reader_sums(self._reader[0], self._sums))
+        if file is not None:
+            self._check(lib.ds4kv_reader_from_file(self._reader[0], *file))
+
+    def _check(self, status: int) -> int:
+        if status >= 0:
+            return status
+        if status == _STATE:  # there may be no reader to ask
+            return check(status)
+        fault = ffi.new("ds4kv_fault *")
+        lib.ds4kv_reader_fault(self._reader[0], fault)
+        return check(status, fault)
+
+    def loan(self) -> Any:
+        """For the ``with`` block in which memory is aimed at: whatever ends it, nothing is written there after.
+
+        An exception that comes before all is there ends the decompressor.
+        """
+        return ffi.gc(self._reader, lib.reclaim_reader)
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes of the region belong; None: take first, or there are no more."""
+        size = self._check(lib.ds4kv_reader_room(self._reader[0], self._room))
+        return memoryview(ffi.buffer(self._room[0], size)) if size else None
+
+    def put(self, n: int) -> None:
+        """``n`` bytes were placed there."""
+        self._check(lib.ds4kv_reader_put(self._reader[0], n))
+
+    def finish(self) -> None:
+        """The input has ended; TruncatedError if the region had more to come."""
+        self._check(lib.ds4kv_reader_finish(self._reader[0]))
+
+    def aim(self, array: Any, start: int, stop: int) -> None:
+        """The payload bytes that come next belong in this part of a :func:`target`, until all are taken."""
+        self._check(lib.ds4kv_reader_aim(self._reader[0], array + start, stop - start))
+
+    def wait(self) -> bool:
+        """Whether take() would wait for no other thread; it is waited for a little."""
+        return bool(lib.ds4kv_reader_wait(self._reader[0], _SLICE_MS))
+
+    def take(self, array: Any, start: int, stop: int, *, wait: bool) -> int:
+        """Moves payload bytes there and says how many: 0 if none are ready and none could be waited for."""
+        return self._check(lib.ds4kv_reader_take(self._reader[0], array + start, stop - start, wait))
+
+    def free(self) -> None:
+        """Ends the threads and gives the memory back; RuntimeError comes of any other call after."""
+        ffi.release(self._reader)

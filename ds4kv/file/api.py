@@ -1,0 +1,271 @@
+"""One checkpoint file: header, text, payload region, trailer.
+
+:func:`load` and :func:`dump` move a whole payload between a file and memory; :func:`open` and :func:`create` give it as
+a stream. Reading refuses what is proven wrong before anything is allocated for it. Writing goes to a temporary file
+beside the target, which takes its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import time
+from collections import namedtuple
+
+from ds4kv.core import native as _core
+from ds4kv.file.reader import CheckpointReader, examine, judging
+from ds4kv.file.writer import CheckpointWriter, codec_for
+from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout, Reason
+from ds4kv.stream.regular import RegularFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from ds4kv.file.ledger import Ledger
+    from ds4kv.file.salvage import Damage
+
+    StrPath = str | os.PathLike[str]
+
+__all__ = ["Checkpoint", "CheckpointReader", "CheckpointWriter", "create", "dump", "load", "open", "read_header"]
+
+_HUGE_PAGE = 1 << 21
+
+
+class Checkpoint(namedtuple("Checkpoint", "header text payload trailer damage", defaults=((),))):
+    """A whole checkpoint in memory. ``payload`` is a view of its bytes: of ``into`` if that was given to load.
+
+    ``damage`` says what a salvage could not save: ``payload`` then ends at the first byte that is lost.
+    """
+
+    __slots__ = ()
+    header: Header
+    text: bytes
+    payload: memoryview
+    trailer: bytes
+    damage: tuple[Damage, ...]
+
+
+def read_header(path: StrPath) -> Header:
+    """The header of a checkpoint, held against the file's size. Text and payload are not looked at.
+
+    Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
+    """
+    with RegularFile(os.fsdecode(path)) as fp, judging(fp):
+        return examine(fp)[0]
+
+
+def open(path: StrPath, *, workers: int | None = None, verify: bool = True) -> CheckpointReader:
+    """Opens a checkpoint for reading, as a context manager.
+
+    Header, text and frame are read and checked at once, and a file named by a SHA-1 must have it over its text; the
+    payload comes by its stream. In a directory where a store has noted the file's sums, all that is read is held
+    against them, unless ``verify`` is false. ``workers`` as :func:`ds4kv.workers.resolve` has it.
+
+    Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
+    """
+    return CheckpointReader(path, workers=workers, verify=verify)
+
+
+def load(
+    path: StrPath,
+    *,
+    workers: int | None = None,
+    into: WriteableBuffer | None = None,
+    verify: bool = True,
+    salvage: bool = False,
+) -> Checkpoint:
+    """Reads a whole checkpoint.
+
+    The payload is decoded straight into ``into``, a writable C-contiguous buffer of exactly its size, or into fresh
+    memory. After an error the contents of ``into`` are undefined. ``verify`` as in :func:`open`.
+
+    With ``salvage`` a damaged file is no error: the payload is what is good from its first byte on, and ``damage`` of
+    the result says what is lost. ``into`` may then be larger; what is good behind the first damage is in its place
+    there, and the rest is undefined. Without a header to go by it raises as without ``salvage``.
+
+    Raises ValueError if ``into`` has another size, else as :func:`open`.
+    """
+    if salvage:
+        return _salvage(path, workers, into, verify)
+    with open(path, workers=workers, verify=verify) as checkpoint:
+        raw_total = checkpoint.payload.raw_total
+        memory = _fresh_memory(raw_total) if into is None else into
+        if (size := _core.size_of(memory)) != raw_total:
+            raise ValueError(f"into is {size} bytes, the payload of {os.fsdecode(path)} is {raw_total}")
+        checkpoint.payload.readinto(memory)
+        return Checkpoint(checkpoint.header, checkpoint.text, _as_bytes(memory), checkpoint.trailer)
+
+
+def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None, verify: bool) -> Checkpoint:
+    from ds4kv.file.salvage import Wreck  # here, because hardly any program needs it
+
+    with Wreck(path, workers=workers, verify=verify) as wreck:
+        memory = _fresh_memory(wreck.claimed_bytes) if into is None else into
+        if (size := _core.size_of(memory)) < wreck.claimed_bytes:
+            raise ValueError(f"into is {size} bytes, the records of {os.fsdecode(path)} claim {wreck.claimed_bytes}")
+        view = _as_bytes(memory)
+        good_bytes, damage = wreck.examine(into=view)
+        return Checkpoint(wreck.header, wreck.text, view[:good_bytes], wreck.trailer, damage)
+
+
+def create(
+    path: StrPath,
+    *,
+    tokens: int,
+    ctx_size: int,
+    text: ReadableBuffer = b"",
+    quant_bits: int = 2,
+    reason: str | int = "cold",
+    layout: str = "v2",
+    codec: str | Codec | None = None,
+    level: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    workers: int | None = None,
+    nice: int = 0,
+    trailer: ReadableBuffer = b"",
+    ext_flags: int = 0,
+    hits: int = 0,
+    created_at: int | None = None,
+    last_used: int | None = None,
+    model_id: int = 0,
+    payload_abi: int = 0,
+    raw_total: int | None = None,
+    fsync: bool = False,
+    mode: int | None = None,
+    ledger: Ledger | None = None,
+) -> CheckpointWriter:
+    """Opens a checkpoint for writing, as a context manager that publishes it on a clean exit.
+
+    ``payload`` is the stream to write to. The file is a temporary one beside ``path``; it takes the name when the block
+    ends, and is removed if it ends by an exception. A link at ``path`` stays, what it leads to is replaced; a device or
+    a directory there is an OSError. With ``fsync`` the publishing is durable. ``mode`` is that of the file, 0 to 0o777
+    and whatever the umask; by default that of the file which it replaces, and 0600 where there is none.
+
+    ``layout`` is ``v2``, ``v1``, or ``v2-checked``, which has a checksum of each chunk and is smaller and faster where
+    the payload is of 32-bit numbers; a payload of which that would save less than 1/64 is stored as it is, in ``v1``.
+    ``codec`` is ``lz4``, ``lz4hc`` or ``none``; by default ``lz4``, and ``none`` for layout ``v1`` or, in ``v2``, where
+    the environment asks for 0 threads. ``level`` is as :func:`ds4kv.stream.encoder_level` has it. ``chunk_size`` is in
+    payload bytes, 1 to 64 MiB; ``workers`` and ``nice`` are those of :class:`PayloadWriter`. ``created_at`` and
+    ``last_used`` are Unix seconds: now, unless given. ``model_id`` and ``payload_abi`` are what newer engines put into
+    ``v1`` and ``v2-checked``. In ``ledger`` the file is noted, see :mod:`ds4kv.file.note`.
+
+    Raises ValueError for an argument that no file may hold, such as a text whose SHA-1 isn't the one that ``path`` is
+    named by, and OSError.
+    """
+    kept_layout = Layout(layout)
+    kept_codec = codec_for(kept_layout, codec)
+    if kept_codec is Codec.NONE and level is not None:
+        raise ValueError(f"level is {level}, but codec none has no levels")
+    now = int(time.time()) if created_at is None else created_at
+    header = Header(
+        layout=kept_layout,
+        codec=kept_codec,
+        tokens=tokens,
+        ctx_size=ctx_size,
+        quant_bits=quant_bits,
+        reason_code=Reason.from_word(reason) if isinstance(reason, str) else reason,
+        ext_flags=ext_flags,
+        hits=hits,
+        chunk_size=0 if kept_codec is Codec.NONE else chunk_size,
+        created_at=now,
+        last_used=now if last_used is None else last_used,
+        model_id=model_id,
+        payload_abi=payload_abi,
+    )
+    return CheckpointWriter(
+        path,
+        header,
+        bytes(memoryview(text)),
+        bytes(memoryview(trailer)),
+        level=level,
+        workers=workers,
+        nice=nice,
+        raw_total=raw_total,
+        fsync=fsync,
+        ledger=ledger,
+        mode=mode,
+    )
+
+
+def dump(
+    path: StrPath,
+    payload: ReadableBuffer,
+    *,
+    tokens: int,
+    ctx_size: int,
+    text: ReadableBuffer = b"",
+    quant_bits: int = 2,
+    reason: str | int = "cold",
+    layout: str = "v2",
+    codec: str | Codec | None = None,
+    level: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    workers: int | None = None,
+    nice: int = 0,
+    trailer: ReadableBuffer = b"",
+    ext_flags: int = 0,
+    hits: int = 0,
+    created_at: int | None = None,
+    last_used: int | None = None,
+    model_id: int = 0,
+    payload_abi: int = 0,
+    fsync: bool = False,
+    mode: int | None = None,
+) -> Header:
+    """Writes a whole checkpoint and returns its header.
+
+    ``payload`` is any C-contiguous buffer, and is compressed where it lies. Everything else as :func:`create`.
+    """
+    with create(
+        path,
+        tokens=tokens,
+        ctx_size=ctx_size,
+        text=text,
+        quant_bits=quant_bits,
+        reason=reason,
+        layout=layout,
+        codec=codec,
+        level=level,
+        chunk_size=chunk_size,
+        workers=workers,
+        nice=nice,
+        trailer=trailer,
+        ext_flags=ext_flags,
+        hits=hits,
+        created_at=created_at,
+        last_used=last_used,
+        model_id=model_id,
+        payload_abi=payload_abi,
+        raw_total=_core.size_of(payload),
+        fsync=fsync,
+        mode=mode,
+    ) as checkpoint:
+        checkpoint.payload.write(payload)
+    return checkpoint.header
+
+
+def _fresh_memory(size: int) -> WriteableBuffer:
+    """Memory that nobody has touched yet: its pages come when a worker writes them, huge ones where granted."""
+    if size < _HUGE_PAGE:
+        return bytearray(size)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise MemoryError(f"no memory for a payload of {size} bytes") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a wish, which kernels without huge pages refuse
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def _as_bytes(memory: WriteableBuffer) -> memoryview:
+    try:
+        return memoryview(memory).cast("B")
+    except (TypeError, ValueError):  # formats that Python has no name for, and shapes of no bytes
+        target = _core.target(memory)
+        return _core.view(target, 0, len(target))

@@ -1,0 +1,323 @@
+"""A checkpoint while it is written: to a draft beside the target, which takes its name when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+
+from ds4kv.core import native as _core
+from ds4kv.core import workers as _workers
+from ds4kv.errors import Ds4kvError
+from ds4kv.file.draft import Draft, OutputFile, sync_directory
+from ds4kv.file.ledger import Ledger
+from ds4kv.file.note import Note
+from ds4kv.format import layout as _layout
+from ds4kv.format.header import Codec, Form, Header, Layout
+from ds4kv.format.naming import sha1_mismatch
+from ds4kv.stream.regular import RegularFile
+from ds4kv.stream.streams import Finishable, PayloadReader, PayloadWriter, RawWriter, write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ds4kv.file.draft import MakeFile
+
+    StrPath = str | os.PathLike[str]
+
+__all__ = ["CheckpointWriter", "TooLittleSavedError", "codec_for", "saves_enough"]
+
+_PIECE_SIZE = 1 << 22
+_LEAST_SAVING = 64  # layout v2-checked saves one byte of so many, or isn't used
+
+
+class _CheckedWriter(PayloadWriter):
+    """The payload's stream for layout v2-checked. If the first write has a chunk at least, and samples of it say that
+    little can be saved, the payload is written as it is: better than to find that out in the end.
+    """
+
+    _as_it_is: RawWriter | None = None
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the payload is written as it is."""
+        return self._as_it_is is not None
+
+    @property
+    def region_bytes(self) -> int:
+        return super().region_bytes if self._as_it_is is None else self._as_it_is.region_bytes
+
+    def cancel(self) -> None:
+        super().cancel()
+        if self._as_it_is is not None:
+            self._as_it_is.cancel()
+
+    def _put(self, payload: Any) -> None:
+        chunk_size = self._frame.chunk_size
+        if self.tell() == 0 and len(payload) >= chunk_size and _core.is_hopeless(payload, chunk_size):
+            self._free()
+            self._as_it_is = RawWriter(self._fp, raw_total=self._raw_total, sums=self._with_sums)
+            self.sums = self._as_it_is.sums
+            self._look()  # cancel() may have come before there was another to pass it on to
+        if self._as_it_is is None:
+            super()._put(payload)
+        else:
+            with _core.view(payload, 0, len(payload)) as data:
+                self._as_it_is.write(data)
+
+    def _finish(self) -> None:
+        if self._as_it_is is None:
+            super()._finish()
+        else:
+            self._as_it_is.close()
+
+    def _free(self) -> None:
+        super()._free()
+        if self._as_it_is is not None:
+            self._as_it_is.abandon()
+
+
+class TooLittleSavedError(Exception):
+    """The payload would have to be stored as it is, in layout v1, and that was not wanted."""
+
+
+class CheckpointWriter(Finishable):
+    """A checkpoint that is being written: ``payload`` is its stream. Made by :func:`ds4kv.create`.
+
+    ``header`` is final once it is published; ``trailer`` may be set up to then. Layout ``v2-checked`` becomes ``v1`` if
+    it would save less than 1/64 of the payload; where ``keeps_layout`` is set, that is a TooLittleSavedError. Where
+    ``needs_payload`` is set, nothing written is a ValueError, and nothing is published.
+
+    ``draft`` is the file that it is written to, of a class that ``make_file`` may name.
+    """
+
+    payload: PayloadWriter | RawWriter
+    draft: Draft
+    needs_payload = False
+    keeps_layout = False
+    note: Note | None = None
+    """What the ledger is to know of the file, once it is sealed."""
+    _is_cancelled = False
+
+    def __init__(
+        self,
+        path: StrPath,
+        header: Header,
+        text: bytes,
+        trailer: bytes,
+        *,
+        level: int | None,
+        workers: int | None,
+        nice: int,
+        raw_total: int | None,
+        fsync: bool,
+        ledger: Ledger | None = None,
+        mode: int | None = None,
+        make_file: MakeFile = OutputFile,
+    ) -> None:
+        if header.layout is Layout.V2_MID:
+            raise ValueError("layout v2-mid is read, not written: use v2-checked")
+        if len(text) >= 1 << 32:
+            raise ValueError(f"the text is {len(text)} bytes; its length has 32 bits")
+        path = os.fsdecode(path)
+        if (key := sha1_mismatch(path, text)) is not None:
+            raise ValueError(f"{path} is named by a SHA-1 that isn't the text's, which is {key}")
+        is_empty = header.layout is Layout.V2_CHECKED and raw_total == 0
+        self.header = _in_v1(header) if is_empty else header
+        self.trailer = trailer
+        self._text = text
+        self._encoding = level, workers, nice
+        self._raw_total = raw_total
+        self._fsync = fsync
+        self._ledger = ledger
+        self._name = os.path.basename(path)
+        self._make_draft = functools.partial(Draft, path, mode=mode, make_file=make_file)
+        self._has_trailer = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Makes a draft, with header and text in it, and the stream for its payload."""
+        self._unfinished = True  # before there is a file, as an interrupt may come any time
+        try:
+            self.draft = self._make_draft()
+            file = self.draft.file
+            file.eager = self._fsync
+            text_bytes = len(self._text).to_bytes(4, "little")
+            write_all(file, memoryview(self.header.pack() + text_bytes + self._text))
+            form, final_size = self.header.form or Form.RAW, None
+            if self._raw_total is not None:
+                region_bytes = _core.region_bound(self._raw_total, self.header.chunk_size, form)
+                final_size = file.tell() + region_bytes + len(self.trailer)
+            file.begin_payload(final_size, is_exact=form is Form.RAW)
+            self.payload = self._open_payload()
+            if self._is_cancelled:  # while the payload is copied to another file
+                self.payload.cancel()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _open_payload(self) -> PayloadWriter | RawWriter:
+        form, sums = self.header.form, self._ledger is not None
+        if form is None or form is Form.RAW:  # None: of v2-mid, which isn't written
+            return RawWriter(self.draft.file, raw_total=self._raw_total, sums=sums)
+        stream = _CheckedWriter if form is Form.CHECKED else PayloadWriter
+        level, workers, nice = self._encoding
+        return stream(
+            self.draft.file,
+            chunk_size=self.header.chunk_size,
+            form=form,
+            workers=workers,
+            nice=nice,
+            codec=self.header.codec,
+            level=level,
+            raw_total=self._raw_total,
+            sums=sums,
+        )
+
+    @property
+    def file_size(self) -> int:
+        """Size in bytes of the whole file, once region and trailer are written."""
+        return _layout.PREFIX_SIZE + len(self._text) + self.payload.region_bytes + len(self.trailer)
+
+    def close(self) -> None:
+        """Finishes the payload and publishes the file under its name.
+
+        If that can't be done the draft is removed and the error raised: what was at the target stays. Only an error of
+        the last step of ``fsync``, which is the directory's, comes after the file has its name.
+        """
+        if not self._unfinished:
+            return
+        try:
+            self.seal()
+            self.publish()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def finish(self) -> None:
+        """Finishes region and trailer, which is all that takes time or space: what close() has left is quick."""
+        self.draft.check_owner()
+        self.finish_payload()
+        if not self.payload.complete:
+            raise Ds4kvError("the payload was abandoned: there is nothing to publish", path=self.draft.target)
+        if not self._has_trailer:
+            self._has_trailer = True
+            write_all(self.draft.file, memoryview(self.trailer))
+            self.draft.file.end_payload()
+
+    def seal(self) -> None:
+        """Has the draft be the whole file, with its header as it will be; what is left is to give it its name."""
+        self.finish()
+        header = self.header._replace(payload_bytes=self.payload.region_bytes)
+        self.draft.file.seek(0)
+        write_all(self.draft.file, memoryview(header.pack()))
+        if self._ledger is not None:
+            self.note = Note.of(
+                self.draft.fd,
+                header.pack() + len(self._text).to_bytes(4, "little"),
+                text_sum=_core.hash64(self._text),
+                trailer=self.trailer,
+                region_sums=self.payload.sums,
+            )
+        if self._fsync:
+            self.draft.sync()
+        self.header = header
+
+    def publish(self) -> None:
+        """Gives the file its name, for who has sealed it."""
+        directory = self.draft.directory
+        if self._ledger is None:
+            with contextlib.closing(Ledger(directory)) as ledger:
+                ledger.remove(os.path.basename(self.draft.target))  # it was about what had this name until now
+        self.draft.publish()
+        self._unfinished = False
+        if self._ledger is not None and self.note is not None:
+            self._ledger.put(self._name, self.note)
+        if self._fsync:
+            sync_directory(directory)
+
+    def finish_payload(self) -> None:
+        """Closes the payload's stream; what layout v2-checked saves too little of is then stored as it is."""
+        payload = self.payload
+        if self.needs_payload and payload.tell() == 0:
+            raise ValueError("nothing was written: there is no payload to publish")
+        is_checked = self.header.layout is Layout.V2_CHECKED
+        is_empty = is_checked and not payload.closed and payload.tell() == 0 and not self._raw_total
+        if is_empty:
+            payload.abandon()  # there is no empty region of this layout
+        else:
+            payload.close()
+        is_raw = isinstance(payload, _CheckedWriter) and payload.is_raw
+        if not is_raw and not is_empty and not (is_checked and payload.complete and not self._saves_enough()):
+            return
+        if self.keeps_layout:
+            raise TooLittleSavedError
+        if is_raw:
+            self.header = _in_v1(self.header)
+        else:
+            self._store_raw()
+
+    def _saves_enough(self) -> bool:
+        return self.draft.file.given_up or saves_enough(self.payload.tell(), self.payload.region_bytes)
+
+    def _store_raw(self) -> None:
+        """Copies the payload to another draft, of layout v1, which takes the place of this one."""
+        header, compressed, draft = self.header, self.payload, self.draft
+        self._raw_total = compressed.tell()
+        self.header = _in_v1(header)
+        try:
+            self._begin()
+            if self._raw_total:
+                with RegularFile(draft.path) as source:
+                    source.seek(_layout.PREFIX_SIZE + len(self._text))
+                    with PayloadReader(
+                        source, compressed.region_bytes, chunk_size=header.chunk_size, form=Form.CHECKED
+                    ) as payload:
+                        while piece := payload.read(_PIECE_SIZE):
+                            self.payload.write(piece)
+            self.payload.close()
+        finally:
+            draft.discard()
+
+    def cancel(self) -> None:
+        """Ends what another thread is writing or closing, which raises CancelledError there within 50 ms, as does every
+        later use: nothing is published. What is published already stays.
+        """
+        self._is_cancelled = True
+        self.payload.cancel()
+
+    def abandon(self) -> None:
+        """Removes the draft; what was at the target stays."""
+        if not self._unfinished:
+            return
+        self._unfinished = False
+        try:
+            if hasattr(self, "payload"):
+                self.payload.abandon()
+        finally:
+            if hasattr(self, "draft"):
+                self.draft.discard()
+
+
+def codec_for(layout: Layout, codec: str | Codec | None) -> Codec:
+    """The codec of a new file, by its name; None is the default that :func:`ds4kv.create` describes."""
+    if codec is None and layout is Layout.V2_CHECKED:
+        return Codec.LZ4
+    if codec is None:
+        return Codec.NONE if layout is Layout.V1 or _workers.compression_is_off() else Codec.LZ4
+    if isinstance(codec, int):
+        return Codec(codec)
+    try:
+        return Codec[codec.upper()]
+    except KeyError:
+        raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}") from None
+
+
+def saves_enough(raw_total: int, region_bytes: int) -> bool:
+    """Whether a region of v2-checked is worth its while: it is 1/64 smaller than the payload, at least."""
+    return _LEAST_SAVING * (raw_total - region_bytes) >= raw_total
+
+
+def _in_v1(header: Header) -> Header:
+    return header._replace(layout=Layout.V1, codec=Codec.NONE, chunk_size=0)

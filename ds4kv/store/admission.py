@@ -1,0 +1,144 @@
+"""How a save begins: what is refused, what is there already, and what is written.
+
+A text that is being saved isn't saved beside that: all of it would be written again, for nothing. Of the threads of a
+store the first one has the claim on the text. Of another store or process the draft is seen, which it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+
+from ds4kv.file.draft import held_drafts
+from ds4kv.format.header import Codec, Ext, Header
+from ds4kv.format.layout import PREFIX_SIZE
+from ds4kv.format.toolmap import pack_tool_map, select_tool_map
+from ds4kv.store import log, policy
+from ds4kv.store.claims import Claims
+from ds4kv.store.room import NO_SPACE, Room, StoreWriter, over_budget
+from ds4kv.store.save import NewSave, PresentSave, Save
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ds4kv.store.directory import Directory
+    from ds4kv.store.index import Entry
+    from ds4kv.store.settings import Settings
+
+__all__ = ["Saves"]
+
+
+class Saves:
+    """The saves into one directory, for all threads."""
+
+    def __init__(self, directory: Directory, settings: Settings) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._claims = Claims()
+
+    def begin(
+        self,
+        text: bytes,
+        facts: dict[str, int],
+        *,
+        least_tokens: int,
+        suits: Callable[[Entry], bool],
+        tool_map: Mapping[bytes, bytes] | None,
+        raw_total: int | None,
+        trimmed: int,
+    ) -> Save:
+        """As :meth:`ds4kv.Store.save`; ``facts`` are fields of the header, and ``suits`` says of an entry whether the
+        engine can load it, whatever its text is.
+        """
+        started = time.monotonic()
+        refusal = self._refusal(text, facts, max(least_tokens, 1))
+        if refusal is not None:
+            return Save(refusal=refusal)
+        trailer = pack_tool_map(select_tool_map(text, tool_map or {}))
+        name = f"{hashlib.sha1(text, usedforsecurity=False).hexdigest()}.kv"
+        claim = self._claims.claim(name)  # before the first look: whoever had it until now may have saved it
+        if claim is None:
+            return Save(refusal="the text is being saved by another thread of this process")
+        try:
+            same_key = self._same_key(name)
+            for entry in same_key:
+                if suits(entry) and self._directory.text_of(entry) == text:
+                    claim.end()
+                    return PresentSave(self._directory, entry, trailer, fsync=self._settings.fsync)
+            if held_drafts(self._directory.path, name, self._directory.temporaries):
+                claim.end()
+                return Save(refusal="the text is being saved by another store or process")
+            header = self._header(facts, has_tool_map=bool(trailer))
+            least = PREFIX_SIZE + len(text) + len(trailer)
+            if header.codec is Codec.NONE:
+                least += raw_total or 0
+            budget_bytes = self._directory.budget_bytes
+            if policy.with_slack(least) > budget_bytes:
+                claim.end()
+                log.skipped_for_estimate(header.tokens, header.reason.word, file_size=least, budget_bytes=budget_bytes)
+                return Save(refusal=over_budget(least, budget_bytes))
+            writer = self._create(name, header, text, trailer, raw_total, least, started)
+        except BaseException:
+            claim.end()
+            raise
+        return NewSave(
+            self._directory, writer, same_key, claim=claim, raw_total=raw_total, started=started, trimmed=trimmed
+        )
+
+    def _refusal(self, text: bytes, facts: dict[str, int], least_tokens: int) -> str | None:
+        if self._directory.is_read_only:
+            return "the store is read only"
+        if facts["tokens"] < least_tokens:
+            return f"{facts['tokens']} tokens; a checkpoint has at least {least_tokens}"
+        if facts["quant_bits"] not in (2, 4):
+            return f"quant_bits is {facts['quant_bits']}, not 2 or 4"
+        if len(text) >= 1 << 32:
+            log.skipped_for_text(facts["tokens"])
+            return f"the text is {len(text)} bytes; its length has 32 bits"
+        return None
+
+    def _same_key(self, name: str) -> list[Entry]:
+        """The checkpoints with the key of this name, in either case."""
+        sha = name[: -len(".kv")]
+        return [entry for entry in self._directory.entries() if entry.sha == sha]
+
+    def _header(self, facts: dict[str, int], *, has_tool_map: bool) -> Header:
+        now = self._directory.now()
+        flags = facts["ext_flags"]
+        flags = flags | Ext.TOOL_MAP if has_tool_map else flags & ~int(Ext.TOOL_MAP)
+        times = {"created_at": now, "last_used": now, "ext_flags": flags}
+        return Header(**self._settings.template._asdict() | facts | times)
+
+    def _create(
+        self,
+        name: str,
+        header: Header,
+        text: bytes,
+        trailer: bytes,
+        raw_total: int | None,
+        least: int,
+        started: float,
+    ) -> StoreWriter:
+        directory, settings = self._directory, self._settings
+        path = os.path.join(directory.path, name)
+        room = Room(directory) if settings.evicts_when_full else None
+
+        def create() -> StoreWriter:
+            return StoreWriter(
+                path, header, text, trailer, directory=directory, settings=settings, room=room, raw_total=raw_total
+            )
+
+        try:
+            try:
+                return create()
+            except FileNotFoundError:
+                directory.make(settings.mode)  # it was removed since the store was opened
+            except OSError as error:
+                if error.errno not in NO_SPACE or room is None or not room.make(least, least):
+                    raise
+            return create()
+        except OSError as error:
+            log.create_failed(path, error, time.monotonic() - started)
+            raise

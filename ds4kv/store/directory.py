@@ -1,0 +1,326 @@
+"""What a store does to its directory: list, evict, set aside, count hits. All that removes a checkpoint is here.
+
+A file goes for one of three reasons: the budget, or a full disk, has chosen it by its score; it was consumed by its
+load; its owner asked. One that is proven corrupt is moved, if it is as it was when that was proven. Nothing else ever
+costs a file. What the ledger has noted of it goes with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import namedtuple
+
+from ds4kv.core.forks import renew_lock
+from ds4kv.errors import Ds4kvError
+from ds4kv.file.inplace import identity, touch
+from ds4kv.file.ledger import Ledger
+from ds4kv.file.lock import locked, tried
+from ds4kv.store import log, policy
+from ds4kv.store.index import Index, read_text, stamp
+from ds4kv.store.quarantine import Quarantine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ds4kv.file.lock import OnWait
+    from ds4kv.file.note import Note
+    from ds4kv.store.index import Entry
+
+    Score = Callable[[Entry, float], float]
+
+__all__ = ["Directory", "Eviction"]
+
+_QUARANTINE_SHARE = 10  # of the budget, a tenth
+_MAX_PENDING = 1000
+_MAX_UNREADABLE = 1000
+
+_logger = logging.getLogger("ds4kv")
+
+
+class Eviction(namedtuple("Eviction", "removed failed")):
+    """Each :class:`ds4kv.policy.Victim` that is gone, in their order, and those that could not be, with the OSError."""
+
+    __slots__ = ()
+    removed: list[policy.Victim]
+    failed: list[tuple[policy.Victim, OSError]]
+
+
+class _Hits(namedtuple("_Hits", "count head note")):
+    __slots__ = ()
+    count: int
+    head: bytes
+    note: Note | None
+
+
+class Directory:
+    """A directory of checkpoints with a budget in bytes, for all threads, and for forked children.
+
+    Where it ``is_read_only`` no file is changed or moved; who uses it doesn't call what removes one.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        budget_bytes: int = policy.BUDGET_MB << 20,
+        score: Score | None = None,
+        clock: Callable[[], float] = time.time,
+        is_read_only: bool = False,
+    ) -> None:
+        self.path = path
+        self.budget_bytes = budget_bytes
+        self.is_read_only = is_read_only
+        self.ledger = Ledger(path)
+        self.quarantine = Quarantine(path, max_bytes=budget_bytes // _QUARANTINE_SHARE)
+        self._score = score
+        self._clock = clock
+        self._index = Index(path)
+        self._pending: dict[tuple[str, tuple[int, int]], _Hits] = {}  # of these files, and not in them yet
+        self._pending_of = os.getpid()  # a forked child has a copy of what its parent notes
+        self._unreadable: set[tuple[int, int]] = set()  # of which the log has told
+        self._mutex: threading.Lock  # of the index and the hits; never held while waiting for the directory's lock
+        renew_lock(self, "_mutex")
+
+    def make(self, mode: int | None) -> None:
+        """Makes it, if need be: for who may have files of this ``mode``, or for its owner alone. Raises OSError."""
+        if os.path.isdir(self.path):
+            return
+        wanted = 0o700
+        if mode is not None:  # who reads the files looks into it, too
+            wanted |= mode | (mode & 0o444) >> 2
+        try:
+            os.makedirs(self.path, mode=wanted, exist_ok=True)
+            if mode is not None:
+                os.chmod(self.path, wanted)
+        except OSError as error:
+            log.mkdir_failed(self.path, error)
+            raise
+
+    def entries(self) -> list[Entry]:
+        """Every checkpoint that is there now, in the directory's order; none where there is no directory (any more).
+
+        Raises OSError.
+        """
+        with self._mutex:
+            try:
+                return self._index.scan()
+            except FileNotFoundError:
+                return []
+
+    @property
+    def temporaries(self) -> list[str]:
+        """The names of what was being written when :meth:`entries` looked last."""
+        return self._index.temporaries
+
+    def text_of(self, entry: Entry) -> bytes | None:
+        """The text of a file; None if it is gone, or can't be read now, which is logged once a file."""
+        try:
+            return read_text(entry)
+        except OSError as error:
+            file = entry.stamp[:2]
+            if file not in self._unreadable and len(self._unreadable) < _MAX_UNREADABLE:
+                self._unreadable.add(file)
+                _logger.warning("kv cache text not read %s: %s", entry.path, error)
+            return None
+
+    def now(self) -> int:
+        """Unix seconds, as headers hold them: whole, and never negative whatever the clock says."""
+        return max(int(self._clock()), 0)
+
+    # What goes
+
+    def plan(self, budget_bytes: int, now: float | None = None, protected: str | None = None) -> list[policy.Victim]:
+        """What would go, and why."""
+        return self._choose(self.entries(), budget_bytes, self.now() if now is None else now, protected)
+
+    def _choose(
+        self, entries: list[Entry], budget_bytes: int, now: float, protected: str | None
+    ) -> list[policy.Victim]:
+        if sum(entry.file_size for entry in entries) <= budget_bytes:
+            return []  # the rule, and no header has to be unpacked for it
+        return policy.choose_victims(entries, budget_bytes, now, protected, score=self._score)
+
+    def evict(self, on_wait: OnWait | None = None) -> Eviction:
+        """Brings the directory within its budget.
+
+        The lock is taken only if there is something to do. Raises TimeoutError if it can't be had, and OSError.
+        """
+        if not self.plan(self.budget_bytes):
+            return Eviction([], [])
+        with locked(self.path, on_wait=on_wait):
+            return self.evict_locked()
+
+    def evict_locked(self, protected: str | None = None) -> Eviction:
+        """As :meth:`evict`, for who holds the lock; ``protected`` is a key that goes last."""
+        return self._remove_chosen(self.entries(), self.budget_bytes, protected)
+
+    def make_room(self, size: int, *, need: int, most: int | None = None) -> int:
+        """Removes checkpoints of the lowest score, ``size`` bytes or more of them, for a disk that is full.
+
+        ``need`` is what the save has still to write, ``size`` of it at once. Where that would not fit with all of them
+        gone, or more than ``most`` bytes would go, none goes. The bytes that went; 0 for none. Raises TimeoutError if
+        the lock can't be had, and OSError.
+        """
+        with locked(self.path):
+            entries = self.entries()
+            total = sum(entry.file_size for entry in entries)
+            free = _free_bytes(self.path)
+            if free >= size:
+                free = 0  # it did not do for ``size`` bytes: a quota has less, or no name for another file is left
+            if size > total or need > total + free:
+                return 0
+            if most is not None:
+                chosen = self._choose(entries, total - size, self.now(), None)
+                if sum(victim.entry.file_size for victim in chosen) > most:
+                    return 0
+            removed = self._remove_chosen(entries, total - size, None).removed
+            return sum(victim.entry.file_size for victim in removed)
+
+    def _remove_chosen(self, entries: list[Entry], budget_bytes: int, protected: str | None) -> Eviction:
+        eviction = Eviction([], [])
+        now = self.now()
+        while victims := self._choose(entries, budget_bytes, now, protected):
+            stuck = []
+            for victim in victims:
+                entry = victim.entry
+                try:
+                    if self.unlink(entry.path, entry.stamp[:2]):
+                        log.evicted(entry.header, file_size=entry.file_size, path=entry.path)
+                        eviction.removed.append(victim)
+                except OSError as error:
+                    _logger.warning("kv cache eviction failed %s: %s", entry.path, error.strerror or error)
+                    eviction.failed.append((victim, error))
+                    stuck.append(entry)
+            if not stuck:
+                break
+            # What can't be removed takes its part of the budget all the same, and the next ones go in its place.
+            gone = {victim.entry.path for victim in victims}
+            entries = [entry for entry in entries if entry.path not in gone]
+            budget_bytes -= sum(entry.file_size for entry in stuck)
+        return eviction
+
+    def remove(self, path: str, file: tuple[int, int] | None = None, on_wait: OnWait | None = None) -> bool:
+        """Removes a file that has a checkpoint's name, whatever it is; with its identity, if it is this file still.
+
+        False if it was gone. Raises TimeoutError if the lock can't be had, and OSError.
+        """
+        try:
+            with locked(self.path, on_wait=on_wait):
+                return self.unlink(path, file)
+        except FileNotFoundError:
+            return False  # the directory itself is gone
+
+    def unlink(self, path: str, file: tuple[int, int] | None = None) -> bool:
+        """As :meth:`remove`, for who holds the lock."""
+        try:
+            if file is not None and identity(os.stat(path)) != file:
+                return False
+            os.unlink(path)
+        except FileNotFoundError:
+            return False
+        self.ledger.remove(os.path.basename(path))
+        return True
+
+    # What is no good
+
+    def set_aside(self, path: str, was: tuple[int, int, int, int]) -> None:
+        """Moves a file to the quarantine: one whose bytes were proven wrong when its device, inode, size and mtime were
+        these, and still are. Where that can't be done at once, it is listed no more until it changes.
+        """
+
+        def is_same(status: os.stat_result) -> bool:
+            return stamp(status)[:4] == was
+
+        why: object = "the store is read only"
+        try:
+            if not self.is_read_only:
+                with tried(self.path) as is_free:
+                    if is_free:
+                        self._move(path, is_same)
+                        return
+                why = "someone else has the lock"
+        except OSError as error:
+            why = error
+        _logger.warning("kv cache could not move corrupt file %s: %s", path, why)
+        with self._mutex:
+            self._index.leave_out(path, is_same)
+
+    def _move(self, path: str, is_same: Callable[[os.stat_result], bool]) -> None:
+        try:
+            if not is_same(os.stat(path)):
+                return
+        except FileNotFoundError:
+            return
+        log.discarded(self.quarantine.take(path))
+        self.ledger.remove(os.path.basename(path))
+
+    # Hits
+
+    def note_hit(
+        self, path: str, file: tuple[int, int], *, head: bytes, note: Note | None, consume: bool = False
+    ) -> bool:
+        """Counts a use of the file with this identity, or removes it; whether it was removed. ``head`` and ``note`` are
+        its header, and what is known of it, as it was loaded.
+
+        That is worth one try. While someone else has the lock a use is kept, and counted with the next one, a save or
+        :meth:`close`. No failure is an error: the engine has its state.
+        """
+        if self.is_read_only:
+            return False
+        with self._mutex:
+            if self._pending_of != os.getpid():
+                self._pending, self._pending_of = {}, os.getpid()
+            if len(self._pending) < _MAX_PENDING:
+                count = self._pending[path, file].count if (path, file) in self._pending else 0
+                self._pending[path, file] = _Hits(count + 1, head, note)
+        try:
+            with tried(self.path) as is_free:
+                if is_free and consume:
+                    with self._mutex:
+                        self._pending.pop((path, file), None)
+                    return self.unlink(path, file)
+                if is_free:
+                    self.count_hits()
+        except FileNotFoundError:
+            pass  # the directory itself is gone
+        except OSError as error:
+            _logger.warning("kv cache hit not noted %s: %s", path, error)
+        return False
+
+    def count_hits(self) -> None:
+        """Writes what is kept of hits into the files, for who holds the lock."""
+        with self._mutex:
+            pending, self._pending = self._pending, {}
+        if self._pending_of != os.getpid():
+            return
+        for (path, file), (count, head, note) in pending.items():
+            try:
+                # Before the hit, which changes the mtime: of a file that nobody wrote to the region needs no look.
+                is_original = note is not None and note.has_stamp(os.stat(path))
+                if touch(path, last_used=self.now(), more_hits=count, file=file, known_head=head):
+                    self.ledger.renew(path, note=note, is_original=is_original)
+            except FileNotFoundError:
+                pass  # evicted while it was loaded
+            except (OSError, Ds4kvError) as failure:
+                _logger.warning("kv cache hit not noted %s: %s", path, failure)
+
+    def close(self) -> None:
+        """Counts the hits that are left, if the lock is free, and closes the ledger."""
+        if self._pending:
+            try:
+                with tried(self.path) as is_free:
+                    if is_free:
+                        self.count_hits()
+            except OSError as error:
+                _logger.warning("kv cache hits not noted in %s: %s", self.path, error)
+        self.ledger.close()
+
+
+def _free_bytes(path: str) -> int:
+    """What the disk says that it has free for who we are, in bytes."""
+    free = os.statvfs(path)
+    return free.f_bavail * free.f_frsize

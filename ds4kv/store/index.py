@@ -1,0 +1,291 @@
+"""What a directory of checkpoints holds, told from 52 bytes of each file.
+
+An :class:`Index` remembers what it read and reads a file again only when its stamp changed: device, inode, size, and
+the times of its last change. Whatever wrote the file, this process, another one or ds4 itself, is noticed by that.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+import struct
+import time
+from collections import namedtuple
+
+from ds4kv.errors import Ds4kvError, TruncatedError
+from ds4kv.format import layout
+from ds4kv.format.header import HEADER_SIZE, MAGIC, MAX_CHUNK_SIZE, Codec, Header, Layout
+from ds4kv.format.naming import NAME_SIZE, is_entry_name
+from ds4kv.stream.regular import read_at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Self, TypeAlias
+
+    Stamp: TypeAlias = tuple[int, int, int, int, int]
+
+__all__ = ["Entry", "Index", "read_entry", "read_text", "stamp"]
+
+# A clock ticks every few milliseconds, on some file systems every two seconds. A file that was changed within that time
+# before it was read may have changed again since, with the same stamp.
+_COARSEST_TICK_NS = 2_000_000_000
+
+_HEAD = struct.Struct("<3s5B4I3QI")  # the header and the text's length
+_FIRST_SIZE = 68  # what layout.examine() reads first
+
+
+_Fields = namedtuple(
+    "_Fields", "sha path file_size text_bytes tokens ctx_size quant_bits head layout device inode mtime_ns ctime_ns"
+)
+
+
+class Entry(_Fields):
+    """A checkpoint as the directory shows it.
+
+    ``sha`` is the key, 40 lower-case hex digits; ``path`` keeps the spelling of the file's name. ``file_size`` and
+    ``text_bytes`` are in bytes. ``tokens``, ``ctx_size`` and ``quant_bits`` are the header's, ``head`` its 48 bytes and
+    ``layout`` what they are to be read as.
+    The rest is from the file's status, and tells this state of it from any other.
+    """
+
+    sha: str
+    path: str
+    file_size: int
+    text_bytes: int
+    tokens: int
+    ctx_size: int
+    quant_bits: int
+    head: bytes
+    layout: Layout
+    device: int
+    inode: int
+    mtime_ns: int
+    ctime_ns: int
+    matched: bytes | None = None
+    """The beginning of the prompt that it was found for, which is its text."""
+
+    @classmethod
+    def of(cls, path: str, header: Header, text_bytes: int, status: os.stat_result) -> Self:
+        """The entry of a file that has, or will have, this name and these facts."""
+        return cls(
+            sha=path[-NAME_SIZE : -len(".kv")].lower(),
+            path=path,
+            file_size=status.st_size,
+            text_bytes=text_bytes,
+            tokens=header.tokens,
+            ctx_size=header.ctx_size,
+            quant_bits=header.quant_bits,
+            head=header.pack(),
+            layout=header.layout,
+            device=status.st_dev,
+            inode=status.st_ino,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+        )
+
+    def found_for(self, text: bytes) -> Self:
+        """The same, with its text as ``matched``."""
+        found = type(self)(*self)
+        found.matched = text
+        return found
+
+    def __repr__(self) -> str:
+        return f"Entry({self.path!r}, tokens={self.tokens}, file_size={self.file_size})"
+
+    @property
+    def stamp(self) -> Stamp:
+        """What changes with every change of the file, as :func:`stamp` has it."""
+        return self.device, self.inode, self.file_size, self.mtime_ns, self.ctime_ns
+
+    def has_stamp(self, status: os.stat_result) -> bool:
+        """Whether the status has this stamp: no tuples are made, as this is asked of each file at each look."""
+        return (
+            self.mtime_ns == status.st_mtime_ns
+            and self.ctime_ns == status.st_ctime_ns
+            and self.inode == status.st_ino
+            and self.file_size == status.st_size
+            and self.device == status.st_dev
+        )
+
+    @property
+    def ext_flags(self) -> int:
+        """The header's, without making it."""
+        return self.head[6]
+
+    @functools.cached_property
+    def header(self) -> Header:
+        """All of the header. Made when it is asked for: that takes as long as reading the file did."""
+        return Header.unpack(self.head, self.layout)
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """Changes with every change of a file, and with the file."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def read_entry(path: str) -> Entry:
+    """The entry of one file.
+
+    Raises CorruptError or UnsupportedError for what no store takes for a checkpoint, and OSError.
+    """
+    entry, seen_stamp, error = _look(path)
+    if entry is not None:
+        return entry
+    assert error is not None, seen_stamp
+    error.path = path
+    raise error
+
+
+def read_text(entry: Entry) -> bytes | None:
+    """The stored text, or None if the file is gone. Raises OSError."""
+    try:
+        fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return read_at(fd, layout.PREFIX_SIZE, entry.text_bytes)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        return None
+
+
+def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
+    """The entry and the stamp, or the stamp and why there is no entry."""
+    # Without O_NONBLOCK, a FIFO that took the name since would be waited for.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        file, file_size = stamp(status), status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+            raise OSError(code, "not a regular file", path)
+        first = read_at(fd, 0, _FIRST_SIZE)
+        fields = _HEAD.unpack_from(first) if len(first) == _FIRST_SIZE else None
+        kind = _plain_layout(fields, first, file_size) if fields is not None else None
+        if fields is None or kind is None:
+            try:
+                # Of one reading of its beginning, as the file may be growing.
+                header, text_bytes = layout.examine(
+                    lambda offset, size: read_at(fd, offset, size) if offset else first[:size], file_size
+                )
+                _check_sizes(header, text_bytes, file_size)
+            except Ds4kvError as error:
+                return None, file, error
+            kind = header.layout
+            fields = _HEAD.unpack_from(first)
+    finally:
+        os.close(fd)
+    _, _, quant_bits, _, _, _, tokens, _, ctx_size, _, _, _, _, text_bytes = fields
+    sha = path[-NAME_SIZE : -len(".kv")].lower()
+    device, inode, _, mtime_ns, ctime_ns = file
+    head = first[:HEADER_SIZE]
+    of_file = (device, inode, mtime_ns, ctime_ns)
+    fields = (sha, path, file_size, text_bytes, tokens, ctx_size, quant_bits, head, kind, *of_file)
+    return Entry._make(fields), file, None
+
+
+def _plain_layout(fields: tuple[Any, ...], first: bytes, file_size: int) -> Layout | None:
+    """The layout that layout.examine() is sure to find, told without what makes it several times as slow.
+
+    The rules are its own, for the files that everybody writes. About all others, for which this is None, it is asked.
+    """
+    magic, version, quant_bits, _, _, codec, tokens, _, _, chunk_size, _, _, region_bytes, text_bytes = fields
+    if magic != MAGIC or quant_bits not in (2, 4) or tokens == 0:
+        return None
+    if layout.PREFIX_SIZE + text_bytes + region_bytes > file_size:
+        return None
+    other_codec = first[21]
+    if version == 1:
+        return Layout.V1 if other_codec not in (1, 2) else None
+    if version != 2:
+        return None
+    if other_codec in (1, 2):
+        if codec in (Codec.LZ4, Codec.LZ4HC) or chunk_size >= 27 << 16:  # or byte 22 is no exponent, or byte 23 not 0
+            return None
+        return Layout.V2_CHECKED if other_codec == 2 else Layout.V2_MID
+    if codec == Codec.NONE:
+        # Layout v2-crc looks the same, but for its text length at 64. Where that can't be one, no CRC need be computed.
+        other_text_bytes = int.from_bytes(first[64:], "little")
+        is_plain = chunk_size == 0 and _FIRST_SIZE + other_text_bytes + region_bytes > file_size
+    else:
+        is_plain = codec <= Codec.LZ4HC and 1 <= chunk_size <= MAX_CHUNK_SIZE
+    return Layout.V2 if is_plain else None
+
+
+def _check_sizes(header: Header, text_bytes: int, file_size: int) -> None:
+    end = layout.PREFIX_SIZE + text_bytes + header.payload_bytes
+    if end > file_size:
+        raise TruncatedError(
+            f"text and region are said to end at {end}, the file ends at {file_size}", offset=40, field="payload_bytes"
+        )
+
+
+class Index:
+    """The checkpoints of one directory, for one thread at a time."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        # By name. Not one object a file that holds all this: ten thousand more make the garbage collector work longer
+        # than the whole scan.
+        self._entries: dict[str, Entry] = {}
+        self._refused: dict[str, Stamp] = {}
+        self._unsettled: set[str] = set()
+        self.temporaries: list[str] = []
+        """Names of files that are being written, or were when their writer was killed, as the last scan saw them."""
+
+    def scan(self) -> list[Entry]:
+        """Every checkpoint that is there now, in the directory's order.
+
+        A file that can't be read or isn't a checkpoint of a layout that is read is left out. Two spellings of one key
+        are two entries. Raises OSError if the directory can't be read.
+        """
+        entries: dict[str, Entry] = {}
+        refused: dict[str, Stamp] = {}
+        unsettled: set[str] = set()
+        temporaries: list[str] = []
+        # What is older when the scan begins has a stamp that no later change gets; by the clock that makes stamps.
+        settled_ns = time.time_ns() - _COARSEST_TICK_NS
+        with os.scandir(self.directory) as names:
+            for found in names:
+                name = found.name
+                known = self._entries.get(name)
+                if known is None and not is_entry_name(name):
+                    if ".tmp." in name:
+                        temporaries.append(name)
+                    continue
+                try:
+                    if name not in self._unsettled:
+                        if known is not None and known.has_stamp(found.stat()):
+                            entries[name] = known
+                            continue
+                        if name in self._refused and self._refused[name] == stamp(found.stat()):
+                            refused[name] = self._refused[name]
+                            continue
+                    if not found.is_file():
+                        continue
+                    entry, file, _ = _look(found.path)
+                except OSError:
+                    continue  # gone since, or not to be read now: no verdict, so it is tried again
+                if entry is None:
+                    refused[name] = file
+                else:
+                    entries[name] = entry
+                if max(file[3:]) >= settled_ns:
+                    unsettled.add(name)
+        self._entries, self._refused, self._unsettled = entries, refused, unsettled
+        self.temporaries = temporaries
+        return list(entries.values())
+
+    def leave_out(self, path: str, is_same: Callable[[os.stat_result], bool]) -> None:
+        """Doesn't list a file any more, until it changes: it was proven corrupt, and stands where it can't be moved."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return  # gone, or the next scan's to find out
+        if is_same(status):
+            name = os.path.basename(path)
+            self._entries.pop(name, None)
+            self._unsettled.discard(name)
+            self._refused[name] = stamp(status)

@@ -1,0 +1,256 @@
+"""What a store tells its operator: ds4-server's lines, word for word and field for field, so that greps keep working.
+
+One function an event, each logging one line to the standard library's logger ``ds4kv``, without the program's name in
+front. Failures are warnings, all else is information. Sizes are given in bytes and logged in MiB (2^20 bytes), times
+are given in seconds and logged in ms.
+
+This module imports ``logging``, which takes as long as the rest of ds4kv, so nothing does that a program imports
+without opening a store.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ds4kv.errors import Ds4kvError
+from ds4kv.format.header import Codec, Ext, Header
+from ds4kv.store.policy import HIT_HALF_LIFE, with_slack
+
+__all__ = [
+    "create_failed",
+    "discarded",
+    "evicted",
+    "hit",
+    "key_kind",
+    "load_failed",
+    "mkdir_failed",
+    "opened",
+    "persisting",
+    "replaced",
+    "skipped_for_estimate",
+    "skipped_for_live_checkpoint",
+    "skipped_for_size",
+    "skipped_for_text",
+    "skipped_for_tool_map",
+    "store_failed",
+    "stored",
+    "tool_map_refused",
+]
+
+# ds4's words for what is wrong with a file, by the field of our errors.
+_CAUSES = {
+    **dict.fromkeys(
+        ("magic", "header", "version", "quant_bits", "tokens", "codec", "chunk_size", "layout", "payload_bytes"),
+        "bad header",
+    ),
+    "text_bytes": "text truncated",
+    "text": "text hash mismatch",
+    **dict.fromkeys(("frame", "chunk_count", "raw_total"), "LZ4 reader could not be opened"),
+}
+
+_logger = logging.getLogger("ds4kv")
+
+
+def key_kind(ext_flags: int) -> str:
+    """What the text of a checkpoint is, as the field ``key=`` has it."""
+    if ext_flags & Ext.RESPONSES_VISIBLE:
+        return "responses-visible"
+    return "thinking-visible" if ext_flags & Ext.THINKING_VISIBLE else "token-text"
+
+
+def opened(
+    directory: str,
+    *,
+    budget_bytes: int,
+    min_tokens: int,
+    cold_max_tokens: int,
+    continued_interval_tokens: int,
+    boundary_trim_tokens: int,
+    boundary_align_tokens: int,
+    reject_different_quant: bool,
+    codec: Codec | None,
+    workers: int,
+    chunk_size: int,
+) -> None:
+    """A store was opened, after its first eviction. ``codec`` is None for layout ``v1``, which has none."""
+    encoding = f", codec={_word(codec)} threads={workers} chunk={chunk_size >> 10}K" if codec is not None else ""
+    _logger.info(
+        "KV disk cache %s (budget=%d MiB, cross-quant=%s, min=%d, cold_max=%d, continued=%d, trim=%d, align=%d,"
+        " hit_half_life=%ds%s)",
+        _line(directory),
+        budget_bytes >> 20,
+        "reject" if reject_different_quant else "accept",
+        min_tokens,
+        cold_max_tokens,
+        continued_interval_tokens,
+        boundary_trim_tokens,
+        boundary_align_tokens,
+        HIT_HALF_LIFE,
+        encoding,
+    )
+
+
+def mkdir_failed(directory: str, error: OSError) -> None:
+    """The directory could not be made."""
+    _logger.warning("failed to create KV cache directory %s: %s", _line(directory), _cause(error))
+
+
+def stored(header: Header, *, file_size: int, raw_total: int, seconds: float, trimmed: int = 0) -> None:
+    """A checkpoint was published.
+
+    ``file_size`` is the whole file's, ``raw_total`` the payload's before compression, ``trimmed`` the tokens of the
+    prompt that it leaves out. The logged size is the file's, and the region's alone if it is compressed.
+    """
+    if header.codec is Codec.NONE:
+        size = f"size={_mib(file_size)} MiB"
+    else:
+        ratio = raw_total / header.payload_bytes
+        size = f"codec={_word(header.codec)} size={_mib(header.payload_bytes)} MiB comp={ratio:.2f}x"
+    _logger.info(
+        "kv cache stored tokens=%d trimmed=%d reason=%s key=%s %s save=%s ms",
+        header.tokens,
+        trimmed,
+        header.reason.word,
+        key_kind(header.ext_flags),
+        size,
+        _ms(seconds),
+    )
+
+
+def skipped_for_live_checkpoint(tokens: int, reason: str, live_tokens: int) -> None:
+    """Not saved: the session is not at the length to store but at ``live_tokens``; -1 if there is none."""
+    _logger.info("kv cache skipped tokens=%d reason=%s live checkpoint elsewhere live=%d", tokens, reason, live_tokens)
+
+
+def skipped_for_text(tokens: int) -> None:
+    """Not saved: the text's length doesn't fit in 32 bits."""
+    _logger.info("kv cache skipped tokens=%d rendered text too large", tokens)
+
+
+def skipped_for_tool_map(tokens: int, reason: str) -> None:
+    """Not saved: no file holds a tool map of that size."""
+    _logger.info("kv cache skipped tokens=%d reason=%s tool map size overflow", tokens, reason)
+
+
+def skipped_for_estimate(tokens: int, reason: str, *, file_size: int, budget_bytes: int) -> None:
+    """Not saved: by the sizes known beforehand, the file would not fit the budget."""
+    _logger.info(
+        "kv cache skipped tokens=%d reason=%s estimated size over budget %s",
+        tokens,
+        reason,
+        _against_budget(file_size, budget_bytes),
+    )
+
+
+def skipped_for_size(tokens: int, reason: str, *, file_size: int, budget_bytes: int, seconds: float) -> None:
+    """Not saved: the written file does not fit the budget."""
+    _logger.info(
+        "kv cache skipped tokens=%d reason=%s final size over budget %s save=%s ms",
+        tokens,
+        reason,
+        _against_budget(file_size, budget_bytes),
+        _ms(seconds),
+    )
+
+
+def create_failed(path: str, error: OSError, seconds: float) -> None:
+    """The temporary file could not be made."""
+    _logger.warning("kv cache failed to create %s: %s save=%s ms", _line(path), _cause(error), _ms(seconds))
+
+
+def store_failed(reason: str, error: BaseException, seconds: float) -> None:
+    """A checkpoint was begun and could not be published."""
+    _logger.warning("kv cache store failed (%s): %s save=%s ms", reason, _cause(error), _ms(seconds))
+
+
+def replaced(path: str) -> None:
+    """A file of the same name that this engine can't use was removed, for a new one."""
+    _logger.info("kv cache replaced incompatible file %s", _line(path))
+
+
+def evicted(header: Header, *, file_size: int, path: str) -> None:
+    """A checkpoint was removed for the budget."""
+    _logger.info(
+        "kv cache evicted reason=disk-cache-full tokens=%d hits=%d size=%s MiB file=%s",
+        header.tokens,
+        header.hits,
+        _mib(file_size),
+        _line(path),
+    )
+
+
+def hit(
+    header: Header, *, text_bytes: int, seconds: float, path: str, consumed: bool = False, responses: bool = False
+) -> None:
+    """A checkpoint was loaded. ``consumed``: and removed by that; ``responses``: for the Responses API."""
+    _logger.info(
+        "kv cache hit text%s tokens=%d text=%d quant=%d key=%s load=%s ms%s file=%s",
+        _protocol(responses),
+        header.tokens,
+        text_bytes,
+        header.quant_bits,
+        key_kind(header.ext_flags),
+        _ms(seconds),
+        " consumed" if consumed else "",
+        _line(path),
+    )
+
+
+def load_failed(path: str, error: BaseException, seconds: float, *, responses: bool = False) -> None:
+    """A checkpoint could not be loaded. Where ds4 has words for the error these are logged, else the error's own."""
+    cause = _CAUSES.get(error.field or "") if isinstance(error, Ds4kvError) else None
+    _logger.warning(
+        "kv cache load failed%s %s: %s load=%s ms",
+        _protocol(responses),
+        _line(path),
+        cause or _cause(error),
+        _ms(seconds),
+    )
+
+
+def discarded(path: str, *, responses: bool = False) -> None:
+    """A checkpoint that is proven corrupt was taken out of the directory."""
+    _logger.warning("kv cache discarded corrupt text-prefix payload%s %s", _protocol(responses), _line(path))
+
+
+def persisting(tokens: int) -> None:
+    """The session will be stored because the engine shuts down."""
+    _logger.info("persisting current KV cache before shutdown tokens=%d", tokens)
+
+
+def _against_budget(file_size: int, budget_bytes: int) -> str:
+    return f"size={_mib(file_size)} MiB safe={_mib(with_slack(file_size))} MiB budget={_mib(budget_bytes)} MiB"
+
+
+def _protocol(responses: bool) -> str:
+    return " RESPPROTO" if responses else ""
+
+
+def _word(codec: Codec) -> str:
+    return codec.name.lower()
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.2f}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f}"
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, Ds4kvError):
+        return error.why if error.offset is None else f"{error.why} at byte {error.offset}"
+    return _line(str(error) or type(error).__name__)
+
+
+def _line(text: str) -> str:
+    """The text, quoted if it would break the line or fake another one."""
+    return text if text.isprintable() else repr(text)
+
+
+def tool_map_refused(path: str, error: Ds4kvError | OSError) -> None:
+    """A trailer was proven wrong, or the file that it is in, or can't be read. No line of ds4-server's."""
+    _logger.warning("kv cache tool map not imported %s: %s", path, error)

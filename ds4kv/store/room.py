@@ -1,0 +1,163 @@
+"""The file of a save, on its way into a budget and onto a disk that may be full.
+
+What is too large is given up as soon as that is known. Where the disk is full, checkpoints may be removed for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+
+from ds4kv.file.draft import OutputFile
+from ds4kv.file.writer import CheckpointWriter
+from ds4kv.store import policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _typeshed import ReadableBuffer
+
+    from ds4kv.format.header import Header
+    from ds4kv.store.directory import Directory
+    from ds4kv.store.settings import Settings
+
+__all__ = ["NO_SPACE", "Room", "StoreWriter", "over_budget"]
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+_logger = logging.getLogger("ds4kv")
+
+
+class Room:
+    """What one save may have removed for it, where the disk is full.
+
+    Nothing goes unless all that is left to write can then fit. Where nobody knows how much that is, half of what the
+    checkpoints take when room is first made is the most that goes.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._left: int | None = None
+
+    def make(self, size: int, need: int | None) -> bool:
+        """Frees ``size`` bytes, for a write of a save that has ``need`` bytes to come with it; False: none is freed."""
+        try:
+            if need is not None:
+                return self._directory.make_room(size, need=need) > 0
+            if self._left is None:
+                self._left = sum(entry.file_size for entry in self._directory.entries()) // 2
+            freed = self._directory.make_room(size, need=size, most=self._left)
+        except OSError as error:  # and the full disk is what the engine is told of
+            _logger.warning("kv cache no room made %s: %s", self._directory.path, error)
+            return False
+        self._left -= freed
+        return freed > 0
+
+
+class _LimitedFile(OutputFile):
+    """A draft's file on its way into a budget, and onto a disk where room can be made.
+
+    A write of payload or trailer that takes the file past ``limit`` bytes gives it up: it is emptied, and what follows
+    is dropped.
+    """
+
+    _in_payload = False
+    _final_size: int | None = None
+    _is_exact = False
+
+    def __init__(
+        self,
+        path: str,
+        mode: str,
+        *,
+        opener: Callable[[str, int], int],
+        limit: int,
+        room: Room | None,
+    ) -> None:
+        super().__init__(path, mode, opener=opener)
+        self._limit = limit
+        self._room = room
+
+    def begin_payload(self, final_size: int | None, *, is_exact: bool) -> None:
+        self._in_payload = True
+        self._final_size = final_size
+        self._is_exact = is_exact
+
+    def end_payload(self) -> None:
+        self._in_payload = False  # the header's place is there, and room is not made by who holds the lock
+
+    def write(self, b: ReadableBuffer, /) -> int:
+        size = memoryview(b).nbytes
+        if self.given_up:
+            return size
+        end = self.tell() + size
+        if self._in_payload and end > self._limit:
+            self.given_up = True
+            self.truncate(0)
+            return size
+        try:
+            return super().write(b)
+        except OSError as error:
+            if error.errno not in NO_SPACE or self._room is None or not self._in_payload:
+                raise
+            need = None if self._final_size is None else self._final_size - end + size
+            # How small a payload becomes nobody knows beforehand, so for a compressed one room is made as it is needed.
+            if not self._room.make(need if need is not None and self._is_exact else size, need):
+                raise
+            return super().write(b)
+
+
+class StoreWriter(CheckpointWriter):
+    """A checkpoint on its way into a directory with a budget."""
+
+    def __init__(
+        self,
+        path: str,
+        header: Header,
+        text: bytes,
+        trailer: bytes,
+        *,
+        directory: Directory,
+        settings: Settings,
+        room: Room | None,
+        raw_total: int | None,
+    ) -> None:
+        self.text_bytes = len(text)
+        self._budget_bytes = directory.budget_bytes
+        super().__init__(
+            path,
+            header,
+            text,
+            trailer,
+            level=settings.level,
+            workers=settings.workers,
+            nice=settings.nice,
+            raw_total=raw_total,
+            fsync=settings.fsync,
+            ledger=directory.ledger,
+            mode=settings.mode,
+            make_file=functools.partial(_LimitedFile, limit=directory.budget_bytes, room=room),
+        )
+
+    def settle(self) -> bool:
+        """Has the draft be the whole file: what publish() has left is to give it its name.
+
+        False if the file doesn't fit; it is only to be abandoned then.
+        """
+        self.finish_payload()
+        if self.draft.file.given_up or not policy.fits(
+            text_bytes=self.text_bytes,
+            payload_bytes=self.payload.region_bytes,
+            trailer_bytes=len(self.trailer),
+            budget_bytes=self._budget_bytes,
+        ):
+            return False
+        self.seal()
+        return True
+
+
+def over_budget(file_size: int, budget_bytes: int) -> str:
+    """The refusal of a file of this size."""
+    return f"a file of {file_size} bytes, with 1 % of slack, is over the budget of {budget_bytes} bytes"

@@ -1,0 +1,367 @@
+"""A directory of checkpoints, as an engine uses it: find the longest one that a prompt begins with, load it, save new
+ones, and stay within a budget.
+
+The directory is the state. Every call looks at what is there now, so other processes, ds4 among them, may use it at the
+same time: files appear whole, by a rename, and what is open stays whole when it is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from ds4kv.core.native import size_of
+from ds4kv.errors import CorruptError
+from ds4kv.file.note import Verdict
+from ds4kv.file.reader import CheckpointReader
+from ds4kv.format.header import CHUNK_SIZE, Layout, Reason
+from ds4kv.store import log, lookup, policy
+from ds4kv.store.admission import Saves
+from ds4kv.store.background import Background
+from ds4kv.store.directory import Directory
+from ds4kv.store.load import LoadingCheckpoint, open_found
+from ds4kv.store.options import store_options
+from ds4kv.store.save import Save
+from ds4kv.store.settings import Settings, budget_of, not_negative
+from ds4kv.store.upkeep import import_tool_maps, make_notes, tidy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from typing import Any, Self
+
+    from _typeshed import ReadableBuffer
+
+    from ds4kv.store.background import SaveFuture
+    from ds4kv.store.directory import Score
+    from ds4kv.store.index import Entry
+
+    Payload = ReadableBuffer | Callable[[], ReadableBuffer]
+
+__all__ = ["Store"]
+
+_QUEUE_SIZE = 4
+"""Saves that may wait for the background thread, each with its buffer."""
+
+
+class Store:
+    """The checkpoints of one directory.
+
+    It and what it gives may be used from several threads, each load and each save by one at a time. ``with`` a store,
+    or after :meth:`close`, all saves in the background are done.
+
+    The budget is ``budget_bytes``, or ``budget_mb`` MiB; 0 is the default. Lengths are in tokens; ``min_tokens`` holds
+    for finding and saving, and the ``continued_`` and ``boundary_`` ones are kept for the engine, which decides what to
+    save with :mod:`ds4kv.policy`. With ``reject_different_quant`` only checkpoints of the same quantization are found.
+
+    ``layout``, ``codec`` and ``level`` are those of new files, as in :func:`ds4kv.create`; ``workers`` as
+    :func:`ds4kv.workers.resolve` has it. With ``consume`` a file of more than ``cold_max_tokens`` tokens is removed
+    once it was loaded. ``on_full`` is ``raise`` or ``evict``, see :meth:`save`. ``score`` is a function of an entry and
+    the time that says what a checkpoint is worth; the least worth goes first. ``clock`` gives Unix seconds. ``nice`` is
+    that of :class:`ds4kv.PayloadWriter`, for all saves. With ``fsync`` a save is durable when it returns.
+
+    ``mode`` is that of new files, whatever the umask; by default 0600, so that nobody else reads what was prompted.
+
+    Opening makes the directory, with mode 0700, removes what killed processes left half written, and evicts: a smaller
+    budget takes effect at once, unless ``evict_on_open`` is false. In a directory that is not ours to write that is not
+    done, and the log says so. A ``read_only`` store makes, changes and removes nothing at all: loads are not counted,
+    saves are refused, and a directory that is not there is an empty one.
+
+    Raises ValueError for arguments out of their range, and OSError.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        budget_mb: int = policy.BUDGET_MB,
+        budget_bytes: int | None = None,
+        min_tokens: int = policy.MIN_TOKENS,
+        cold_max_tokens: int = policy.COLD_MAX_TOKENS,
+        continued_interval_tokens: int = policy.CONTINUED_INTERVAL_TOKENS,
+        boundary_trim_tokens: int = policy.BOUNDARY_TRIM_TOKENS,
+        boundary_align_tokens: int = policy.BOUNDARY_ALIGN_TOKENS,
+        reject_different_quant: bool = False,
+        workers: int | None = None,
+        layout: str = "v2",
+        codec: str | None = None,
+        level: int | None = None,
+        consume: bool = False,
+        on_full: str = "raise",
+        score: Score | None = None,
+        clock: Callable[[], float] = time.time,
+        nice: int = 0,
+        fsync: bool = False,
+        mode: int | None = None,
+        read_only: bool = False,
+        evict_on_open: bool = True,
+    ) -> None:
+        self.min_tokens = not_negative("min_tokens", min_tokens)
+        self.cold_max_tokens = not_negative("cold_max_tokens", cold_max_tokens)
+        self.continued_interval_tokens = not_negative("continued_interval_tokens", continued_interval_tokens)
+        self.boundary_trim_tokens = not_negative("boundary_trim_tokens", boundary_trim_tokens)
+        self.boundary_align_tokens = not_negative("boundary_align_tokens", boundary_align_tokens)
+        self._settings = Settings.checked(
+            layout=layout,
+            codec=codec,
+            level=level,
+            workers=workers,
+            nice=nice,
+            fsync=fsync,
+            mode=mode,
+            on_full=on_full,
+        )
+        self._directory = Directory(
+            os.path.abspath(os.fsdecode(directory)),
+            budget_bytes=budget_of(budget_mb, budget_bytes),
+            score=score,
+            clock=clock,
+            is_read_only=read_only,
+        )
+        self._saves = Saves(self._directory, self._settings)
+        self._reject_different_quant = reject_different_quant
+        self._consume_above = cold_max_tokens if consume and cold_max_tokens else None
+        self._background = Background(self.directory, queue_size=_QUEUE_SIZE)
+        if not read_only:
+            self._directory.make(mode)
+            tidy(self._directory, evict=evict_on_open)
+        log.opened(
+            self.directory,
+            budget_bytes=self.budget_bytes,
+            min_tokens=self.min_tokens,
+            cold_max_tokens=self.cold_max_tokens,
+            continued_interval_tokens=self.continued_interval_tokens,
+            boundary_trim_tokens=self.boundary_trim_tokens,
+            boundary_align_tokens=self.boundary_align_tokens,
+            reject_different_quant=self._reject_different_quant,
+            codec=None if self._settings.template.layout is Layout.V1 else self._settings.template.codec,
+            workers=self._settings.workers,
+            chunk_size=CHUNK_SIZE,
+        )
+
+    @classmethod
+    def from_args(cls, namespace: argparse.Namespace) -> Self | None:
+        """The store that a command line asks for, see :func:`ds4kv.add_cli_arguments`; None if it asks for none."""
+        options = store_options(namespace)
+        return None if options["directory"] is None else cls(**options)
+
+    @property
+    def directory(self) -> str:
+        """Its absolute path."""
+        return self._directory.path
+
+    @property
+    def budget_bytes(self) -> int:
+        """What all files together may take."""
+        return self._directory.budget_bytes
+
+    # Reading
+
+    def entries(self) -> list[Entry]:
+        """Every checkpoint that is there now, in the directory's order; none if it was removed. Raises OSError."""
+        return self._directory.entries()
+
+    def find(
+        self,
+        prompt: ReadableBuffer,
+        *,
+        ctx_size: int,
+        quant_bits: int,
+        model_id: int | None = None,
+        payload_abi: int | None = None,
+        exclude: Collection[Entry] = (),
+    ) -> Entry | None:
+        """The checkpoint with the longest text that ``prompt`` begins with, or None.
+
+        It has at least ``min_tokens``, was saved by a context of at most ``ctx_size`` tokens, is of the same
+        quantization if others are rejected, and none of ``exclude``: those that the engine could not use. Where
+        ``model_id`` or ``payload_abi`` is given, its header has the same; layout ``v2`` has no room for them and counts
+        as 0. A ``quant_bits`` other than 2 and 4 finds nothing.
+
+        The stored text is read and compared. A file that can't be read is passed over. Raises OSError if the directory
+        can't be read.
+        """
+        if quant_bits not in (2, 4):
+            return None
+        but = {entry.path for entry in exclude}
+        suits = self._what_suits(ctx_size, quant_bits, model_id, payload_abi, least_tokens=self.min_tokens, but=but)
+        return lookup.find(self._directory, prompt, suits)
+
+    def _what_suits(
+        self, ctx_size: int, quant_bits: int, model_id: int | None, payload_abi: int | None, **options: Any
+    ) -> Callable[[Entry], bool]:
+        return lookup.what_suits(
+            ctx_size=ctx_size,
+            quant_bits=quant_bits if self._reject_different_quant else None,
+            model_id=model_id,
+            payload_abi=payload_abi,
+            **options,
+        )
+
+    def load(self, entry: Entry) -> LoadingCheckpoint:
+        """Opens a checkpoint that was found, as a context manager.
+
+        Header, text and hash are checked again. Leaving the block well notes the hit in the file, or removes the file
+        if the store consumes and it is long; leaving it by an exception does neither. A file whose bytes are proven
+        wrong, here or while its payload is read, goes to ``quarantine/`` and the CorruptError comes through: find()
+        then gives the next best. After any other failure the file is where and as it was.
+
+        Raises FileNotFoundError if the checkpoint was removed or replaced since it was found, which other processes may
+        do at any time: a miss. Else as :func:`ds4kv.open`.
+        """
+        return open_found(entry, self._directory, workers=self._settings.workers, consume_above=self._consume_above)
+
+    def verify(self, entry: Entry) -> Verdict:
+        """Reads all of a checkpoint; the file stays, whatever is found.
+
+        OK is a file that is what was saved, UNKNOWN one that decodes and that nobody has noted, or whose trailer may
+        have been written by another program since. Raises UnsupportedError and OSError.
+        """
+        try:
+            with CheckpointReader(entry.path, workers=self._settings.workers, ledger=self._directory.ledger) as reader:
+                return reader.verify()
+        except CorruptError:
+            return Verdict.DAMAGED
+
+    def rebuild_integrity(self) -> list[Entry]:
+        """Notes the sums of all checkpoints that have none, as they are now; what was noted.
+
+        Only what decodes is noted. What is proven corrupt is set aside, as by a load, and what can't be read is passed
+        over. Raises TimeoutError if the directory's lock can't be had, PermissionError of a read-only store, and
+        OSError.
+        """
+        self._refuse_if_read_only()
+        return make_notes(self._directory, workers=self._settings.workers)
+
+    def import_tool_maps(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
+        """What the model wrote for these tool calls, by their ids, as far as the checkpoints here know it.
+
+        No payload is read, and no lock is needed; a file that can't be read is passed over. Raises OSError if the
+        directory can't be read.
+        """
+        return import_tool_maps(self._directory, ids)
+
+    # Writing
+
+    def save(
+        self,
+        text: ReadableBuffer,
+        *,
+        tokens: int,
+        ctx_size: int,
+        quant_bits: int = 2,
+        reason: str | int = "cold",
+        ext_flags: int = 0,
+        tool_map: Mapping[bytes, bytes] | None = None,
+        raw_total: int | None = None,
+        trimmed: int = 0,
+        model_id: int | None = None,
+        payload_abi: int | None = None,
+    ) -> Save:
+        """Begins to save a checkpoint, as a context manager; its ``payload`` is the stream to write to.
+
+        ``text`` is the key. ``tool_map`` is all that the engine remembers, oldest first; the part that occurs in
+        ``text`` is stored, and sets or clears bit 0 of ``ext_flags``. ``raw_total`` is the payload's size in bytes,
+        where it is known beforehand; ``trimmed``, the tokens of the prompt that are left out, is for the log alone.
+
+        ``model_id`` and ``payload_abi`` go into the header, which in layout ``v2`` has no room for them.
+
+        A text that has a checkpoint which this engine can load isn't saved again; its tool map is, and replaces the one
+        there. One that is being saved at this moment isn't either, whoever does it. A file that doesn't fit the budget
+        by its real size, with 1 % of slack, isn't let in. That, too few tokens, nothing written and a ``quant_bits``
+        other than 2 and 4 are refusals, no errors: see :class:`ds4kv.store.save.Save`.
+
+        At the block's end the file gets its name, and then the directory is brought within the budget, by removing the
+        checkpoints of the lowest score, and this one last. A block left by an exception leaves nothing behind. If
+        someone holds the directory's lock for 30 s, the file gets its name all the same and nothing is removed.
+
+        A full disk is an OSError, from the payload's write() or the end of the block, and nothing is removed for it.
+        With ``on_full="evict"`` room is made by score, as much as the write lacks, and the write is tried once more. No
+        checkpoint goes unless all that is to be written can then fit: so give ``raw_total``. Without it nobody knows,
+        and one save costs no more than half of what the checkpoints take together.
+
+        Raises ValueError for what no file may hold, and OSError.
+        """
+        facts = {
+            "tokens": tokens,
+            "ctx_size": ctx_size,
+            "quant_bits": quant_bits,
+            "reason_code": Reason.from_word(reason) if isinstance(reason, str) else reason,
+            "ext_flags": ext_flags,
+            "model_id": model_id or 0,
+            "payload_abi": payload_abi or 0,
+        }
+        return self._saves.begin(
+            bytes(memoryview(text)),
+            facts,
+            least_tokens=self.min_tokens,
+            suits=self._what_suits(ctx_size, quant_bits, model_id, payload_abi),
+            tool_map=tool_map,
+            raw_total=raw_total,
+            trimmed=trimmed,
+        )
+
+    def save_buffer(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Entry | None:
+        """Saves a whole payload, and returns the checkpoint of ``text``, or None if it was refused.
+
+        ``payload`` is any C-contiguous buffer, compressed where it lies, or a function without arguments that makes one
+        and isn't called if it isn't needed. ``options`` and what is raised are those of :meth:`save`.
+        """
+        return self._save_buffer(text, payload, **options).entry
+
+    def _save_buffer(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Save:
+        if not callable(payload):
+            options.setdefault("raw_total", size_of(payload))
+        with self.save(text, **options) as saving:
+            if saving.needed:
+                saving.payload.write(payload() if callable(payload) else payload)
+        return saving
+
+    def save_async(self, text: ReadableBuffer, payload: Payload, *, wait: bool = True, **options: Any) -> SaveFuture:
+        """:meth:`save_buffer` on a background thread, which does one save after the other, in order.
+
+        A buffer must not change before the future is done; a function is called there, when it is its turn. While 4
+        saves are waiting already this waits too, or with ``wait`` false refuses the save. The future's ``refusal`` says
+        why there is no checkpoint; what goes wrong is logged, and raised by its result().
+
+        Where no thread can be had, as in an atexit handler, and within a payload function, the save is done at once.
+
+        Raises RuntimeError after :meth:`close`.
+        """
+        key_text = bytes(memoryview(text))
+        return self._background.submit(lambda: self._save_buffer(key_text, payload, **options), wait=wait)
+
+    def evict(self) -> list[Entry]:
+        """Brings the directory within its budget, as every save does; what was removed.
+
+        A file that can't be removed is passed over. Raises TimeoutError if the directory's lock can't be had,
+        PermissionError of a read-only store, and OSError.
+        """
+        self._refuse_if_read_only()
+        return [victim.entry for victim in self._directory.evict().removed]
+
+    def plan_eviction(self, budget_mb: int, now: float | None = None) -> list[policy.Victim]:
+        """What would go, in this order and why, for a budget of ``budget_mb`` MiB at ``now``. Touches nothing."""
+        return self._directory.plan(budget_mb << 20, now)
+
+    def remove(self, entry: Entry) -> bool:
+        """Removes a checkpoint; False if it is gone already, or was replaced. Raises as :meth:`evict`."""
+        self._refuse_if_read_only()
+        return self._directory.remove(entry.path, entry.stamp[:2])
+
+    def _refuse_if_read_only(self) -> None:
+        if self._directory.is_read_only:
+            raise PermissionError(errno.EPERM, "the store was opened to read only", self.directory)
+
+    def close(self) -> None:
+        """Waits for the saves in the background; no more are taken."""
+        self._background.close()
+        self._directory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

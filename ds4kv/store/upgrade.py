@@ -1,0 +1,333 @@
+"""Checkpoints of a directory written again in another layout, each in its place, while servers go on using them.
+
+A checkpoint is converted to a temporary file beside it, which is put on the disk, read back from there, and held
+against what was converted. Only then, with the store's lock held, does it take the name: if the old file is the same
+one still. A use or a tool map that came meanwhile is carried over. A process killed at any moment leaves the old file
+or the new one, and at most a temporary one that stores clean up.
+
+ds4-server takes no lock. What it notes in the moment between the last look and the rename is one hit, or tool map, that
+is lost; readers that have the old file open keep it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections import namedtuple
+
+from ds4kv.core import native as _core
+from ds4kv.errors import Ds4kvError
+from ds4kv.file.draft import sweep, sync_directory
+from ds4kv.file.inplace import identity, write_at
+from ds4kv.file.ledger import Ledger
+from ds4kv.file.lock import locked
+from ds4kv.file.reader import CheckpointReader
+from ds4kv.file.writer import CheckpointWriter, TooLittleSavedError, saves_enough
+from ds4kv.format import layout
+from ds4kv.format.header import CHUNK_SIZE, HEADER_SIZE, Codec, Form, Header, Layout
+from ds4kv.format.layout import PREFIX_SIZE
+from ds4kv.format.naming import is_entry_name
+from ds4kv.store.index import read_entry, stamp
+from ds4kv.stream.streams import Nowhere, PayloadWriter, RawWriter, encoder_level
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ds4kv.file.lock import OnWait
+    from ds4kv.file.note import Note
+
+__all__ = ["Outcome", "Upgrade"]
+
+_PIECE_SIZE = 1 << 20
+_ATTEMPTS = 2
+_COARSEST_TICK_NS = 2_000_000_000  # of the clocks that file systems have
+
+
+class Outcome(namedtuple("Outcome", "path action before after why error", defaults=(None, None))):
+    """What became of one file: its sizes in bytes, the same where it stayed as it was.
+
+    ``action`` is ``upgraded``, or would be by a dry run; ``current``, of that layout already; ``kept``, because it is
+    as good as it was; ``skipped``, because somebody else is at it; ``failed``, with its ``error``. ``why`` says more.
+    """
+
+    __slots__ = ()
+    path: str
+    action: str
+    before: int
+    after: int
+    why: str | None
+    error: Exception | None
+
+
+class _ChangedError(Exception):
+    """The file is not the one any more that was converted."""
+
+
+class Upgrade:
+    """An upgrade of a directory to ``layout``; ``level``, ``workers`` and ``nice`` as for :func:`ds4kv.create`.
+
+    A dry run does all the work and writes nothing. ``on_wait`` is called with the process id of who has the lock of the
+    directory, before it is waited for. Raises ValueError for what can't be written.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        layout: str = "v2-checked",
+        level: int | None = None,
+        workers: int | None = None,
+        nice: int = 0,
+        dry_run: bool = False,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        self._directory = os.fsdecode(directory)
+        self._layout = Layout(layout)
+        if self._layout not in (Layout.V1, Layout.V2, Layout.V2_CHECKED):
+            raise ValueError(f"layout {layout} isn't written: use v1, v2 or v2-checked")
+        if self._layout is Layout.V1 and level is not None:
+            raise ValueError(f"level is {level}, but layout v1 has no levels")
+        if self._layout is not Layout.V1:
+            encoder_level(Codec.LZ4, level)
+        if not 0 <= nice <= 19:
+            raise ValueError(f"nice is {nice}, outside 0..19")
+        self._level = level
+        self._workers = workers
+        self._nice = nice
+        self._dry_run = dry_run
+        self._on_wait = on_wait
+
+    def run(self) -> Iterator[Outcome]:
+        """Goes over every checkpoint that is there now, in the order of names. Raises OSError if it can't be listed."""
+        names = sorted(filter(is_entry_name, os.listdir(self._directory)))
+        if not self._dry_run:
+            sweep(self._directory)
+        with contextlib.closing(Ledger(self._directory)) as ledger:
+            for name in names:
+                yield self._upgrade(os.path.join(self._directory, name), ledger)
+
+    def _upgrade(self, path: str, ledger: Ledger) -> Outcome:
+        size = 0
+        try:
+            size = os.lstat(path).st_size
+            if os.path.islink(path):
+                return Outcome(path, "skipped", size, size, "a link: upgrade the directory that it leads to")
+            for attempt in range(_ATTEMPTS):
+                entry = read_entry(path)
+                size = entry.file_size
+                if self._is_current(entry.header):
+                    return Outcome(path, "current", size, size)
+                try:
+                    return self._try(path, ledger)
+                except (_ChangedError, OSError) as error:
+                    if isinstance(error, OSError) and error.errno != errno.ESTALE:
+                        raise
+                    if attempt == _ATTEMPTS - 1:
+                        return Outcome(path, "skipped", size, size, "it was changed or replaced meanwhile, again")
+        except FileNotFoundError:
+            return Outcome(path, "skipped", size, size, "it was removed meanwhile")
+        except (Ds4kvError, OSError, MemoryError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ESTALE:  # of the reader: it proves nothing
+                return Outcome(path, "skipped", size, size, "somebody wrote to it meanwhile")
+            return Outcome(path, "failed", size, size, None, error)
+        raise AssertionError
+
+    def _is_current(self, header: Header) -> bool:
+        return header.layout is self._layout and (header.codec is Codec.NONE) == (self._layout is Layout.V1)
+
+    def _try(self, path: str, ledger: Ledger) -> Outcome:
+        with _Source(path, workers=self._workers, ledger=ledger) as source:
+            size = source.file_size
+            header = self._header(source.header)
+            after = self._rehearse(source, header) if self._dry_run else self._replace(source, header, ledger)
+        if after is None:
+            return Outcome(path, "kept", size, size, f"as {self._layout} it would not shrink")
+        return Outcome(path, "upgraded", size, after)
+
+    def _header(self, header: Header) -> Header:
+        codec = Codec.NONE if self._layout is Layout.V1 else Codec.LZ4
+        chunk_size = 0 if codec is Codec.NONE else CHUNK_SIZE
+        return Header(**header._asdict() | {"layout": self._layout, "codec": codec, "chunk_size": chunk_size})
+
+    def _rehearse(self, source: _Source, header: Header) -> int | None:
+        """Size of the file that would be written; None if the old one would be kept."""
+        raw_total, form = source.payload.raw_total, header.form
+        if form is Form.CHECKED and raw_total == 0:
+            return None
+        payload: PayloadWriter | RawWriter
+        if form is None or form is Form.RAW:
+            payload = RawWriter(Nowhere(), raw_total=raw_total)
+        else:
+            payload = PayloadWriter(
+                Nowhere(),
+                chunk_size=header.chunk_size,
+                form=form,
+                workers=self._workers,
+                nice=self._nice,
+                level=self._level,
+                raw_total=raw_total,
+            )
+        with payload:
+            _copy(source, payload)
+        _, trailer = source.now()
+        if form is Form.CHECKED and not saves_enough(raw_total, payload.region_bytes):
+            return None
+        return PREFIX_SIZE + source.text_bytes + payload.region_bytes + len(trailer)
+
+    def _replace(self, source: _Source, header: Header, ledger: Ledger) -> int | None:
+        """Size of the file that was written in its place; None if the old one was kept."""
+        raw_total = source.payload.raw_total
+        if header.form is Form.CHECKED and raw_total == 0:
+            return None
+        # Of a file that nobody has noted it isn't known that it is what was saved, so it isn't noted now.
+        ledger_of_new = None if source.note is None else ledger
+        writer = CheckpointWriter(
+            source.path,
+            header,
+            source.text,
+            b"",
+            level=self._level,
+            workers=self._workers,
+            nice=self._nice,
+            raw_total=raw_total,
+            fsync=True,
+            ledger=ledger_of_new,
+        )
+        try:
+            writer.keeps_layout = True
+            candidate = _Candidate(writer, ledger_of_new)
+            digest = candidate.fill(source)
+            candidate.check(source.text, digest, self._workers)
+            with locked(self._directory, on_wait=self._on_wait):
+                return candidate.take_over(source)
+        except TooLittleSavedError:
+            return None
+        finally:
+            writer.abandon()  # which does nothing to a draft that has its name
+
+
+class _Source(CheckpointReader):
+    """The checkpoint as it was when it was opened, and as it is now."""
+
+    def status(self) -> os.stat_result:
+        return os.fstat(self._fp.fileno())
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    def now(self) -> tuple[Header, bytes]:
+        """Header and trailer, which are all that is ever changed in a file. Raises _ChangedError if more was."""
+        size = self.status().st_size
+        header, text_bytes = layout.examine(self._fp.read_at, size)
+        for field in ("tokens", "codec", "payload_bytes"):
+            if text_bytes != self.text_bytes or getattr(header, field) != getattr(self.header, field):
+                raise _ChangedError
+        trailer = self._fp.read_at(self._region_end, max(size - self._region_end, 0))
+        if self.note is not None:
+            self.note.check_trailer(trailer, self._fp.fileno(), offset=self._region_end)
+        return header, trailer
+
+
+class _Candidate:
+    """The new file: written, read back from the disk, and given the name of the old one, or discarded."""
+
+    def __init__(self, writer: CheckpointWriter, ledger: Ledger | None) -> None:
+        self._writer = writer
+        self._draft = writer.draft
+        self._ledger = ledger
+
+    def fill(self, source: _Source) -> bytes:
+        """Makes the draft the whole file; the digest of the payload. Raises TooLittleSavedError."""
+        writer = self._writer
+        digest = _copy(source, writer.payload)
+        _, writer.trailer = source.now()
+        writer.seal()
+        self._header, self._trailer = writer.header, writer.trailer
+        return digest
+
+    def check(self, text: bytes, digest: bytes, workers: int | None) -> None:
+        """Reads the draft back from the disk. Raises OSError if that isn't what was written."""
+        path = self._draft.path
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(self._draft.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            with CheckpointReader(path, workers=workers) as written:
+                same = (written.header, written.text, written.trailer) == (self._header, text, self._trailer)
+                same = same and _copy(written, None) == digest
+        except Ds4kvError as error:
+            raise OSError(errno.EIO, f"what was written reads back damaged: {error.why}", path) from error
+        if not same:
+            raise OSError(errno.EIO, "what was written does not read back the same", path)
+
+    def take_over(self, source: _Source) -> int:
+        """Takes the name of the source, with what it has become meanwhile; for who holds the lock. The file's size.
+
+        Raises _ChangedError or FileNotFoundError if another file has the name, or none.
+        """
+        region_end = os.fstat(self._draft.fd).st_size - len(self._trailer)
+        while True:
+            status = source.status()
+            if identity(os.stat(source.path, follow_symlinks=False)) != identity(status):
+                raise _ChangedError
+            self._carry_over(source, region_end)
+            self._look_like(status)
+            note = self._noted(status)
+            if stamp(source.status()) == stamp(status):
+                break
+        self._draft.publish()
+        if self._ledger is not None and note is not None:
+            self._ledger.put(os.path.basename(source.path), note)
+        sync_directory(os.path.dirname(source.path) or ".")
+        return region_end + len(self._trailer)
+
+    def _carry_over(self, source: _Source, region_end: int) -> None:
+        now, trailer = source.now()
+        header = self._header._replace(hits=now.hits, last_used=now.last_used, ext_flags=now.ext_flags)
+        if (header, trailer) == (self._header, self._trailer):
+            return
+        write_at(self._draft.fd, header.pack(), 0)
+        write_at(self._draft.fd, trailer, region_end)
+        os.ftruncate(self._draft.fd, region_end + len(trailer))
+        self._draft.sync()
+        self._header, self._trailer = header, trailer
+
+    def _noted(self, status: os.stat_result) -> Note | None:
+        """The note of what it is now."""
+        note = self._writer.note
+        if note is None:
+            return None
+        # Whoever writes to the file later gives it another time than this, unless it is of this very moment.
+        is_past = time.time_ns() - status.st_mtime_ns > _COARSEST_TICK_NS
+        return note._replace(
+            mtime_ns=status.st_mtime_ns if is_past else 0,
+            head=self._header.pack() + note.head[HEADER_SIZE:],
+            trailer_bytes=len(self._trailer),
+            trailer_sum=_core.hash64(self._trailer),
+        )
+
+    def _look_like(self, status: os.stat_result) -> None:
+        """Has the file the owner, mode and times of the old one."""
+        fd = self._draft.fd
+        ours = os.fstat(fd)
+        if (ours.st_uid, ours.st_gid) != (status.st_uid, status.st_gid):
+            os.fchown(fd, status.st_uid, status.st_gid)
+        os.fchmod(fd, stat.S_IMODE(status.st_mode))
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _copy(source: CheckpointReader, payload: PayloadWriter | RawWriter | None) -> bytes:
+    """Copies the payload, if there is a place for it; its digest."""
+    import hashlib
+
+    digest = hashlib.blake2b()
+    buffer = memoryview(bytearray(_PIECE_SIZE))
+    while n := source.payload.readinto(buffer):
+        digest.update(buffer[:n])
+        if payload is not None:
+            payload.write(buffer[:n])
+    return digest.digest()

@@ -163,7 +163,7 @@ def test_it_is_a_value() -> None:
         header.hits = 1
 
 
-@pytest.mark.parametrize("module", ["errors", "header", "layout", "workers"])
+@pytest.mark.parametrize("module", ["errors", "format.header", "format.layout", "core.workers"])
 def test_plain_modules_never_load_the_extension(module: str) -> None:
     # The package's __init__ does load it, so the module is run on its own, as a directory listing might.
     code = f"""

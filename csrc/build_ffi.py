@@ -1,7 +1,7 @@
 """The cffi builder of ds4kv.core._native: the C core, vendored lz4 and xxHash, and nothing else, in one extension.
 
-ds4kv.h is one text for two compilers. What stands between its two cdef marks is plain C prototypes
-and types; it is cut out here for cffi, so that no second copy of the API can drift from the first.
+ds4kv.h and ds4kv_file.h are one text for two compilers. What stands between their two cdef marks is plain C
+prototypes and types; it is cut out here for cffi, so that no second copy of the API can drift from the first.
 """
 
 import os
@@ -25,14 +25,18 @@ CORE = [
     "writer.c",
     "reader.c",
     "oneshot.c",
+    "header.c",
+    "layout.c",
+    "mid.c",
+    "walk.c",
 ]
 
 
 def cdef_of(header: str) -> str:
-    _, _, rest = header.partition("/* cdef: begin */")
+    _, _, rest = (CSRC / header).read_text(encoding="utf-8").partition("/* cdef: begin */")
     declarations, end, _ = rest.partition("/* cdef: end */")
     if not end:
-        raise ValueError("ds4kv.h has no '/* cdef: begin */' followed by '/* cdef: end */'")
+        raise ValueError(f"{header} has no '/* cdef: begin */' followed by '/* cdef: end */'")
     return re.sub(r"\bDS4KV_API\b", "", declarations)
 
 
@@ -55,12 +59,13 @@ static void reclaim_reader(ds4kv_reader **reader);
 """
 
 ffibuilder = FFI()
-ffibuilder.cdef(cdef_of((CSRC / "ds4kv.h").read_text(encoding="utf-8")))
+ffibuilder.cdef(cdef_of("ds4kv.h"))
+ffibuilder.cdef(cdef_of("ds4kv_file.h"))
 ffibuilder.cdef(PYTHON_FILE)
 ffibuilder.cdef(PYTHON_OWNED)
 ffibuilder.set_source(
     "ds4kv.core._native",
-    '#include "ds4kv.h"\n#include "python_owned.h"\n#include "python_file.h"',
+    '#include "ds4kv_file.h"\n#include "python_owned.h"\n#include "python_file.h"',
     sources=[str(CSRC / name) for name in CORE] + [str(LZ4 / name) for name in ("lz4.c", "lz4hc.c")],
     depends=[str(path) for folder in (CSRC, LZ4, XXHASH) for path in sorted(folder.glob("*.h"))],
     include_dirs=[str(CSRC), str(LZ4), str(XXHASH)],

@@ -31,7 +31,7 @@ static int begin_draft(checkpoint *c, const char *target)
 
 static int write_front(checkpoint *c, const void *text, ds4kv_fault *fault)
 {
-    uint8_t front[PREFIX_SIZE];
+    uint8_t front[DS4KV_PREFIX_SIZE];
     int status = ds4kv_header_pack(&c->seen.header, front, fault);
     if (status != DS4KV_OK)
         return status;
@@ -71,11 +71,11 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
                         os_error);
 
     c->seen.text_bytes = (uint32_t)text_bytes;
-    c->region_start = PREFIX_SIZE + text_bytes;
+    c->region_start = DS4KV_PREFIX_SIZE + text_bytes;
     status = write_front(c, text, fault);
     if (status != DS4KV_OK)
         return status;
-    int form = header_form(header), level = form == DS4KV_FORM_CHECKED ? CHECKED_LEVEL : 0;
+    int form = ds4kv_header_form(header), level = form == DS4KV_FORM_CHECKED ? CHECKED_LEVEL : 0;
     c->seen.payload = form == DS4KV_FORM_RAW
                           ? c->file
                           : ds4kv_fopen_writer_as(c->file, header->chunk_size, (uint32_t)form, level, workers);

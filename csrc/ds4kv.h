@@ -92,6 +92,9 @@ DS4KV_API const char *ds4kv_lz4_version(void);
 /* The largest block that raw_size bytes can become. */
 DS4KV_API uint32_t ds4kv_block_bound(uint32_t raw_size);
 
+/* The largest region that raw_total bytes can become. */
+DS4KV_API uint64_t ds4kv_region_bound(uint64_t raw_total, uint32_t chunk_size, uint32_t form);
+
 /* ---- frame ---- */
 
 /* Bytes before each block: 0 in form RAW. */

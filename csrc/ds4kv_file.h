@@ -40,7 +40,10 @@
 extern "C" {
 #endif
 
+/* cdef: begin */
+
 #define DS4KV_HEADER_SIZE 48
+#define DS4KV_PREFIX_SIZE 52      /* header and text length: the text begins here */
 #define DS4KV_CHUNK_SIZE 16777216 /* what other writers of the format use */
 
 /* ---- header ---- */
@@ -84,8 +87,58 @@ typedef struct {
 DS4KV_API int ds4kv_header_pack(const ds4kv_header *header, uint8_t *head, ds4kv_fault *fault);
 
 /* Reads 48 bytes, if they are of version 2 as those of this layout: CORRUPT, or UNSUPPORTED for a version or codec that
- * is not read. Which of the layouts it is takes more of the file: ds4kv_checkpoint_open tells. PARAM: none of them. */
+ * is not read. Which of the layouts it is takes more of the file: ds4kv_examine tells. PARAM: none of them. */
 DS4KV_API int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, int layout, ds4kv_fault *fault);
+
+/* ---- where everything is in a file ---- */
+
+typedef struct {
+    ds4kv_header header;
+    uint8_t head[52];      /* header and text length as they are in the file, DS4KV_PREFIX_SIZE bytes */
+    uint32_t text_bytes;
+    uint64_t region_start; /* the region ends header.payload_bytes later, and there the trailer begins */
+} ds4kv_outline;
+
+/* Finds the layout of an open file of so many bytes. Four layouts call themselves version 2: where the header could be
+ * of two of them, the heads of the records tell. CORRUPT, TRUNCATED, UNSUPPORTED, IO: region_start is 0 then. But where
+ * only the sizes are wrong, as text or region end beyond the file, or the region is of none of the layouts that the header
+ * could be of, the outline is filled in all the same: for who salvages. */
+DS4KV_API int ds4kv_examine(ds4kv_outline *outline, int fd, uint64_t file_size, ds4kv_fault *fault);
+
+/* How a region holds its chunks: a DS4KV_FORM; -1 for v2-mid, whose blocks alone tell. */
+DS4KV_API int ds4kv_header_form(const ds4kv_header *header);
+
+/* The form of a region of v2-mid that begins at `start` of an open file: PLAIN or TRANSPOSED, by which of them the payload
+ * begins as one of DeepSeek V4. If neither or both do, all of it has to be the same both ways, else UNSUPPORTED.
+ * CORRUPT, TRUNCATED, with an offset into the file; NOMEM, IO. */
+DS4KV_API int ds4kv_mid_form(int fd, uint64_t start, uint64_t region_bytes, uint32_t chunk_size, ds4kv_fault *fault);
+
+/* ---- a region in its file: frame, and records one by one ---- */
+
+/* Reads the frame of a region that begins at `start` of an open file, and holds it against the region's size: as
+ * ds4kv_frame_decode, with offsets into the file. The forms of v2-mid have the same. CORRUPT, TRUNCATED, IO. */
+DS4KV_API int ds4kv_frame_at(ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes, uint32_t chunk_size,
+                             uint32_t form, ds4kv_fault *fault);
+
+/* Bytes of the record whose head is at `offset` of a region, head included. CORRUPT if the head can't be true of this
+ * frame and a region of this size. */
+DS4KV_API int64_t ds4kv_record_size(const ds4kv_frame *frame, uint64_t region_bytes, uint32_t index, uint64_t offset,
+                                    const uint8_t *head, ds4kv_fault *fault);
+
+typedef struct {
+    uint64_t offset;   /* of the record in its file */
+    uint32_t index;    /* of its chunk, for faults */
+    uint32_t size;     /* in bytes, head included */
+    uint32_t raw_size; /* of its chunk */
+} ds4kv_record;
+
+/* For files that may be damaged: the record at record->offset by its own head, whatever the frame says. 1: `size` and
+ * `raw_size` are filled in. 0: the region ends here. CORRUPT: no record can be here, and nothing says where the next one
+ * is. IO. The region begins at `start` of the file, and its form is PLAIN or CHECKED. */
+DS4KV_API int ds4kv_record_at(ds4kv_record *record, int fd, uint64_t file_size, uint64_t start, uint64_t region_bytes,
+                              uint32_t chunk_size, uint32_t form, ds4kv_fault *fault);
+
+/* cdef: end */
 
 /* ---- checkpoint ---- */
 

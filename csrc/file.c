@@ -7,6 +7,7 @@
 #define _GNU_SOURCE /* pread, sync_file_range, statx */
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +15,13 @@
 
 #define TRIES 3
 #define PIECE ((size_t)1 << 20) /* a tenth of a second from a disk of 10 MB/s */
+
+int file_fault(ds4kv_fault *fault, uint64_t offset, int os_error)
+{
+    fault_set(fault, DS4KV_IO, offset, "file", "can't be read: %s", strerror(os_error));
+    fault->os_error = os_error;
+    return DS4KV_IO;
+}
 
 int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error)
 {

@@ -89,6 +89,15 @@ int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64_t region_
     return DS4KV_OK;
 }
 
+uint64_t ds4kv_region_bound(uint64_t raw_total, uint32_t chunk_size, uint32_t form)
+{
+    if (form == DS4KV_FORM_RAW)
+        return raw_total;
+    uint64_t full = raw_total / chunk_size, rest = raw_total % chunk_size, head_size = ds4kv_record_head_size(form);
+    return DS4KV_FRAME_SIZE + full * (head_size + ds4kv_block_bound(chunk_size)) +
+           (rest != 0 ? head_size + ds4kv_block_bound((uint32_t)rest) : 0);
+}
+
 uint32_t frame_raw_size(const ds4kv_frame *frame, uint32_t index)
 {
     return min_u32(frame->chunk_size, frame->raw_total - (uint64_t)index * frame->chunk_size);
@@ -102,6 +111,28 @@ void record_head_encode(const record_head *head, uint32_t form, uint8_t *bytes)
         put_u32(bytes + 8, head->checksum);
 }
 
+/* Whether an LZ4 block of this size could be of so many payload bytes, in a region of such chunks. */
+static bool block_can_be(uint32_t block_size, uint32_t raw_size, uint32_t chunk_size)
+{
+    return block_size >= MIN_BLOCK_SIZE && block_size <= ds4kv_block_bound(chunk_size) &&
+           raw_size / MAX_EXPANSION <= block_size;
+}
+
+int record_head_alone(record_head *head, const uint8_t *bytes, uint32_t chunk_size, uint32_t form, uint32_t index,
+                      uint64_t offset, ds4kv_fault *fault)
+{
+    uint32_t raw_size = get_u32(bytes), block_size = get_u32(bytes + 4);
+    if (raw_size == 0 || raw_size > chunk_size)
+        return fault_set(fault, DS4KV_CORRUPT, offset, "raw_size", "chunk %" PRIu32 " claims %" PRIu32 " payload bytes", index,
+                         raw_size);
+    if (!block_can_be(block_size, raw_size, chunk_size))
+        return fault_set(fault, DS4KV_CORRUPT, offset + 4, "block_size",
+                         "chunk %" PRIu32 ": no block of %" PRIu32 " bytes holds %" PRIu32 " payload bytes", index,
+                         block_size, raw_size);
+    *head = (record_head){raw_size, block_size, form == DS4KV_FORM_CHECKED ? get_u32(bytes + 8) : 0};
+    return DS4KV_OK;
+}
+
 int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_frame *frame, uint64_t region_bytes,
                        uint32_t index, uint64_t offset, ds4kv_fault *fault)
 {
@@ -110,7 +141,6 @@ int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_fram
         return DS4KV_OK;
     }
     uint32_t raw_size = get_u32(bytes), block_size = get_u32(bytes + 4), head_size = ds4kv_record_head_size(frame->form);
-    uint32_t bound = ds4kv_block_bound(frame->chunk_size);
     uint64_t left = region_bytes - offset; /* a wrong start may leave no room for the head itself */
     uint32_t after = frame->chunk_count - index - 1;
     uint64_t others = head_size + (uint64_t)after * (head_size + MIN_BLOCK_SIZE);
@@ -119,7 +149,7 @@ int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_fram
         return fault_set(fault, DS4KV_CORRUPT, offset, "raw_size",
                          "chunk %" PRIu32 " claims %" PRIu32 " payload bytes, the frame leaves it %" PRIu32, index,
                          raw_size, frame_raw_size(frame, index));
-    if (block_size < MIN_BLOCK_SIZE || block_size > bound || raw_size / MAX_EXPANSION > block_size)
+    if (!block_can_be(block_size, raw_size, frame->chunk_size))
         return fault_set(fault, DS4KV_CORRUPT, offset + 4, "block_size",
                          "chunk %" PRIu32 ": no block of %" PRIu32 " bytes holds %" PRIu32 " payload bytes", index,
                          block_size, raw_size);
@@ -133,4 +163,12 @@ int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_fram
 
     *head = (record_head){raw_size, block_size, frame->form == DS4KV_FORM_CHECKED ? get_u32(bytes + 8) : 0};
     return DS4KV_OK;
+}
+
+int64_t ds4kv_record_size(const ds4kv_frame *frame, uint64_t region_bytes, uint32_t index, uint64_t offset,
+                          const uint8_t *head, ds4kv_fault *fault)
+{
+    record_head found = {0};
+    int status = record_head_decode(&found, head, frame, region_bytes, index, offset, fault);
+    return status != DS4KV_OK ? status : (int64_t)ds4kv_record_head_size(frame->form) + found.block_size;
 }

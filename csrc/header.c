@@ -56,7 +56,7 @@ static int judge_layout(const ds4kv_header *header, ds4kv_fault *fault)
     return DS4KV_OK;
 }
 
-int header_form(const ds4kv_header *header)
+int ds4kv_header_form(const ds4kv_header *header)
 {
     if (header->codec == DS4KV_CODEC_NONE)
         return DS4KV_FORM_RAW;

@@ -77,6 +77,9 @@ int file_read_hashed(int fd, void *bytes, size_t *n, uint64_t offset, const atom
 
 /* ---- file.c ---- */
 
+/* Fills in a fault for an errno. Returns IO. */
+int file_fault(ds4kv_fault *fault, uint64_t offset, int os_error);
+
 /* Reads *n bytes at `offset`: OK, TRUNCATED if the file ends before, or IO with errno in os_error; *n are there now. */
 int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error);
 
@@ -97,6 +100,10 @@ void record_head_encode(const record_head *head, uint32_t form, uint8_t *bytes);
 int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_frame *frame, uint64_t region_bytes,
                        uint32_t index, uint64_t offset, ds4kv_fault *fault);
 
+/* The same of a head whose frame is not to be trusted: a chunk of the file's size could have it. */
+int record_head_alone(record_head *head, const uint8_t *bytes, uint32_t chunk_size, uint32_t form, uint32_t index,
+                      uint64_t offset, ds4kv_fault *fault);
+
 /* Payload bytes in chunk `index`. */
 uint32_t frame_raw_size(const ds4kv_frame *frame, uint32_t index);
 
@@ -106,25 +113,7 @@ __attribute__((format(printf, 5, 6))) int fault_set(ds4kv_fault *fault, int stat
 
 /* ---- header.c ---- */
 
-/* The form of the region, a DS4KV_FORM; -1 for v2-mid, where only blocks tell PLAIN from TRANSPOSED. */
-int header_form(const ds4kv_header *header);
-
-/* ---- layout.c ---- */
-
-#define PREFIX_SIZE (DS4KV_HEADER_SIZE + 4) /* header and text length */
-
 #define MAX_LOG2 26 /* of DS4KV_MAX_CHUNK_SIZE */
-
-/* Reads the header of an open file and the size of its text, and refuses layouts that are not read. Sizes that point past
- * the file's end are the caller's to judge. */
-int layout_examine(ds4kv_header *header, uint32_t *text_bytes, int fd, uint64_t file_size, ds4kv_fault *fault);
-
-/* ---- mid.c ---- */
-
-/* PLAIN or TRANSPOSED, for a region of layout v2-mid that begins at `start` of a file and has this frame, whose form is
- * not looked at. UNSUPPORTED if it is ambiguous; else what reading it may come to. */
-int mid_form(uint32_t *form, const ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes,
-             ds4kv_fault *fault);
 
 /* ---- sha1.c ---- */
 

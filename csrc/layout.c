@@ -28,13 +28,6 @@ typedef struct {
     uint32_t record_head_size;
 } candidate;
 
-static int io_fault(ds4kv_fault *fault, uint64_t offset, int os_error)
-{
-    fault_set(fault, DS4KV_IO, offset, "file", "can't be read: %s", strerror(os_error));
-    fault->os_error = os_error;
-    return DS4KV_IO;
-}
-
 /* Whether bytes 48 to 51 are the CRC-32C of a 64-byte header, itself zeroed, and the text length behind it. */
 static bool has_header_crc(const file *file)
 {
@@ -51,7 +44,7 @@ static bool has_header_crc(const file *file)
 
 static uint64_t region_start(const file *file)
 {
-    return PREFIX_SIZE + (uint64_t)get_u32(file->head + DS4KV_HEADER_SIZE);
+    return DS4KV_PREFIX_SIZE + (uint64_t)get_u32(file->head + DS4KV_HEADER_SIZE);
 }
 
 /* Where the region ends; false: beyond the file. */
@@ -66,7 +59,7 @@ static bool region_end(const file *file, uint64_t *end)
 static int read_piece(const file *file, uint8_t *bytes, size_t n, uint64_t at, ds4kv_fault *fault)
 {
     int os_error, status = file_read(file->fd, bytes, &n, at, &os_error);
-    return status == DS4KV_IO ? io_fault(fault, at, os_error) : status == DS4KV_OK ? DS4KV_OK : DS4KV_CORRUPT;
+    return status == DS4KV_IO ? file_fault(fault, at, os_error) : status == DS4KV_OK ? DS4KV_OK : DS4KV_CORRUPT;
 }
 
 /* Where the region, all of which is there, stops being of this layout, or FITS. OK, or IO. */
@@ -136,8 +129,12 @@ static int is_of_records(const file *file, uint32_t record_head_size, bool *is, 
     return status;
 }
 
-/* Not OK if byte 21 is a codec after all, without being a candidate's, and not one of bytes that mean nothing. With an
- * exponent behind it that no writer would choose it may be either: the region tells, if it is of records. */
+/* For a version-2 header without a codec in byte 7, and something in byte 21.
+ *
+ * Raw files may have anything in byte 21, so most of them are let pass. Two cases are refused, as blocks would be handed
+ * over as payload. Byte 21 is a codec that is known, and byte 22 or 23 can't be: one of the two was damaged, if the region
+ * is of records. Or it is a codec that is not known: bytes 22 and 23 are an exponent that writers choose, 12 or more, or a
+ * smaller one and the region is of records. */
 static int refuse_unknown_codec(const file *file, ds4kv_fault *fault)
 {
     uint8_t codec = file->head[21], log2 = file->head[22];
@@ -183,8 +180,8 @@ static int refuse_lost_codec(const file *file, ds4kv_fault *fault)
     return DS4KV_OK;
 }
 
-/* The layout of a version-2 file, or a status. */
-static int find_layout(const file *file, ds4kv_fault *fault)
+/* The layout of a version-2 file, or a status. is_of_none: CORRUPT, as it may be of two, v2 first, and is of neither. */
+static int find_layout(const file *file, bool *is_of_none, ds4kv_fault *fault)
 {
     static const char *const names[] = {[DS4KV_LAYOUT_V2_MID] = "v2-mid", [DS4KV_LAYOUT_V2_CHECKED] = "v2-checked"};
     candidate candidates[2];
@@ -209,30 +206,54 @@ static int find_layout(const file *file, ds4kv_fault *fault)
             return candidates[i].layout;
         farthest = misfit > farthest ? misfit : farthest;
     }
+    *is_of_none = true;
     return fault_set(fault, DS4KV_CORRUPT, farthest, "layout", "layout v2 or %s is claimed, and the region is of neither",
                      names[candidates[1].layout]);
 }
 
-int layout_examine(ds4kv_header *header, uint32_t *text_bytes, int fd, uint64_t file_size, ds4kv_fault *fault)
+/* Whether text and region lie within the file. */
+static int judge_sizes(const ds4kv_outline *outline, uint64_t file_size, ds4kv_fault *fault)
+{
+    uint64_t left = file_size < DS4KV_PREFIX_SIZE ? 0 : file_size - DS4KV_PREFIX_SIZE;
+    if (outline->text_bytes > left)
+        return fault_set(fault, DS4KV_TRUNCATED, DS4KV_HEADER_SIZE, "text_bytes",
+                         "a text of %" PRIu32 " bytes is claimed, the file has %" PRIu64 " left", outline->text_bytes, left);
+    left -= outline->text_bytes;
+    if (outline->header.payload_bytes > left)
+        return fault_set(fault, DS4KV_TRUNCATED, 40, "payload_bytes",
+                         "a region of %" PRIu64 " bytes is claimed, the file has %" PRIu64 " left",
+                         outline->header.payload_bytes, left);
+    return DS4KV_OK;
+}
+
+int ds4kv_examine(ds4kv_outline *outline, int fd, uint64_t file_size, ds4kv_fault *fault)
 {
     file file = {.fd = fd, .size = file_size, .head_size = sizeof file.head};
     int os_error, status = file_read(fd, file.head, &file.head_size, 0, &os_error);
+    outline->region_start = 0;
     if (status == DS4KV_IO)
-        return io_fault(fault, file.head_size, os_error);
+        return file_fault(fault, file.head_size, os_error);
 
     const uint8_t *head = file.head;
     size_t magic_size = file.head_size < 3 ? file.head_size : 3;
     bool is_checkpoint = memcmp(head, "KVC", magic_size) == 0;
     bool is_known = file.head_size < 4 || head[3] == 1 || head[3] == 2; /* other versions may be shorter */
-    if (is_checkpoint && is_known && file.head_size < PREFIX_SIZE)
+    if (is_checkpoint && is_known && file.head_size < DS4KV_PREFIX_SIZE)
         return fault_set(fault, DS4KV_TRUNCATED, file.head_size, "header",
                          "the file ends after %zu of the %d bytes of header and text length", file.head_size,
-                         PREFIX_SIZE);
+                         DS4KV_PREFIX_SIZE);
     if (is_checkpoint && head[3] == 1 && (head[21] == 1 || head[21] == 2))
         return fault_set(fault, DS4KV_UNSUPPORTED, 21, "codec", "version 1 with codec %d in byte 21", head[21]);
-    int layout = is_checkpoint && head[3] == 2 ? find_layout(&file, fault) : DS4KV_LAYOUT_V2;
-    if (layout < 0)
+    bool is_of_none = false;
+    int layout = is_checkpoint && head[3] == 2 ? find_layout(&file, &is_of_none, fault) : DS4KV_LAYOUT_V2;
+    if (layout < 0 && !is_of_none)
         return layout;
-    *text_bytes = get_u32(head + DS4KV_HEADER_SIZE);
-    return ds4kv_header_unpack(header, head, layout, fault);
+    ds4kv_fault unread;
+    status = ds4kv_header_unpack(&outline->header, head, is_of_none ? DS4KV_LAYOUT_V2 : layout, is_of_none ? &unread : fault);
+    if (status != DS4KV_OK)
+        return is_of_none ? layout : status;
+    memcpy(outline->head, head, sizeof outline->head);
+    outline->text_bytes = get_u32(head + DS4KV_HEADER_SIZE);
+    outline->region_start = region_start(&file);
+    return is_of_none ? layout : judge_sizes(outline, file_size, fault);
 }

@@ -54,34 +54,38 @@ static bool is_same(const trial *trial)
     return trial->size[0] == trial->size[1] && memcmp(trial->piece[0], trial->piece[1], (size_t)trial->size[0]) == 0;
 }
 
-static int decide(trial *trial, uint32_t *form, ds4kv_fault *fault)
+/* The form, or a status. */
+static int decide(trial *trial, ds4kv_fault *fault)
 {
     int status = advance(trial, fault);
     bool plain = is_payload(trial, 0), transposed = is_payload(trial, 1);
-    *form = transposed && !plain ? DS4KV_FORM_TRANSPOSED : DS4KV_FORM_PLAIN;
-    if (plain != transposed)
-        return status;
+    if (status == DS4KV_OK && plain != transposed)
+        return transposed ? DS4KV_FORM_TRANSPOSED : DS4KV_FORM_PLAIN;
     while (status == DS4KV_OK && trial->size[0] > 0 && is_same(trial))
         status = advance(trial, fault);
-    if (status != DS4KV_OK || is_same(trial))
+    if (status != DS4KV_OK)
         return status;
+    if (is_same(trial))
+        return DS4KV_FORM_PLAIN;
     return fault_set(fault, DS4KV_UNSUPPORTED, 21, "codec",
-                     "v2-mid, and neither plain nor transposed it tells a payload: it is ambiguous");
+                     "v2-mid doesn't say whether its blocks are transposed, and this payload is ambiguous");
 }
 
-int mid_form(uint32_t *form, const ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes,
-             ds4kv_fault *fault)
+int ds4kv_mid_form(int fd, uint64_t start, uint64_t region_bytes, uint32_t chunk_size, ds4kv_fault *fault)
 {
     trial trial = {0};
-    int status = begin(&trial, frame, fd, start, region_bytes);
+    ds4kv_frame frame;
+    int status = ds4kv_frame_at(&frame, fd, start, region_bytes, chunk_size, DS4KV_FORM_PLAIN, fault);
+    if (status != DS4KV_OK)
+        return status;
+    status = begin(&trial, &frame, fd, start, region_bytes);
     if (status == DS4KV_NOMEM)
         fault_set(fault, status, 0, "file", "no memory for a chunk");
-    if (status == DS4KV_OK) {
-        status = decide(&trial, form, fault);
-        if (status != DS4KV_OK && status != DS4KV_UNSUPPORTED)
-            fault->offset += start;
-    }
+    if (status == DS4KV_OK)
+        status = decide(&trial, fault);
     for (int i = 0; i < 2; i++)
         ds4kv_reader_free(trial.reader[i]);
+    if (status == DS4KV_CORRUPT || status == DS4KV_TRUNCATED)
+        fault->offset += start;
     return status;
 }

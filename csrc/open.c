@@ -40,45 +40,33 @@ static int read_at(const checkpoint *c, void *bytes, size_t n, uint64_t offset, 
     return status == DS4KV_IO ? io_fault(fault, "can't be read", os_error) : status;
 }
 
-static int read_text(checkpoint *c, uint64_t left, ds4kv_fault *fault)
+static int read_text(checkpoint *c, ds4kv_fault *fault)
 {
     uint32_t n = c->seen.text_bytes;
-    if (n > left)
-        return fault_set(fault, DS4KV_TRUNCATED, 48, "text_bytes",
-                         "a text of %" PRIu32 " bytes is claimed, the file has %" PRIu64 " left", n, left);
-    if (c->seen.header.payload_bytes > left - n)
-        return fault_set(fault, DS4KV_TRUNCATED, 40, "payload_bytes",
-                         "a region of %" PRIu64 " bytes is claimed, the file has %" PRIu64 " left",
-                         c->seen.header.payload_bytes, left - n);
     char *text = malloc((size_t)n + 1);
     if (!text)
         return fault_set(fault, DS4KV_NOMEM, 48, "text_bytes", "no memory for a text of %" PRIu32 " bytes", n);
     text[n] = 0;
     c->seen.text = text;
-    return read_at(c, text, n, PREFIX_SIZE, fault);
+    return read_at(c, text, n, DS4KV_PREFIX_SIZE, fault);
 }
 
 static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
 {
     const ds4kv_header *header = &c->seen.header;
-    int form = header_form(header);
+    int form = ds4kv_header_form(header);
     if (form != DS4KV_FORM_RAW) {
         /* stdio.c reads the frame as well, and has but an errno to say what is wrong with it. */
-        uint8_t head[DS4KV_FRAME_SIZE];
-        size_t n = header->payload_bytes < sizeof head ? 0 : sizeof head;
-        int status = read_at(c, head, n, c->region_start, fault);
-        if (status != DS4KV_OK)
-            return status;
         uint32_t frame_form = form < 0 ? DS4KV_FORM_PLAIN : (uint32_t)form; /* their frames are the same */
-        status = ds4kv_frame_decode(&c->frame, head, header->payload_bytes, header->chunk_size, frame_form, fault);
-        if (status != DS4KV_OK) {
-            fault->offset += c->region_start;
-            return status;
-        }
-        if (form < 0)
-            status = mid_form(&c->frame.form, &c->frame, fileno(c->file), c->region_start, header->payload_bytes, fault);
+        int status = ds4kv_frame_at(&c->frame, fileno(c->file), c->region_start, header->payload_bytes,
+                                    header->chunk_size, frame_form, fault);
         if (status != DS4KV_OK)
             return status;
+        if (form < 0)
+            form = ds4kv_mid_form(fileno(c->file), c->region_start, header->payload_bytes, header->chunk_size, fault);
+        if (form < 0)
+            return form;
+        c->frame.form = (uint32_t)form;
     }
     if (fseeko(c->file, (off_t)c->region_start, SEEK_SET) != 0)
         return io_fault(fault, "can't be read", errno);
@@ -89,22 +77,24 @@ static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
 
 static int open_all(checkpoint *c, const char *path, int workers, ds4kv_fault *fault)
 {
+    ds4kv_outline outline;
     uint64_t size = 0;
     int status = workers_fault(fault, workers);
     if (status == DS4KV_OK)
         status = open_regular(c, path, &size, fault);
     if (status == DS4KV_OK)
-        status = layout_examine(&c->seen.header, &c->seen.text_bytes, fileno(c->file), size, fault);
-    if (status == DS4KV_OK)
-        status = read_text(c, size - PREFIX_SIZE, fault);
-    if (status == DS4KV_OK)
-        status = name_fault(fault, DS4KV_CORRUPT, path, c->seen.text, c->seen.text_bytes);
+        status = ds4kv_examine(&outline, fileno(c->file), size, fault);
     if (status != DS4KV_OK)
         return status;
-    c->region_start = PREFIX_SIZE + (uint64_t)c->seen.text_bytes;
-    c->region_end = c->region_start + c->seen.header.payload_bytes;
+    c->seen.header = outline.header;
+    c->seen.text_bytes = outline.text_bytes;
+    c->region_start = outline.region_start;
+    c->region_end = c->region_start + outline.header.payload_bytes;
     c->seen.trailer_bytes = size - c->region_end;
-    return open_payload(c, workers, fault);
+    status = read_text(c, fault);
+    if (status == DS4KV_OK)
+        status = name_fault(fault, DS4KV_CORRUPT, path, c->seen.text, c->seen.text_bytes);
+    return status == DS4KV_OK ? open_payload(c, workers, fault) : status;
 }
 
 int ds4kv_checkpoint_open(ds4kv_checkpoint **out, const char *path, int workers, ds4kv_fault *fault)

@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from processes import DEADLINE
 
 import ds4kv
 from ds4kv import Codec, Header, Layout, Reason
+from ds4kv.core._native import ffi, lib
 from ds4kv.format.header import Form
 
 BYTE, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (8, 32, 64))
@@ -163,7 +165,7 @@ def test_it_is_a_value() -> None:
         header.hits = 1
 
 
-@pytest.mark.parametrize("module", ["errors", "format.header", "format.layout", "core.workers"])
+@pytest.mark.parametrize("module", ["errors", "format.header", "core.workers"])
 def test_plain_modules_never_load_the_extension(module: str) -> None:
     # The package's __init__ does load it, so the module is run on its own, as a directory listing might.
     code = f"""
@@ -190,3 +192,71 @@ def test_errors_travel_between_processes() -> None:
     error = pickle.loads(pickle.dumps(ds4kv.TruncatedError("short", path="a.kv", offset=3, field="text")))
     assert type(error) is ds4kv.TruncatedError
     assert str(error) == "a.kv at byte 3 (text): short"
+
+
+# ------------------------------------------------------------------------------------ the twin in C
+
+C_FIELDS = {"reason_code": "reason"}  # where C has a field by another name
+LAYOUTS = {1: Layout.V1, 2: Layout.V2, 3: Layout.V2_MID, 4: Layout.V2_CHECKED}
+
+
+def by_python(head: bytes, layout: Layout) -> object:
+    """The header; or the kind of error, offset and field."""
+    try:
+        return Header.unpack(head, layout)
+    except ds4kv.Ds4kvError as error:
+        return type(error), error.offset, error.field
+
+
+def by_c(head: bytes, layout: int) -> object:
+    found, fault = ffi.new("ds4kv_header *"), ffi.new("ds4kv_fault *")
+    status = lib.ds4kv_header_unpack(found, head, layout, fault)
+    if status < 0:
+        kind = {lib.DS4KV_CORRUPT: ds4kv.CorruptError, lib.DS4KV_UNSUPPORTED: ds4kv.UnsupportedError}[status]
+        return kind, fault.offset, ffi.string(fault.field).decode()
+    fields = {name: getattr(found, C_FIELDS.get(name, name)) for name in Header._fields}
+    return Header(**fields | {"layout": LAYOUTS[found.layout], "codec": Codec(found.codec)})
+
+
+def pack_by_c(header: Header) -> bytes:
+    numbers = {number: layout for layout, number in LAYOUTS.items()}
+    fields = {C_FIELDS.get(name, name): int(value) for name, value in header._asdict().items() if name != "layout"}
+    packed, fault = ffi.new("uint8_t[48]"), ffi.new("ds4kv_fault *")
+    c_header = ffi.new("ds4kv_header *", fields | {"layout": numbers[header.layout]})
+    assert lib.ds4kv_header_pack(c_header, packed, fault) == 0, ffi.string(fault.why)
+    return bytes(packed)
+
+
+def check_twins(head: bytes) -> None:
+    for number in (2, 3, 4):
+        header = by_python(head, LAYOUTS[number])
+        assert by_c(head, number) == header
+        if isinstance(header, Header):
+            assert pack_by_c(header) == header.pack() == head
+
+
+GOLDEN_HEADS = sorted({path.read_bytes()[:48] for path in Path(__file__).with_name("golden").glob("*.kv")})
+CODED = [
+    Header(**GOOD | {"layout": layout, "codec": Codec.LZ4, "chunk_size": 1 << 24}).pack()
+    for layout in (Layout.V2_MID, Layout.V2_CHECKED)
+]
+
+
+@pytest.mark.parametrize("head", [*GOLDEN_HEADS, *CODED], ids=lambda head: head.hex())
+def test_both_parsers_say_the_same_of_every_changed_byte(head: bytes) -> None:
+    check_twins(head)
+    for at in range(48):
+        for value in range(256) if at in (3, 4, 7, 21, 22, 23) else (0, 1, 2, 127, 255):
+            check_twins(head[:at] + bytes([value]) + head[at + 1 :])
+
+
+@given(data=st.data())
+def test_both_parsers_say_the_same_of_boundaries_and_of_anything(data: st.DataObject) -> None:
+    head = bytearray(data.draw(st.sampled_from(GOLDEN_HEADS + CODED)))
+    for at, size in ((8, 4), (12, 4), (16, 4), (20, 4), (24, 8), (32, 8), (40, 8)):
+        top = (1 << 8 * size) - 1
+        value = data.draw(st.sampled_from([0, 1, 1 << 24, 1 << 26, (1 << 26) + 1, top - 1, top]) | st.integers(0, top))
+        head[at : at + size] = value.to_bytes(size, "little")
+    for _ in range(data.draw(st.integers(0, 4))):
+        head[data.draw(st.integers(0, 47))] = data.draw(st.integers(0, 255))
+    check_twins(bytes(head))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,11 +30,18 @@ ENCODERS = [reference.store, reference.fast, reference.high]
 
 def sniffed(data: bytes) -> str:
     """The layout that the file is taken for, or the kind of error that it is refused with."""
-    try:
-        header, _ = layout.examine(lambda at, size: data[at : at + size], len(data))
-    except ds4kv.Ds4kvError as error:
-        return type(error).__name__
+    with tempfile.TemporaryFile(buffering=0) as fp:
+        fp.write(data)
+        try:
+            header, _ = layout.examine(fp.fileno(), len(data), may_be_damaged=is_cut(data))
+        except ds4kv.Ds4kvError as error:
+            return type(error).__name__
     return header.layout
+
+
+def is_cut(data: bytes) -> bool:
+    """Whether text and region end beyond the file, which says nothing of its layout."""
+    return 52 + int.from_bytes(data[48:52], "little") + int.from_bytes(data[40:48], "little") > len(data)
 
 
 def word(*, abi: int, codec: int, log2: int, last: int = 0) -> int:

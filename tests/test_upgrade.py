@@ -723,7 +723,7 @@ def test_the_command_as_json(kv: Path, capsys: pytest.CaptureFixture[str]) -> No
     after = path.stat().st_size
     assert files[str(path)] == {"action": "upgraded", "before": before, "after": after, "why": None}
     assert (told["directory"], told["layout"], told["dry_run"]) == (str(kv), TARGET, False)
-    assert files[str(bad)].pop("why").startswith("text and region are said to end at 4542")
+    assert files[str(bad)].pop("why").startswith("a region of 4472 bytes is claimed")
     assert files[str(bad)]["action"] == "failed"
     size = bad.stat().st_size
     assert (told["before"], told["after"]) == (before + size, after + size)

@@ -64,7 +64,7 @@ def _gather_prefix(path: str, facts: dict[str, Any]) -> None:
     """What stands before the payload: known even where the rest of the file is missing."""
     with RegularFile(path) as fp:
         facts.update(path=path, file_bytes=os.fstat(fp.fileno()).st_size)
-        header, text_bytes = layout.examine(fp.read_at, facts["file_bytes"])
+        header, text_bytes = layout.examine(fp.fileno(), facts["file_bytes"], may_be_damaged=True)
         facts.update(_header_facts(header), text_bytes=text_bytes)
         facts["text_start"] = text_start(fp.fileno(), text_bytes, _TEXT_START_CHARACTERS)
 

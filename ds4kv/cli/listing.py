@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import codecs
 import os
-import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ds4kv.cli.messages import printable, reason, verdict
-from ds4kv.errors import Ds4kvError
+from ds4kv.core.region import frame_at
+from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.file.lock import LOCK_NAME
-from ds4kv.format.header import Codec
+from ds4kv.format.header import Codec, Form
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.naming import is_entry_name
 from ds4kv.store.index import Entry, read_entry
@@ -26,7 +26,6 @@ __all__ = ["MIB", "age", "facts", "not_removed", "scan", "show_table", "tell", "
 
 MIB = 1 << 20
 
-_FRAME = struct.Struct("<QI")
 _TEXT_START_CHARACTERS = 40
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
@@ -112,13 +111,14 @@ def text_start(fd: int, text_bytes: int, characters: int) -> str:
 def _raw_total(entry: Entry, fd: int) -> int | None:
     """The payload's size before compression, by a frame that can be true; None if there is none."""
     header = entry.header
-    if header.codec is Codec.NONE or header.payload_bytes < _FRAME.size:
+    if header.codec is Codec.NONE:
         return None
-    frame = read_at(fd, PREFIX_SIZE + entry.text_bytes, _FRAME.size)
-    if len(frame) < _FRAME.size:
-        return None  # cut short since it was listed
-    raw_total, chunk_count = _FRAME.unpack(frame)
-    return raw_total if chunk_count == -(-raw_total // header.chunk_size) else None
+    form = header.form or Form.PLAIN  # v2-mid, whose two forms have the same frame
+    try:
+        start = PREFIX_SIZE + entry.text_bytes
+        return frame_at(fd, start, header.payload_bytes, header.chunk_size, form).raw_total
+    except CorruptError:
+        return None
 
 
 def age(seconds: int) -> str:

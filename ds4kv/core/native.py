@@ -10,7 +10,7 @@ import os
 from collections import namedtuple
 
 from ds4kv.core._native import ffi, lib
-from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError
+from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError, UnsupportedError
 
 TYPE_CHECKING = False  # importing typing would take as long as importing all of ds4kv
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ __all__ = [
     "Decompressor",
     "Frame",
     "Hasher",
+    "c_frame",
+    "check",
     "decode",
     "file_birth",
     "frame_decode",
@@ -56,7 +58,7 @@ class Frame(namedtuple("Frame", "raw_total chunk_count chunk_size form")):
     def pack(self) -> bytes:
         """The 12 bytes."""
         head = ffi.new("uint8_t[]", FRAME_SIZE)
-        lib.ds4kv_frame_encode(_c_frame(self), head)
+        lib.ds4kv_frame_encode(c_frame(self), head)
         return bytes(ffi.buffer(head))
 
 
@@ -102,13 +104,20 @@ def view(array: Any, start: int, stop: int) -> memoryview:
     return memoryview(ffi.buffer(array))[start:stop]
 
 
+_PROVEN = {
+    lib.DS4KV_CORRUPT: CorruptError,
+    lib.DS4KV_TRUNCATED: TruncatedError,
+    lib.DS4KV_UNSUPPORTED: UnsupportedError,
+}
+
+
 def check(status: int, fault: Any = None) -> int:
     """``status`` if it is a success; the one place where it becomes an exception."""
     if status >= 0:
         return status
-    if status in (lib.DS4KV_CORRUPT, lib.DS4KV_TRUNCATED):
-        kind = CorruptError if status == lib.DS4KV_CORRUPT else TruncatedError
-        raise kind(ffi.string(fault.why).decode(), offset=int(fault.offset), field=ffi.string(fault.field).decode())
+    if status in _PROVEN:
+        why, field = ffi.string(fault.why).decode(), ffi.string(fault.field).decode()
+        raise _PROVEN[status](why, offset=int(fault.offset), field=field)
     if status == lib.DS4KV_IO:
         raise OSError(fault.os_error, os.strerror(fault.os_error))
     if status == lib.DS4KV_NOMEM:
@@ -120,7 +129,8 @@ def check(status: int, fault: Any = None) -> int:
     raise Ds4kvError(f"LZ4 failed on good arguments (status {status})")
 
 
-def _c_frame(frame: Frame) -> Any:
+def c_frame(frame: Frame) -> Any:
+    """The frame as C has it."""
     return ffi.new("ds4kv_frame *", tuple(frame))
 
 
@@ -142,11 +152,7 @@ def frame_decode(head: bytes, region_bytes: int, chunk_size: int, form: int) -> 
 
 def region_bound(raw_total: int, chunk_size: int, form: int) -> int:
     """What a region of so many bytes of payload takes at most."""
-    if form == lib.DS4KV_FORM_RAW:
-        return raw_total
-    full, rest = divmod(raw_total, chunk_size)
-    chunks = [(full, chunk_size), (1, rest)] if rest else [(full, chunk_size)]
-    return FRAME_SIZE + sum(n * (record_head_size(form) + int(lib.ds4kv_block_bound(size))) for n, size in chunks)
+    return int(lib.ds4kv_region_bound(raw_total, chunk_size, form))
 
 
 def write_out(fd: int, offset: int, size: int) -> None:
@@ -277,7 +283,7 @@ class Decompressor:
         ``sums`` is an array of 64-bit integers, the sums that the records of the whole region should have.
         """
         self._reader = ffi.gc(ffi.new("ds4kv_reader **"), lib.drop_reader)  # owned before it is made
-        check(lib.ds4kv_reader_new(self._reader, _c_frame(frame), region_bytes, first_chunk, first_offset, workers))
+        check(lib.ds4kv_reader_new(self._reader, c_frame(frame), region_bytes, first_chunk, first_offset, workers))
         self._room = ffi.new("void **")
         if sums is not None:
             self._sums = ffi.from_buffer("uint64_t[]", sums)

@@ -15,10 +15,10 @@ import time
 from collections import namedtuple
 
 from ds4kv.core import native as _core
-from ds4kv.file.reader import CheckpointReader, examine, judging
+from ds4kv.file.opening import outline_of
+from ds4kv.file.reader import CheckpointReader
 from ds4kv.file.writer import CheckpointWriter, codec_for
 from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout, Reason
-from ds4kv.stream.regular import RegularFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def read_header(path: StrPath) -> Header:
 
     Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
     """
-    with RegularFile(os.fsdecode(path)) as fp, judging(fp):
-        return examine(fp)[0]
+    return outline_of(os.fsdecode(path)).header
 
 
 def open(path: StrPath, *, workers: int | None = None, verify: bool = True) -> CheckpointReader:

@@ -15,22 +15,16 @@ import contextlib
 import os
 import struct
 import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from ds4kv.errors import TruncatedError
-from ds4kv.format import layout
 from ds4kv.format.header import HEADER_SIZE, Ext
+from ds4kv.format.layout import examine
 from ds4kv.stream.regular import read_at, read_exactly
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import TypeVar
-
-    from ds4kv.format.header import Header
-
-    T = TypeVar("T")
-
 __all__ = ["identity", "read_at_rest", "rewrite_trailer", "touch", "write_at"]
+
+T = TypeVar("T")
 
 _TOOL_MAP = int(Ext.TOOL_MAP)
 _MAX_HITS = (1 << 32) - 1
@@ -72,7 +66,7 @@ def touch(
             return False
         head = read_exactly(fd, 0, HEADER_SIZE)
         if known_head is None or not _differ_by_use(head, known_head):
-            _examine(fd)
+            examine(fd, os.fstat(fd).st_size)
         old_hits, between, _ = _TOUCHED.unpack(head[_TOUCHED_AT : _LAST_USED_AT + 8])
         new_hits = min(old_hits + more_hits, _MAX_HITS) if hits is None else _number("hits", hits, 32)
         # One call and 28 bytes of one page, so nobody ever sees half of it. What lies between the fields never changes;
@@ -94,9 +88,10 @@ def rewrite_trailer(
         if file is not None and identity(status) != file:
             return False
         packed_last_used = _number("last_used", last_used, 64).to_bytes(8, "little")
-        header, start = _examine(fd)
+        outline = examine(fd, status.st_size)
+        start = outline.region_end
         end = start + len(trailer)
-        flags = header.ext_flags
+        flags = outline.header.ext_flags
         if not (flags & Ext.TOOL_MAP and status.st_size == end and read_at(fd, start, len(trailer)) == trailer):
             # Without its flag a trailer is so many bytes that nobody looks at. So the order is: the space, which may
             # not be had; the flag off; the bytes; the file's end; the flag on. Cutting the file off first would save
@@ -157,18 +152,6 @@ def _opened(path: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def _examine(fd: int) -> tuple[Header, int]:
-    """The header, and where the region ends."""
-    size = os.fstat(fd).st_size
-    header, text_bytes = layout.examine(lambda offset, n: read_at(fd, offset, n), size)
-    end = layout.PREFIX_SIZE + text_bytes + header.payload_bytes
-    if end > size:
-        raise TruncatedError(
-            f"text and region are said to end at {end}, the file ends at {size}", offset=40, field="payload_bytes"
-        )
-    return header, end
 
 
 def _differ_by_use(head: bytes, other: bytes) -> bool:

@@ -9,126 +9,88 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
-from collections import deque, namedtuple
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
-from ds4kv.core import native as _core
+from ds4kv.core import native
 from ds4kv.core import workers as _workers
+from ds4kv.core.region import Record, frame_at, record_at
 from ds4kv.errors import CorruptError, Ds4kvError, UnsupportedError
-from ds4kv.file.ledger import Ledger
-from ds4kv.format import layout
+from ds4kv.file.opening import OpenFile
 from ds4kv.format.header import CHUNK_SIZE, Codec, Ext, Form, Header, Layout
-from ds4kv.format.naming import sha1_mismatch
-from ds4kv.stream.regular import RegularFile
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from concurrent.futures import Future
-    from typing import Self
-
-    from ds4kv.file.note import Note
-
-    StrPath = str | os.PathLike[str]
-    Sink = Callable[[memoryview], object]
 
 __all__ = ["Damage", "Wreck", "examine"]
 
-_FRAME = struct.Struct("<QI")
-_HEAD = struct.Struct("<II")
-_MIN_BLOCK_SIZE = 2  # token and literal
-_MAX_EXPANSION = 255
+_Decoded: TypeAlias = tuple[memoryview, str | None]
+"""The memory of a chunk, and what is wrong with it."""
+
 _MAGIC = b"DSV4"  # a payload of DeepSeek V4 begins with it
 
 
-class Damage(namedtuple("Damage", "raw_start raw_stop offset why")):
+class Damage(NamedTuple):
     """Payload bytes from ``raw_start`` up to ``raw_stop`` are lost, as the file shows at ``offset``.
 
     ``raw_stop`` is None where nothing says any more how large the payload was. Where both are the same no payload is
     lost: ``why`` is about the text, the frame or what follows the records.
     """
 
-    __slots__ = ()
     raw_start: int
     raw_stop: int | None
     offset: int
     why: str
 
 
-class _Walk(namedtuple("_Walk", "records broken framed")):
+class _Walk(NamedTuple):
     """Records as far as their heads lead on, where that ended too early and why, and the payload's size by the frame.
 
-    ``framed`` is None for a frame that contradicts itself or isn't there.
+    ``framed`` is None for a frame that contradicts itself or the region, or isn't there. Of a raw region each chunk
+    counts as a record.
     """
 
-    __slots__ = ()
-    records: list[_Record]
+    records: list[Record]
     broken: tuple[int, str] | None
     framed: int | None
 
     @classmethod
-    def over(cls, fp: RegularFile, start: int, file_size: int, header: Header) -> Self:
-        """A walk over the region that begins at ``start``."""
-        end = start + header.payload_bytes
+    def over(cls, file: OpenFile, header: Header) -> Self:
+        """A walk over the region, with this one of the headers that the file may have."""
+        start, size = file.outline.region_start, header.payload_bytes
         if header.codec is Codec.NONE:
-            here = max(min(end, file_size) - start, 0)
-            cuts = [
-                _Record(at, min(CHUNK_SIZE, here - at), start + at, min(CHUNK_SIZE, here - at))
-                for at in range(0, here, CHUNK_SIZE)
-            ]
-            return cls(cuts, None, header.payload_bytes)
-        framed = None
-        frame = fp.read_at(start, _FRAME.size)
-        if len(frame) == _FRAME.size:
-            raw_total, chunk_count = _FRAME.unpack(frame)
-            framed = raw_total if chunk_count == -(-raw_total // header.chunk_size) else None
-        records: list[_Record] = []
-        broken = _walk(fp, records, start + _FRAME.size, end, file_size, header)
-        return cls(records, broken, framed)
+            here = max(min(start + size, file.fp.status.st_size) - start, 0)
+            sizes = [min(CHUNK_SIZE, here - at) for at in range(0, here, CHUNK_SIZE)]
+            return cls([Record(start + CHUNK_SIZE * i, size, size) for i, size in enumerate(sizes)], None, size)
+        form = Form.CHECKED if header.form is Form.CHECKED else Form.PLAIN
+        try:
+            framed = frame_at(file.fp.fileno(), start, size, header.chunk_size, form).raw_total
+        except CorruptError:
+            framed = None
+        records: list[Record] = []
+        try:
+            for record in _records(file, header, form):
+                records.append(record)
+        except CorruptError as error:
+            return cls(records, (error.offset or 0, error.why), framed)
+        return cls(records, None, framed)
 
 
-def _walk(
-    fp: RegularFile, records: list[_Record], offset: int, end: int, file_size: int, header: Header
-) -> tuple[int, str] | None:
-    """Adds the records from ``offset`` on; where their heads stop to lead on and why, None if at ``end``."""
-    head_size = _core.record_head_size(Form.CHECKED if header.form is Form.CHECKED else Form.PLAIN)
-    bound = header.chunk_size + header.chunk_size // _MAX_EXPANSION + 16
-    raw_start = 0
-    while offset != end or file_size < end:
-        chunk = f"chunk {len(records)}"
-        if records and records[-1].raw_size < header.chunk_size and offset < min(end, file_size):
-            return offset, f"{min(end, file_size) - offset} bytes are left over after the last record"
-        if offset + head_size > min(end, file_size):
-            return min(offset, end, file_size), f"{chunk}: {_ended(end, file_size)}"
-        raw_size, block_size = _HEAD.unpack(fp.read_exactly(offset, _HEAD.size))
-        if not 1 <= raw_size <= header.chunk_size:
-            return offset, f"{chunk} claims {raw_size} payload bytes"
-        if not _MIN_BLOCK_SIZE <= block_size <= bound or raw_size // _MAX_EXPANSION > block_size:
-            return offset + 4, f"{chunk}: no block of {block_size} bytes holds {raw_size} payload bytes"
-        if offset + head_size + block_size > min(end, file_size):
-            return offset, f"{chunk}: {_ended(end, file_size)}"
-        records.append(_Record(raw_start, raw_size, offset, head_size + block_size))
-        offset, raw_start = offset + head_size + block_size, raw_start + raw_size
-    return None
+def _records(file: OpenFile, header: Header, form: Form) -> Iterator[Record]:
+    """Record after record; CorruptError where their heads stop to lead on before the region's end."""
+    fd, file_size = file.fp.fileno(), file.fp.status.st_size
+    region = file.outline.region_start, header.payload_bytes
+    offset, index = file.outline.region_start + native.FRAME_SIZE, 0
+    while (record := record_at(fd, file_size, index, offset, region, header.chunk_size, form)) is not None:
+        yield record
+        offset, index = offset + record.size, index + 1
+        end = min(sum(region), file_size)
+        if record.raw_size < header.chunk_size and offset < end:
+            raise CorruptError(f"{end - offset} bytes are left over after the last record", offset=offset)
 
 
-def _ended(end: int, file_size: int) -> str:
-    if file_size < end:
-        return f"the file ends at byte {file_size}, its region should at {end}"
-    return f"the region ends at byte {end}, before the record does"
-
-
-class _Record(namedtuple("_Record", "raw_start raw_size offset size")):
-    """A chunk, and where its record stands in the file; of a raw region, that part of it."""
-
-    __slots__ = ()
-    raw_start: int
-    raw_size: int
-    offset: int
-    size: int
-
-
-def examine(path: StrPath, workers: int | None = None) -> tuple[int, tuple[Damage, ...]]:
+def examine(path: str | os.PathLike[str], workers: int | None = None) -> tuple[int, tuple[Damage, ...]]:
     """How many bytes of payload are good from the first one on, and all that is damaged.
 
     Raises CorruptError or UnsupportedError if there is no header to go by, and OSError.
@@ -145,37 +107,25 @@ class Wreck:
     records claim to hold. Raises as :func:`examine`.
     """
 
-    def __init__(self, path: StrPath, *, workers: int | None = None, verify: bool = True) -> None:
-        self._path = os.fsdecode(path)
+    def __init__(self, path: str | os.PathLike[str], *, workers: int | None = None, verify: bool = True) -> None:
         self._workers = _workers.resolve(workers)
-        self._fp = RegularFile(self._path)
+        self._remarks: list[Damage] = []
+        self._file = OpenFile(os.fsdecode(path), verify=verify, report=self._remark)
+        self.text = self._file.text
         try:
-            self._file_size = self._fp.status.st_size
-            headers, text_bytes = self._headers()
-            left = self._file_size - layout.PREFIX_SIZE
-            self.text = self._fp.read_at(layout.PREFIX_SIZE, min(text_bytes, left))
-            self._region_start = layout.PREFIX_SIZE + text_bytes
-            self._region_end = self._region_start + headers[0].payload_bytes
-            self._remarks: list[Damage] = []
-            self._note = self._find_note() if verify else None
-            self._look_at_text()
-            self.trailer = self._read_trailer()
-            # Of several layouts that the header allows, the one whose record heads lead on furthest; its frame holds.
-            walks = [_Walk.over(self._fp, self._region_start, self._file_size, header) for header in headers]
-            walk = max(walks, key=lambda walk: (walk.broken is None, len(walk.records), walk.framed is not None))
-            self.header, self._records = headers[walks.index(walk)], walk.records
-            form = self.header.form
-            self._form = self._form_of_mid() if form is None else form
-            self._lost: Damage | None = None
-            self.raw_total = self._judge_raw() if self._form is Form.RAW else self._judge(walk)
-        except BaseException as error:
-            try:
-                if isinstance(error, CorruptError):
-                    self._fp.check_unchanged()
-            finally:
-                self._fp.close()
-            if isinstance(error, Ds4kvError):
-                error.path = self._path
+            with self._file.judging():
+                self.trailer = self._read_trailer()
+                headers = self._headers()
+                # Of several layouts that the header allows, the one whose record heads lead on furthest.
+                walks = [_Walk.over(self._file, header) for header in headers]
+                walk = max(walks, key=lambda walk: (walk.broken is None, len(walk.records), walk.framed is not None))
+                self.header, self._records = headers[walks.index(walk)], walk.records
+                form = self.header.form
+                self._form = self._form_of_mid() if form is None else form
+                self._lost: Damage | None = None
+                self.raw_total = self._judge_raw() if self._form is Form.RAW else self._judge(walk)
+        except BaseException:
+            self._file.close()
             raise
 
     @property
@@ -189,71 +139,45 @@ class Wreck:
         gone = 0 if self.trailer else Ext.TOOL_MAP
         return self.header._replace(ext_flags=self.header.ext_flags & ~int(gone))
 
-    def _remark(self, offset: int, why: str) -> None:
+    def _remark(self, error: CorruptError) -> None:
         """Notes damage that costs no payload."""
-        self._remarks.append(Damage(0, 0, offset, why))
-
-    def _find_note(self) -> Note | None:
-        """What is noted of this very file. A header that is not the noted one is damage, and the sums hold still."""
-        directory, name = os.path.split(self._path)
-        with contextlib.closing(Ledger(directory)) as ledger:
-            note = ledger.get(name)
-        if note is None:
-            return None
-        try:
-            return note.applying(self._fp.fileno())
-        except CorruptError as error:
-            self._remark(error.offset or 0, error.why)
-            return note
-
-    def _look_at_text(self) -> None:
-        if (key := sha1_mismatch(self._path, self.text)) is not None:
-            self._remark(layout.PREFIX_SIZE, f"the text's SHA-1 is {key}, not the one in the file's name")
-            return
-        try:
-            if self._note is not None:
-                self._note.check_text(self.text)
-        except CorruptError as error:
-            self._remark(layout.PREFIX_SIZE, error.why)
+        self._remarks.append(Damage(0, 0, error.offset or 0, error.why))
 
     def _read_trailer(self) -> bytes:
         """What follows the region; b"" where the file ends before it does, or what is there is proven wrong."""
-        start = min(self._region_end, self._file_size)
-        trailer = self._fp.read_at(start, self._file_size - start)
-        try:
-            if self._note is not None and self._file_size >= self._region_end:
-                self._note.check_trailer(trailer, self._fp.fileno(), offset=self._region_end)
-        except CorruptError as error:
-            self._remark(self._region_end, error.why)
+        if self._file.fp.status.st_size < self._file.outline.region_end:
             return b""
-        return trailer
-
-    def _headers(self) -> tuple[list[Header], int]:
-        """The header in every layout that it may be of, the likeliest first; and the text's size."""
-        head = self._fp.read_at(0, layout.PREFIX_SIZE)
-        headers: list[Header] = []
         try:
-            header, _ = layout.examine(self._fp.read_at, self._file_size)
-            headers = [header]
+            return self._file.read_trailer()[0]
         except CorruptError as error:
-            if error.field != "layout":  # that no layout's region follows is what this is for
-                raise
-        if not headers or headers[0].codec is not Codec.NONE:
-            for each in (Layout.V2, Layout.V2_CHECKED, Layout.V2_MID):
+            self._remark(error)
+            return b""
+
+    def _headers(self) -> list[Header]:
+        """The header in every layout that it may be of, the likeliest first."""
+        found = self._file.outline.header
+        headers = [found]
+        if found.codec is not Codec.NONE:
+            for layout in (Layout.V2, Layout.V2_CHECKED, Layout.V2_MID):
                 with contextlib.suppress(Ds4kvError):
-                    header = Header.unpack(head, each)
+                    header = Header.unpack(found.pack(), layout)
                     if header.codec is not Codec.NONE and header not in headers:
                         headers.append(header)
-        return headers, int.from_bytes(head[-4:], "little")
+        return headers
+
+    @property
+    def _chunk_size(self) -> int:
+        """Payload bytes of each record but the last."""
+        return CHUNK_SIZE if self.header.codec is Codec.NONE else self.header.chunk_size
 
     def _form_of_mid(self) -> Form:
         """How blocks of ``v2-mid`` are to be read, by the first one. Raises UnsupportedError if it doesn't tell."""
         self._form = Form.PLAIN
         if not self._records:
             return self._form
-        _, plain, why = self._decode(0, None)
+        plain, why = self._decode(0, None)
         self._form = Form.TRANSPOSED
-        _, transposed, _ = self._decode(0, None)
+        transposed, _ = self._decode(0, None)
         begins = [bytes(piece[: len(_MAGIC)]) == _MAGIC for piece in (plain, transposed)]
         if begins == [False, True]:
             return Form.TRANSPOSED
@@ -269,8 +193,9 @@ class Wreck:
         """The payload's size; what is behind the file's end is lost."""
         raw_total, here = self.header.payload_bytes, self.claimed_bytes
         if here < raw_total:
-            why = f"the file ends at byte {self._file_size}, its region should at {self._region_end}"
-            self._lost = Damage(here, raw_total, self._file_size, why)
+            file_size, region_end = self._file.fp.status.st_size, self._file.outline.region_end
+            why = f"the file ends at byte {file_size}, its region should at {region_end}"
+            self._lost = Damage(here, raw_total, file_size, why)
         return raw_total
 
     def _judge(self, walk: _Walk) -> int | None:
@@ -284,26 +209,28 @@ class Wreck:
         elif broken is None or (framed is not None and framed < claimed):
             framed = claimed if broken is None else None
             why = f"the frame can't be true: the records hold {claimed} bytes of payload"
-            self._remark(self._region_start, why)
+            self._remark(CorruptError(why, offset=self._file.outline.region_start))
         if broken is not None:
             self._lost = Damage(self.claimed_bytes, framed, *broken)
         return framed
 
     def _contradicts(self, framed: int) -> bool:
         """Whether a frame of so much payload has as many chunks as there are records, or more, and another last one."""
-        last = self._records[-1]
-        return last.raw_start < framed and last.raw_size != min(self.header.chunk_size, framed - last.raw_start)
+        last_start = (len(self._records) - 1) * self._chunk_size
+        return last_start < framed and self._records[-1].raw_size != min(self._chunk_size, framed - last_start)
 
     def _is_good_last(self, broken: tuple[int, str] | None) -> bool:
         """Whether the last record, if it ends the region, decodes to what its own head says."""
-        return broken is None and self._decode(len(self._records) - 1, None)[2] is None
+        return broken is None and self._decode(len(self._records) - 1, None)[1] is None
 
     @property
     def is_proven(self) -> bool:
         """Whether checksums or sums tell every changed byte of the payload."""
-        return self._note is not None or self._form is Form.CHECKED
+        return self._file.note is not None or self._form is Form.CHECKED
 
-    def examine(self, into: memoryview | None = None, sink: Sink | None = None) -> tuple[int, tuple[Damage, ...]]:
+    def examine(
+        self, into: memoryview | None = None, sink: Callable[[memoryview], object] | None = None
+    ) -> tuple[int, tuple[Damage, ...]]:
         """Decodes every chunk that there is; how many bytes are good from the first on, and all that is damaged.
 
         ``into`` is memory of ``claimed_bytes`` or more: good chunks are placed there, the rest of it is undefined.
@@ -313,29 +240,30 @@ class Wreck:
         """
         damage = list(self._remarks)
         good_bytes, is_whole = 0, True
-        for record, piece, why in self._decoded(into):
+        for index, (piece, why) in enumerate(self._decoded(into)):
+            start = index * self._chunk_size
             if why is not None:
                 is_whole = False
-                damage.append(Damage(record.raw_start, record.raw_start + record.raw_size, record.offset, why))
+                damage.append(Damage(start, start + len(piece), self._records[index].offset, why))
             elif is_whole:
-                good_bytes += record.raw_size
+                good_bytes += len(piece)
                 if sink is not None:
                     sink(piece)
         if self._lost is not None:
             damage.append(self._lost)
         if damage:
-            self._fp.check_unchanged()
+            self._file.fp.check_unchanged()
         return good_bytes, tuple(_merged(damage))
 
-    def _decoded(self, into: memoryview | None) -> Iterator[tuple[_Record, memoryview, str | None]]:
-        """Each record, the memory of its chunk, and what is wrong with it; no more at a time than workers and one."""
+    def _decoded(self, into: memoryview | None) -> Iterator[_Decoded]:
+        """The memory of each chunk, and what is wrong with it; no more at a time than workers and one."""
         if self._workers < 2 or len(self._records) < 2:
             for index in range(len(self._records)):
                 yield self._decode(index, into)
             return
         from concurrent.futures import ThreadPoolExecutor
 
-        under_way: deque[Future[tuple[_Record, memoryview, str | None]]] = deque()
+        under_way: deque[Future[_Decoded]] = deque()
         with ThreadPoolExecutor(self._workers) as pool:
             try:
                 for index in range(len(self._records)):
@@ -347,45 +275,45 @@ class Wreck:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _decode(self, index: int, into: memoryview | None) -> tuple[_Record, memoryview, str | None]:
-        record = self._records[index]
-        stop = record.raw_start + record.raw_size
-        room = memoryview(bytearray(record.raw_size)) if into is None else into[record.raw_start : stop]
+    def _decode(self, index: int, into: memoryview | None) -> _Decoded:
+        record, start = self._records[index], index * self._chunk_size
+        room = memoryview(bytearray(record.raw_size)) if into is None else into[start : start + record.raw_size]
         try:
             self._decode_into(room, record, self._sum_of(index))
         except CorruptError as error:
-            return record, room, error.why.replace("chunk 0", f"chunk {index}", 1)  # it is the only one of its region
+            return room, error.why.replace("chunk 0", f"chunk {index}", 1)  # it is the only one of its region
         except OSError as error:  # of the disk: lost like bytes that are wrong
-            return record, room, f"chunk {index}: {error.strerror or error}"
-        return record, room, None
+            return room, f"chunk {index}: {error.strerror or error}"
+        return room, None
 
     def _sum_of(self, index: int) -> int | None:
-        sums = () if self._note is None else self._note.region_sums
+        note = self._file.note
+        sums = () if note is None else note.region_sums
         return sums[index] if index < len(sums) else None
 
-    def _decode_into(self, room: memoryview, record: _Record, noted: int | None) -> None:
+    def _decode_into(self, room: memoryview, record: Record, noted: int | None) -> None:
         if self._form is Form.RAW:
             self._read(room, record.offset)
             _check_sum(room, noted)
             return
         # A region of its own, of one chunk.
-        region = memoryview(bytearray(_FRAME.size + record.size))
-        _FRAME.pack_into(region, 0, record.raw_size, 1)
-        self._read(region[_FRAME.size :], record.offset)
-        _check_sum(region[_FRAME.size :], noted)
-        with _core.source(region) as stored, _core.target(room) as raw:
-            _core.decode(stored, self.header.chunk_size, self._form, raw, 0)
+        frame = native.Frame(record.raw_size, 1, self.header.chunk_size, self._form).pack()
+        region = memoryview(bytearray(frame) + bytes(record.size))
+        self._read(region[len(frame) :], record.offset)
+        _check_sum(region[len(frame) :], noted)
+        with native.source(region) as stored, native.target(room) as raw:
+            native.decode(stored, self.header.chunk_size, self._form, raw, 0)
 
     def _read(self, room: memoryview, offset: int) -> None:
         while room:
-            n = os.preadv(self._fp.fileno(), [room], offset)
+            n = os.preadv(self._file.fp.fileno(), [room], offset)
             if n == 0:
                 raise CorruptError("the file became shorter while it was read", offset=offset, field="file")
             room, offset = room[n:], offset + n
 
     def close(self) -> None:
         """Closes the file."""
-        self._fp.close()
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -395,7 +323,7 @@ class Wreck:
 
 
 def _check_sum(stored: memoryview, noted: int | None) -> None:
-    if noted is not None and _core.hash64(stored) != noted:
+    if noted is not None and native.hash64(stored) != noted:
         raise CorruptError("chunk 0 is not what was saved", field="sum")
 
 

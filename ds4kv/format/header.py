@@ -1,8 +1,8 @@
 """The 48 bytes in front of every checkpoint, to a :class:`Header` and back.
 
 All of a header is kept as it was found, down to the bytes that this layout doesn't use, so that a file can be
-rewritten without losing what a newer engine put there. This module is plain Python and never loads the extension:
-listing a directory of checkpoints needs nothing else.
+rewritten without losing what a newer engine put there. C has the same rules in csrc/header.c; tests/test_header.py
+holds the two to each other.
 """
 
 from __future__ import annotations

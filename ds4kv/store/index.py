@@ -10,31 +10,25 @@ import errno
 import functools
 import os
 import stat
-import struct
 import time
 from collections import namedtuple
+from collections.abc import Callable
+from typing import Self, TypeAlias
 
-from ds4kv.errors import Ds4kvError, TruncatedError
-from ds4kv.format import layout
-from ds4kv.format.header import HEADER_SIZE, MAGIC, MAX_CHUNK_SIZE, Codec, Header, Layout
+from ds4kv.core.region import PREFIX_SIZE, Examiner
+from ds4kv.errors import Ds4kvError
+from ds4kv.format.header import HEADER_SIZE, Header, Layout
+from ds4kv.format.layout import LAYOUTS
 from ds4kv.format.naming import NAME_SIZE, is_entry_name
 from ds4kv.stream.regular import read_at
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, Self, TypeAlias
-
-    Stamp: TypeAlias = tuple[int, int, int, int, int]
+Stamp: TypeAlias = tuple[int, int, int, int, int]
 
 __all__ = ["Entry", "Index", "read_entry", "read_text", "stamp"]
 
 # A clock ticks every few milliseconds, on some file systems every two seconds. A file that was changed within that time
 # before it was read may have changed again since, with the same stamp.
 _COARSEST_TICK_NS = 2_000_000_000
-
-_HEAD = struct.Struct("<3s5B4I3QI")  # the header and the text's length
-_FIRST_SIZE = 68  # what layout.examine() reads first
 
 
 _Fields = namedtuple(
@@ -136,7 +130,7 @@ def read_entry(path: str) -> Entry:
 
     Raises CorruptError or UnsupportedError for what no store takes for a checkpoint, and OSError.
     """
-    entry, seen_stamp, error = _look(path)
+    entry, seen_stamp, error = _look(path, Examiner())
     if entry is not None:
         return entry
     assert error is not None, seen_stamp
@@ -149,14 +143,14 @@ def read_text(entry: Entry) -> bytes | None:
     try:
         fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            return read_at(fd, layout.PREFIX_SIZE, entry.text_bytes)
+            return read_at(fd, PREFIX_SIZE, entry.text_bytes)
         finally:
             os.close(fd)
     except FileNotFoundError:
         return None
 
 
-def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
+def _look(path: str, examiner: Examiner) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
     """The entry and the stamp, or the stamp and why there is no entry."""
     # Without O_NONBLOCK, a FIFO that took the name since would be waited for.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -166,65 +160,16 @@ def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
         if not stat.S_ISREG(status.st_mode):
             code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
             raise OSError(code, "not a regular file", path)
-        first = read_at(fd, 0, _FIRST_SIZE)
-        fields = _HEAD.unpack_from(first) if len(first) == _FIRST_SIZE else None
-        kind = _plain_layout(fields, first, file_size) if fields is not None else None
-        if fields is None or kind is None:
-            try:
-                # Of one reading of its beginning, as the file may be growing.
-                header, text_bytes = layout.examine(
-                    lambda offset, size: read_at(fd, offset, size) if offset else first[:size], file_size
-                )
-                _check_sizes(header, text_bytes, file_size)
-            except Ds4kvError as error:
-                return None, file, error
-            kind = header.layout
-            fields = _HEAD.unpack_from(first)
+        head, layout, tokens, ctx_size, quant_bits, text_bytes = examiner.look(fd, file_size)
+    except Ds4kvError as error:
+        return None, file, error
     finally:
         os.close(fd)
-    _, _, quant_bits, _, _, _, tokens, _, ctx_size, _, _, _, _, text_bytes = fields
     sha = path[-NAME_SIZE : -len(".kv")].lower()
     device, inode, _, mtime_ns, ctime_ns = file
-    head = first[:HEADER_SIZE]
-    of_file = (device, inode, mtime_ns, ctime_ns)
-    fields = (sha, path, file_size, text_bytes, tokens, ctx_size, quant_bits, head, kind, *of_file)
+    of_header = (tokens, ctx_size, quant_bits, head[:HEADER_SIZE], LAYOUTS[layout])
+    fields = (sha, path, file_size, text_bytes, *of_header, device, inode, mtime_ns, ctime_ns)
     return Entry._make(fields), file, None
-
-
-def _plain_layout(fields: tuple[Any, ...], first: bytes, file_size: int) -> Layout | None:
-    """The layout that layout.examine() is sure to find, told without what makes it several times as slow.
-
-    The rules are its own, for the files that everybody writes. About all others, for which this is None, it is asked.
-    """
-    magic, version, quant_bits, _, _, codec, tokens, _, _, chunk_size, _, _, region_bytes, text_bytes = fields
-    if magic != MAGIC or quant_bits not in (2, 4) or tokens == 0:
-        return None
-    if layout.PREFIX_SIZE + text_bytes + region_bytes > file_size:
-        return None
-    other_codec = first[21]
-    if version == 1:
-        return Layout.V1 if other_codec not in (1, 2) else None
-    if version != 2:
-        return None
-    if other_codec in (1, 2):
-        if codec in (Codec.LZ4, Codec.LZ4HC) or chunk_size >= 27 << 16:  # or byte 22 is no exponent, or byte 23 not 0
-            return None
-        return Layout.V2_CHECKED if other_codec == 2 else Layout.V2_MID
-    if codec == Codec.NONE:
-        # Layout v2-crc looks the same, but for its text length at 64. Where that can't be one, no CRC need be computed.
-        other_text_bytes = int.from_bytes(first[64:], "little")
-        is_plain = chunk_size == 0 and _FIRST_SIZE + other_text_bytes + region_bytes > file_size
-    else:
-        is_plain = codec <= Codec.LZ4HC and 1 <= chunk_size <= MAX_CHUNK_SIZE
-    return Layout.V2 if is_plain else None
-
-
-def _check_sizes(header: Header, text_bytes: int, file_size: int) -> None:
-    end = layout.PREFIX_SIZE + text_bytes + header.payload_bytes
-    if end > file_size:
-        raise TruncatedError(
-            f"text and region are said to end at {end}, the file ends at {file_size}", offset=40, field="payload_bytes"
-        )
 
 
 class Index:
@@ -237,6 +182,7 @@ class Index:
         self._entries: dict[str, Entry] = {}
         self._refused: dict[str, Stamp] = {}
         self._unsettled: set[str] = set()
+        self._examiner = Examiner()
         self.temporaries: list[str] = []
         """Names of files that are being written, or were when their writer was killed, as the last scan saw them."""
 
@@ -270,7 +216,7 @@ class Index:
                             continue
                     if not found.is_file():
                         continue
-                    entry, file, _ = _look(found.path)
+                    entry, file, _ = _look(found.path, self._examiner)
                 except OSError:
                     continue  # gone since, or not to be read now: no verdict, so it is tried again
                 if entry is None:

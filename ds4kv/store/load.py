@@ -56,10 +56,10 @@ class LoadingCheckpoint(CheckpointReader):
         Raises CorruptError if it is proven wrong, and OSError.
         """
         try:
-            return read_noted_tool_map(self._fp, self._region_end, self.note)
+            return read_noted_tool_map(self.file.fp, self.file.outline.region_end, self.note)
         except CorruptError as error:
             self._fault = error
-            error.path = self._path
+            error.path = self.file.path
             raise
 
     def _trailer_fault(self) -> CorruptError | None:
@@ -92,7 +92,7 @@ class LoadingCheckpoint(CheckpointReader):
 
     def _end(self, error: BaseException | None) -> None:
         seconds = time.monotonic() - self._started
-        path, opened = self.entry.path, self._fp.status
+        path, opened = self.entry.path, self.file.fp.status
         fault = self.fault or (self._trailer_fault() if error is None else None)
         if fault is not None:
             log.load_failed(path, fault, seconds)

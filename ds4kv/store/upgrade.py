@@ -214,22 +214,23 @@ class _Source(CheckpointReader):
     """The checkpoint as it was when it was opened, and as it is now."""
 
     def status(self) -> os.stat_result:
-        return os.fstat(self._fp.fileno())
+        return os.fstat(self.file.fp.fileno())
 
     @property
     def path(self) -> str:
-        return self._path
+        return self.file.path
 
     def now(self) -> tuple[Header, bytes]:
         """Header and trailer, which are all that is ever changed in a file. Raises _ChangedError if more was."""
         size = self.status().st_size
-        header, text_bytes = layout.examine(self._fp.read_at, size)
+        header, text_bytes = layout.examine(self.file.fp.fileno(), size)
         for field in ("tokens", "codec", "payload_bytes"):
             if text_bytes != self.text_bytes or getattr(header, field) != getattr(self.header, field):
                 raise _ChangedError
-        trailer = self._fp.read_at(self._region_end, max(size - self._region_end, 0))
+        start = self.file.outline.region_end
+        trailer = self.file.fp.read_at(start, max(size - start, 0))
         if self.note is not None:
-            self.note.check_trailer(trailer, self._fp.fileno(), offset=self._region_end)
+            self.note.check_trailer(trailer, self.file.fp.fileno(), offset=start)
         return header, trailer
 
 

@@ -16,10 +16,12 @@ VENDOR = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "vendor")
 LZ4, XXHASH = VENDOR / "lz4", VENDOR / "xxhash"
 
 CORE = [
+    "fault.c",
+    "chunk.c",
     "file.c",
     "hash.c",
-    "frame.c",
     "transpose.c",
+    "frame.c",
     "codec.c",
     "ring.c",
     "writer.c",

@@ -4,12 +4,21 @@
  * Level 0 gives the bytes of LZ4_compress_default, which is LZ4_compress_fast_extState at acceleration 1; the state is
  * given so that a worker sets it up in memory that it owns and not on a stack whose size the host chose.
  */
+#include "codec.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "file.h"
+#include "frame.h"
+#include "hash.h"
 #include "lz4.h"
 #include "lz4hc.h"
+#include "transpose.h"
+
+_Static_assert(BLOCK_BOUND(DS4KV_MAX_CHUNK_SIZE) == LZ4_COMPRESSBOUND(DS4KV_MAX_CHUNK_SIZE),
+               "frame.h knows how large a block of LZ4 may be");
 
 /* A chunk is sampled at SAMPLES places, if it is so large that this is little of it. A sample has 16 KiB of each byte
  * stream, a quarter of what LZ4 looks back. */
@@ -25,11 +34,6 @@
 const char *ds4kv_lz4_version(void)
 {
     return LZ4_versionString();
-}
-
-uint32_t ds4kv_block_bound(uint32_t raw_size)
-{
-    return (uint32_t)LZ4_compressBound((int)raw_size);
 }
 
 /* ---- encoding ---- */

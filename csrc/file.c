@@ -5,12 +5,14 @@
  * itself, and posix_fadvise made cold loads no faster.
  */
 #define _GNU_SOURCE /* pread, sync_file_range, statx */
+#include "file.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "ds4kv.h"
 
 #define TRIES 3
 #define PIECE ((size_t)1 << 20) /* a tenth of a second from a disk of 10 MB/s */

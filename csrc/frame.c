@@ -4,11 +4,14 @@
  * Every number of a file is judged here, before anybody acts on it: against the other numbers, against the bytes that
  * are left, and against what an LZ4 block can hold at all.
  */
-#include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
+#include "frame.h"
 
-#include "internal.h"
+#include <inttypes.h>
+
+#include "bytes.h"
+#include "fault.h"
+
+#define LARGEST_RAW_SIZE 0x7e000000 /* that LZ4 takes at once */
 
 /* A length byte of an LZ4 block adds at most 255 payload bytes, and no byte of a block adds more. */
 #define MAX_EXPANSION 255
@@ -21,16 +24,9 @@ static uint64_t chunks_in(uint64_t raw_total, uint32_t chunk_size)
     return raw_total / chunk_size + (raw_total % chunk_size != 0);
 }
 
-int fault_set(ds4kv_fault *fault, int status, uint64_t offset, const char *field, const char *why, ...)
+uint32_t ds4kv_block_bound(uint32_t raw_size)
 {
-    va_list args;
-    fault->offset = offset;
-    fault->field = field;
-    fault->os_error = 0;
-    va_start(args, why);
-    vsnprintf(fault->why, sizeof fault->why, why, args);
-    va_end(args);
-    return status;
+    return raw_size > LARGEST_RAW_SIZE ? 0 : BLOCK_BOUND(raw_size);
 }
 
 uint32_t ds4kv_record_head_size(uint32_t form)

@@ -4,10 +4,13 @@
  * A store keeps sums beside its files. They are over what is stored and not over the payload, as that is less to read
  * through, and known to be right before anything is decoded.
  */
+#include "hash.h"
+
 #include <stdlib.h>
 
 #define XXH_INLINE_ALL
-#include "internal.h"
+#include "ds4kv.h"
+#include "file.h"
 #include "xxhash.h"
 
 #define PIECE ((size_t)128 << 10) /* hashed while it is in the cache that it was read to */

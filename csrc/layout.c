@@ -5,10 +5,15 @@
  * exactly at the region's end. The walk reads heads only, and happens only where there is more than one candidate:
  * whoever reads the region of a single one holds it against its frame and heads. A good file is never called damaged.
  */
-#include <inttypes.h>
+#include "layout.h"
+
+#include <stdbool.h>
 #include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "fault.h"
+#include "file.h"
+#include "header.h"
 
 #define CRC_HEADER_SIZE 64
 #define MIN_LOG2 12 /* chunks of 4 KiB: a smaller exponent of an unknown codec may be a byte that means nothing */
@@ -27,13 +32,6 @@ typedef struct {
     uint32_t chunk_size;
     uint32_t record_head_size;
 } candidate;
-
-static int io_fault(ds4kv_fault *fault, uint64_t offset, int os_error)
-{
-    fault_set(fault, DS4KV_IO, offset, "file", "can't be read: %s", strerror(os_error));
-    fault->os_error = os_error;
-    return DS4KV_IO;
-}
 
 /* Whether bytes 48 to 51 are the CRC-32C of a 64-byte header, itself zeroed, and the text length behind it. */
 static bool has_header_crc(const file *file)
@@ -62,11 +60,13 @@ static bool region_end(const file *file, uint64_t *end)
     return start <= file->size && bytes <= file->size - start;
 }
 
-/* OK and the bytes, CORRUPT if the file has fewer, or IO. */
+/* OK and the bytes, CORRUPT if the file has fewer, or what the system says. */
 static int read_piece(const file *file, uint8_t *bytes, size_t n, uint64_t at, ds4kv_fault *fault)
 {
     int os_error, status = file_read(file->fd, bytes, &n, at, &os_error);
-    return status == DS4KV_IO ? io_fault(fault, at, os_error) : status == DS4KV_OK ? DS4KV_OK : DS4KV_CORRUPT;
+    if (status == DS4KV_IO)
+        return fault_io(fault, at, "can't be read", os_error);
+    return status == DS4KV_OK ? DS4KV_OK : DS4KV_CORRUPT;
 }
 
 /* Where the region, all of which is there, stops being of this layout, or FITS. OK, or IO. */
@@ -79,7 +79,7 @@ static int walk(const file *file, candidate layout, uint64_t *misfit, ds4kv_faul
         return DS4KV_OK;
     int status = read_piece(file, bytes, DS4KV_FRAME_SIZE, at, fault);
     if (status != DS4KV_OK)
-        return status == DS4KV_IO ? status : DS4KV_OK;
+        return status == DS4KV_CORRUPT ? DS4KV_OK : status;
     at += DS4KV_FRAME_SIZE;
 
     uint64_t left = get_u64(bytes);
@@ -95,7 +95,7 @@ static int walk(const file *file, candidate layout, uint64_t *misfit, ds4kv_faul
             return DS4KV_OK;
         status = read_piece(file, bytes, 8, at, fault);
         if (status != DS4KV_OK)
-            return status == DS4KV_IO ? status : DS4KV_OK;
+            return status == DS4KV_CORRUPT ? DS4KV_OK : status;
         uint32_t block_size = get_u32(bytes + 4);
         if (get_u32(bytes) != raw_size || block_size < MIN_BLOCK_SIZE ||
             block_size > end - at - layout.record_head_size)
@@ -130,7 +130,7 @@ static int is_of_records(const file *file, uint32_t record_head_size, bool *is, 
     int status = read_piece(file, bytes, sizeof bytes, region_start(file) + DS4KV_FRAME_SIZE, fault);
     *is = false;
     if (status != DS4KV_OK || get_u32(bytes) == 0)
-        return status == DS4KV_IO ? status : DS4KV_OK;
+        return status == DS4KV_CORRUPT ? DS4KV_OK : status;
     status = walk(file, (candidate){DS4KV_LAYOUT_V2, get_u32(bytes), record_head_size}, &misfit, fault);
     *is = misfit == FITS;
     return status;
@@ -218,7 +218,7 @@ int layout_examine(ds4kv_header *header, uint32_t *text_bytes, int fd, uint64_t 
     file file = {.fd = fd, .size = file_size, .head_size = sizeof file.head};
     int os_error, status = file_read(fd, file.head, &file.head_size, 0, &os_error);
     if (status == DS4KV_IO)
-        return io_fault(fault, file.head_size, os_error);
+        return fault_io(fault, file.head_size, "can't be read", os_error);
 
     const uint8_t *head = file.head;
     size_t magic_size = file.head_size < 3 ? file.head_size : 3;

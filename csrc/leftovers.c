@@ -21,7 +21,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "ds4kv.h"
+#include "sha1.h"
 
 #define QUIET_SECONDS 60
 #define UNKNOWN_SECONDS 3600

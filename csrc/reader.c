@@ -14,7 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "chunk.h"
+#include "fault.h"
+#include "file.h"
+#include "frame.h"
+#include "ring.h"
 
 struct ds4kv_reader {
     ring ring;

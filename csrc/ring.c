@@ -11,48 +11,20 @@
  * some under way is left to its workers: the last one gives all memory back. Nothing in it is the caller's then: what is
  * lent is lent only where the codec reads it first, for its byte streams, and that is waited for.
  */
-#define _GNU_SOURCE /* madvise, under -std=c11 */
-#include "internal.h"
+#define _GNU_SOURCE /* pthread_condattr_setclock, getpriority: under -std=c11 */
+#include "ring.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
-#define HUGE_PAGE ((size_t)2 << 20)
+#include "chunk.h"
+#include "ds4kv.h"
+
 #define SMALL_SIZE ((size_t)64 << 10) /* a chunk of so many bytes is not worth a thread, nor long to wait for */
-
-uint8_t *chunk_alloc(size_t size)
-{
-    if (size < HUGE_PAGE)
-        return malloc(size);
-    size_t whole = size & ~(HUGE_PAGE - 1);
-    uint8_t *memory = aligned_alloc(HUGE_PAGE, whole == size ? size : whole + HUGE_PAGE);
-#ifdef MADV_HUGEPAGE
-    /* A wish: where it is refused, small pages do. The odd end of a block bound is not worth a huge page. */
-    if (memory)
-        (void)madvise(memory, whole, MADV_HUGEPAGE);
-#endif
-    return memory;
-}
-
-uint8_t *chunk_buffer(uint8_t **table, uint64_t i, size_t size)
-{
-    if (!table[i])
-        table[i] = chunk_alloc(size);
-    return table[i];
-}
-
-void chunk_table_free(uint8_t **table, uint32_t n)
-{
-    if (table)
-        for (uint32_t i = 0; i < n; i++)
-            free(table[i]);
-    free(table);
-}
 
 static slot *slot_of(ring *ring, uint64_t index)
 {

@@ -11,7 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "chunk.h"
+#include "ds4kv.h"
+#include "ring.h"
 
 struct ds4kv_writer {
     ring ring;

@@ -5,7 +5,7 @@
  * writer lives, where a process id says so only if that process can be seen. What is not held has been left by a process
  * that was killed, and leftovers.c removes it.
  */
-#define _GNU_SOURCE /* realpath, fopencookie, pwrite */
+#define _GNU_SOURCE /* realpath, strndup, pwrite, clock_gettime */
 #include "draft.h"
 
 #include <errno.h>
@@ -21,11 +21,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cookie.h"
 #include "leftovers.h"
 
 #define ATTEMPTS 100
 
 struct draft {
+    cookie cookie; /* of its stream */
     char *target; /* absolute, without links */
     char *path;   /* NULL: there is no such file, or it has its name */
     int fd;       /* -1: none */
@@ -245,12 +247,13 @@ void draft_free(draft *draft)
 
 /* ---- its stream: one of stdio's own keeps that a write failed, but not why ---- */
 
-/* Bytes written; fewer than n: an error, with errno. */
-static size_t put(draft *draft, const char *bytes, size_t n)
+/* All n bytes, or an error. */
+static int64_t put(cookie *cookie, const char *bytes, size_t n)
 {
+    draft *draft = (void *)cookie;
     size_t done = 0;
     if (draft->owner != getpid())
-        return n; /* what a forked child flushes as it ends is the parent's to write */
+        return (int64_t)n; /* what a forked child flushes as it ends is the parent's to write */
     while (done < n && draft->os_error == 0) {
         ssize_t some = pwrite(draft->fd, bytes + done, n - done, (off_t)draft->at);
         if (some < 0 && errno == EINTR)
@@ -262,74 +265,28 @@ static size_t put(draft *draft, const char *bytes, size_t n)
             draft->at += (uint64_t)some;
         }
     }
-    if (done < n)
-        errno = draft->os_error;
-    return done;
+    return done == n ? (int64_t)n : -draft->os_error;
 }
 
-/* Where it is then, or -1. */
-static int64_t seek(draft *draft, int64_t offset, int whence)
+static int64_t seek(cookie *cookie, int64_t offset, int whence)
 {
+    draft *draft = (void *)cookie;
     struct stat facts;
     if (whence == SEEK_CUR)
         offset += (int64_t)draft->at;
     if (whence == SEEK_END) {
         if (fstat(draft->fd, &facts) != 0)
-            return -1;
+            return -errno;
         offset += facts.st_size;
     }
-    if (offset < 0) {
-        errno = EINVAL;
-        return -1;
-    }
+    if (offset < 0)
+        return -EINVAL;
     draft->at = (uint64_t)offset;
     return offset;
 }
 
-#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
-
-static int write_some(void *cookie, const char *bytes, int n)
-{
-    size_t done = put(cookie, bytes, (size_t)n);
-    return done == 0 && n > 0 ? -1 : (int)done;
-}
-
-static fpos_t seek_to(void *cookie, fpos_t offset, int whence)
-{
-    return (fpos_t)seek(cookie, (int64_t)offset, whence);
-}
-
 FILE *draft_stream(draft *draft)
 {
-    return funopen(draft, NULL, write_some, seek_to, NULL);
+    draft->cookie = (cookie){.write = put, .seek = seek};
+    return cookie_open(&draft->cookie);
 }
-
-#else
-
-static ssize_t write_some(void *cookie, const char *bytes, size_t n)
-{
-    size_t done = put(cookie, bytes, n);
-#ifdef __GLIBC__ /* counts what is written without a look at its sign */
-    return (ssize_t)done;
-#else
-    return done == 0 && n > 0 ? -1 : (ssize_t)done;
-#endif
-}
-
-#ifdef __GLIBC__
-static int seek_to(void *cookie, off64_t *offset, int whence)
-#else
-static int seek_to(void *cookie, off_t *offset, int whence)
-#endif
-{
-    int64_t now = seek(cookie, *offset, whence);
-    *offset = now;
-    return now < 0 ? -1 : 0;
-}
-
-FILE *draft_stream(draft *draft)
-{
-    return fopencookie(draft, "w", (cookie_io_functions_t){.write = write_some, .seek = seek_to});
-}
-
-#endif

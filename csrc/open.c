@@ -20,6 +20,7 @@
 #include "header.h"
 #include "layout.h"
 #include "mid.h"
+#include "stream.h"
 
 static int open_regular(checkpoint *c, const char *path, uint64_t *size, ds4kv_fault *fault)
 {
@@ -69,7 +70,7 @@ static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
     const ds4kv_header *header = &c->seen.header;
     int form = header_form(header);
     if (form != DS4KV_FORM_RAW) {
-        /* stdio.c reads the frame as well, and has but an errno to say what is wrong with it. */
+        /* source.c reads the frame as well, and has but an errno to say what is wrong with it. */
         uint8_t head[DS4KV_FRAME_SIZE];
         size_t n = header->payload_bytes < sizeof head ? 0 : sizeof head;
         int status = read_at(c, head, n, c->region_start, fault);
@@ -155,9 +156,6 @@ int open_judge(checkpoint *c, ds4kv_fault *fault)
 {
     if (checkpoint_end_payload(c) == 0)
         return DS4KV_OK;
-    bool is_proven = c->os_error == EBADMSG;
-#ifdef ENODATA
-    is_proven = is_proven || c->os_error == ENODATA;
-#endif
+    bool is_proven = c->os_error == EBADMSG || (c->os_error == TRUNCATED_ERRNO && TRUNCATED_ERRNO != EIO);
     return is_proven ? find_fault(c, fault) : fault_io(fault, 0, "the payload can't be read", c->os_error);
 }

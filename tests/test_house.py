@@ -30,7 +30,7 @@ def c_rooms() -> list[str]:
     """The rooms of C as the architecture shows them, from the ground up: a room uses those before it."""
     _, _, tree = (CSRC.parent / "docs" / "architecture.md").read_text().partition("\n    csrc/ ")
     lines = tree.partition("\n\n")[0].splitlines()[1:]
-    return [line.split()[0] for line in lines]
+    return [room for line in lines for room in line[:24].replace(",", " ").split()]
 
 
 C_ROOMS = c_rooms()

@@ -26,6 +26,7 @@ CORE = [
     "codec.c",
     "ring.c",
     "writer.c",
+    "intake.c",
     "reader.c",
     "oneshot.c",
 ]

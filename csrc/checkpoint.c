@@ -50,8 +50,8 @@ void ds4kv_checkpoint_name(const void *text, size_t text_bytes, char name[44])
     memcpy(name + 40, ".kv", 4);
 }
 
-/* Frees everything, and writes nothing more. What is buffered is forgotten: in a forked child it is the parent's to
- * write, and where the parent reads must not move. */
+/* What is buffered is forgotten, not written: this may be a forked child, whose buffers are copies of the parent's. And
+ * fclose must not move the position of a file that is read, which parent and child share. */
 void checkpoint_destroy(checkpoint *c)
 {
     if (c->seen.payload && c->seen.payload != c->file)

@@ -3,8 +3,8 @@
  *
  * Laws:
  *   - What is allocated here is given back by free().
- *   - A table has a place for each chunk that can be under way at once. Its memory is allocated when a chunk first needs
- *     it, so that a small payload never pays for a large one.
+ *   - A table has a place for each chunk that can be under way at once. Its memory is allocated when a chunk first
+ *     needs it, so that a small payload never pays for a large one.
  */
 #ifndef DS4KV_CHUNK_H
 #define DS4KV_CHUNK_H

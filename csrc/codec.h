@@ -17,11 +17,11 @@ typedef struct codec {
     size_t streams_at; /* where in the scratch a transposed chunk is */
     uint32_t form;
     int level;
-    bool sums;        /* an encoder's: records are to be summed; a decoder's: held against their sums */
-    int fd;           /* a decoder's: of the file that has the records, if slots have no src */
+    bool sums;        /* encoding: makes slot.sum; decoding: checks it */
+    int fd;           /* decoding: the file that has the records of slots without src */
     uint64_t start;   /* of the region in that file */
-    bool is_slow;     /* a chunk may take seconds, and nothing can end it before: nobody is to wait for one to end */
-    bool reads_first; /* and if so, src is read in the first few milliseconds of them: so it may be lent */
+    bool is_slow;     /* a chunk may take seconds, and can't be cut short: whoever ends a ring must not wait for it */
+    bool reads_first; /* of a slow one: it reads src in its first milliseconds, so src may be the caller's memory */
 } codec;
 
 /* Makes a record of a chunk of at most raw_bound bytes: head and block. */

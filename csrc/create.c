@@ -16,9 +16,9 @@
 #include "header.h"
 
 #define CHECKED_LEVEL 1 /* LZ4HC, as ds4 has it */
-#define LEAST_SAVING 64 /* v2-checked saves one byte of so many, or is not used */
+#define LEAST_SAVING 64 /* v2-checked is kept if it saves one byte of 64 */
 
-/* Why writing to the draft failed: what its stream has met, or what the call that failed says. */
+/* Why writing to the draft failed: the first error that its stream has met, or else errno. */
 static int why(const checkpoint *c)
 {
     int os_error = errno;
@@ -119,7 +119,7 @@ static int copy(FILE *to, FILE *from, uint64_t n)
     return fflush(to) == 0 ? 0 : errno;
 }
 
-/* Header, text and payload of the draft `from`, to one of layout v1, which c has now. errno, or 0. */
+/* Copies header, text and payload of the draft `from` to a new draft of c's, with the payload as it is. errno, or 0. */
 static int copy_raw(checkpoint *c, const draft *from, uint64_t region_bytes)
 {
     uint64_t raw_total;
@@ -139,7 +139,8 @@ static int copy_raw(checkpoint *c, const draft *from, uint64_t region_bytes)
     return error;
 }
 
-/* A payload of no bytes has no region of this layout at all: there, the frame stands alone. */
+/* If compressing saves less than 1/64, the checkpoint is made again with its payload as it is, in a new draft. So is
+ * one of no payload, which v2-checked can't hold. errno, or 0. */
 static int store_raw_if_better(checkpoint *c)
 {
     uint8_t head[DS4KV_FRAME_SIZE];

@@ -6,7 +6,7 @@
 
 #include "checkpoint.h"
 
-/* checkpoint_end_payload, and what was written is as it stays: once more as it is, if v2-checked saves too little. */
+/* As checkpoint_end_payload. If v2-checked saved too little, the file has layout v1 then. */
 int create_end_payload(checkpoint *checkpoint);
 
 /* Writes the header as it is in the end, and gives the file its name. */

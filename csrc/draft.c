@@ -1,9 +1,9 @@
 /*
  * draft.c - the file that has no name yet: what is written beside its target, and takes its name when it is whole.
  *
- * It is called NAME.tmp.PID.8HEX and holds flock from its making to its end. That says in every container that its
- * writer lives, where a process id says so only if that process can be seen. What is not held has been left by a process
- * that was killed, and leftovers.c removes it.
+ * It is called NAME.tmp.PID.8HEX, and its writer holds flock on it from its making to its end. The lock is what tells
+ * that the writer lives: in another container its process id means nothing. A draft that nobody holds was left by a
+ * process that was killed, and leftovers.c removes it.
  */
 #define _GNU_SOURCE /* realpath, strndup, pwrite, clock_gettime */
 #include "draft.h"
@@ -46,8 +46,8 @@ static char *join(const char *folder, const char *name)
     return whole;
 }
 
-/* `path` as it stays when the working directory changes, with its links followed, be it to where nothing is yet. They
- * come to an end: realpath has followed them, and says ELOOP where they don't. */
+/* The absolute path of what `path` leads to, through all links, even if there is no file yet where they lead. This
+ * ends: of links that go in a circle realpath says ELOOP, not ENOENT. */
 static char *resolve(const char *path)
 {
     char *whole = realpath(path, NULL);
@@ -119,8 +119,8 @@ static void close_file(draft *draft)
     draft->fd = -1;
 }
 
-/* Opens and locks one. A sweeper may see the file before it is locked, and take it for a dead process's: then another
- * one is made. */
+/* Opens a new file and locks it. Between the two a sweeper may take it for a dead process's and remove it. So the name
+ * is looked at once the file is locked, and if it is gone another one is made. */
 static int open_held(draft *draft)
 {
     for (int i = 0; i < ATTEMPTS; i++) {
@@ -154,7 +154,7 @@ static int look_like(int fd, const struct stat *replaced)
         if (fstat(fd, &ours) != 0)
             return errno;
         if (ours.st_gid != replaced->st_gid)
-            mode = (mode & 0707) | (mode & 0007) << 3; /* what was a group's is not for another one */
+            mode = (mode & 0707) | (mode & 0007) << 3; /* the group is another one: it gets what all others have */
     }
     return (ours.st_mode & 07777) == mode || fchmod(fd, mode) == 0 ? 0 : errno;
 }
@@ -209,8 +209,8 @@ int draft_error(const draft *draft)
 
 int draft_publish(draft *draft)
 {
-    /* Closing is where some file systems tell that they could not write, so it comes before the name. The lock has to
-     * last until after it: else a sweeper elsewhere could come between. Hence another descriptor. */
+    /* Some file systems tell only in close that they could not write, so the file is closed before it takes its name.
+     * But it must stay locked until after that, or a sweeper could come between: a second descriptor keeps the lock. */
     int held = fcntl(draft->fd, F_DUPFD_CLOEXEC, 0);
     int os_error = held < 0 || close(draft->fd) != 0 ? errno : 0;
     if (held >= 0)
@@ -245,7 +245,7 @@ void draft_free(draft *draft)
     free(draft);
 }
 
-/* ---- its stream: one of stdio's own keeps that a write failed, but not why ---- */
+/* ---- its stream: stdio's own would keep that a write failed, but not why ---- */
 
 /* All n bytes, or an error. */
 static int64_t put(cookie *cookie, const char *bytes, size_t n)

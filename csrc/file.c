@@ -31,7 +31,7 @@ int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error)
             return DS4KV_IO;
         }
         if (got == 0) {
-            /* An end that isn't where the file's size has it proves nothing of the file; it may have grown just now. */
+            /* No bytes, though the file is longer: it may have grown just now, or the file system is wrong. */
             struct stat status;
             if (fstat(fd, &status) != 0 || (uint64_t)status.st_size <= offset + *n)
                 return DS4KV_TRUNCATED;

@@ -105,8 +105,8 @@ int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_fram
         *head = (record_head){.raw_size = frame_raw_size(frame, index), .block_size = frame_raw_size(frame, index)};
         return DS4KV_OK;
     }
-    uint32_t raw_size = get_u32(bytes), block_size = get_u32(bytes + 4), head_size = ds4kv_record_head_size(frame->form);
-    uint32_t bound = ds4kv_block_bound(frame->chunk_size);
+    uint32_t raw_size = get_u32(bytes), block_size = get_u32(bytes + 4);
+    uint32_t head_size = ds4kv_record_head_size(frame->form), bound = ds4kv_block_bound(frame->chunk_size);
     uint64_t left = region_bytes - offset; /* a wrong start may leave no room for the head itself */
     uint32_t after = frame->chunk_count - index - 1;
     uint64_t others = head_size + (uint64_t)after * (head_size + MIN_BLOCK_SIZE);

@@ -2,10 +2,10 @@
  * intake.h - the first half of a reader: records in. The other half, payload out, is reader.c.
  *
  * Records come in one of two ways.
- *   - PUT: whoever owns the file asks for room, reads the next bytes of the region right into it, and puts them. Each
+ *   - PUT: whoever owns the file asks for room, reads the next bytes of the region right into it, puts them. Each
  *     block is asked for together with the record head behind it, so a record is one read.
- *   - MEMORY and OPEN_FILE: the region lies there, whole. Only record heads are read here; whoever decodes a block reads
- *     it first. As many chunks as the ring has slots are on their way at any time.
+ *   - MEMORY and OPEN_FILE: the region lies there, whole. Only record heads are read here, whoever decodes a block
+ *     reads it first. As many chunks as the ring has slots are on their way at any time.
  *
  * Laws:
  *   - A record is pushed into the ring once its head was judged, and not before.

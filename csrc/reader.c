@@ -5,8 +5,8 @@
  * payload as workers. Where the region lies there: the blocks are the workers' own, and chunks of payload are
  * workers + 1, as one is copied out while the others are decoded.
  *
- * A chunk that is aimed at the caller's memory needs none of its own. In forms with byte streams each worker has a chunk
- * more.
+ * A chunk that is aimed at the caller's memory needs none of its own. In forms with byte streams each worker has a
+ * chunk more.
  */
 #include <inttypes.h>
 #include <stdlib.h>

@@ -15,8 +15,8 @@
  *   - drained <= taken <= filled <= drained + n_slots, and the counters only grow. Chunk i is in slot i mod n_slots.
  *   - One owner. It fills ring_next's slot and pushes it, and later peeks at the oldest and pops it; so chunks come out
  *     in the order in which they went in, whichever worker ends first.
- *   - A slot that is not aimed is taken only when taken < drained + n_out: so n_out destination memories are enough, and
- *     chunk i uses number i mod n_out.
+ *   - A slot whose dst isn't the caller's memory is taken only when taken < drained + n_out. So n_out memories for
+ *     results are enough, and chunk i uses number i mod n_out.
  *   - Workers say nothing to anybody: they leave a status in the slot.
  */
 #ifndef DS4KV_RING_H
@@ -65,9 +65,11 @@ slot *ring_peek(ring *ring, bool wait); /* the oldest slot once done; NULL: none
 bool ring_wait(ring *ring, int ms);     /* false: after so long, a ring_peek that waits would still have to */
 void ring_pop(ring *ring);
 
-/* Ends the threads, then calls release(object), which is to call ring_clear. It waits for the chunks being run, and the
- * caller's memory is the caller's again. Those of a slow codec are waited for until they have read what is lent, and no
- * longer: the last thread that leaves one calls release, later, and who called this has no part in the ring any more. */
+/* Ends the threads, then calls release(object), which has to call ring_clear. Afterwards no worker uses the caller's
+ * memory, and the ring is gone for who called this.
+ *
+ * It waits for the chunks that are being run. A slow codec's chunk is waited for only until it has read what is lent:
+ * then ring_end returns before the end, and the last worker calls release, up to seconds later. */
 void ring_end(ring *ring, void (*release)(void *object), void *object);
 void ring_clear(ring *ring); /* gives back what the ring itself holds; does nothing to a zeroed one */
 

@@ -25,8 +25,8 @@ typedef struct {
     char buffer[STREAM_BUFFER_SIZE];
 } sink;
 
-/* Which stream is being abandoned can't be told to it: the C library doesn't lead from a FILE * to what is behind it. But
- * its fclose comes here on the thread that calls it. A source has nothing to write, and doesn't ask. */
+/* Which stream is being abandoned can't be told to it: the C library doesn't lead from a FILE * to what is behind it.
+ * But its fclose comes here on the thread that calls it. A source has nothing to write, and doesn't ask. */
 static _Thread_local bool is_abandoning;
 
 void ds4kv_fabandon(FILE *stream)

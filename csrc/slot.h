@@ -1,7 +1,8 @@
 /*
- * slot.h - one chunk on its way through a ring: what a codec is to do with it, and what came of it.
+ * slot.h - one chunk on its way through a ring: what a codec is to do, and what came of it.
  *
- * Law: one thread at a time has a slot. The pusher has it before the push and after the chunk is done; between, a worker.
+ * Law: a slot is one thread's at a time. The owner of the ring has it until it pushes it, and again when it is done;
+ * between, a worker. Only is_read may be looked at by the owner meanwhile.
  */
 #ifndef DS4KV_SLOT_H
 #define DS4KV_SLOT_H
@@ -12,20 +13,23 @@
 #include <stdint.h>
 
 typedef struct {
-    const uint8_t *src; /* pusher writes before the push, worker reads; NULL: the worker reads it from the codec's file */
-    uint8_t *dst;       /* pusher writes before the push, worker writes behind it */
-    size_t src_size;    /* pusher; worker: bytes that it could read */
-    size_t dst_size;    /* pusher: room at dst; worker: bytes it made */
-    uint64_t offset;    /* pusher: where the record is in its region, for faults and reading */
-    uint32_t checksum;  /* pusher, decoding: what the record's head has */
-    uint64_t sum;       /* pusher, decoding: what the record should have; worker, encoding: what it has */
-    int status;         /* worker */
-    int os_error;       /* worker: errno behind status IO */
-    enum { WRONG_SUM, WRONG_BLOCK, WRONG_CHECKSUM } wrong; /* worker: behind status CORRUPT */
-    bool lent;           /* pusher: src is the caller's own memory */
-    bool aimed;          /* pusher: dst is the caller's own memory */
-    bool done;           /* under the ring's mutex: the worker is through with it */
-    atomic_bool is_read; /* worker: src is not needed any more */
+    /* What is to be done. */
+    const uint8_t *src; /* NULL: a record that the worker reads from the codec's file */
+    uint8_t *dst;
+    size_t src_size;    /* reading from a file, afterwards: how much of it was there */
+    size_t dst_size;    /* decoding: of the chunk; encoding: room for the record, and afterwards its size */
+    uint64_t offset;    /* decoding: of the record in its region */
+    uint32_t checksum;  /* decoding: what the record head has */
+    uint64_t sum;       /* of the record; decoding: what it should be; encoding, afterwards: what it is */
+    bool lent;          /* src is the caller's own memory */
+    bool aimed;         /* dst is the caller's own memory */
+
+    /* What came of it. */
+    int status;
+    int os_error;                                          /* of status IO */
+    enum { WRONG_SUM, WRONG_BLOCK, WRONG_CHECKSUM } wrong; /* of status CORRUPT */
+    atomic_bool is_read;                                   /* src is not needed any more */
+    bool done;                                             /* under the ring's mutex: all of the above is there */
 } slot;
 
 #endif

@@ -158,7 +158,8 @@ FILE *ds4kv_fopen_reader_as(FILE *in, uint64_t region_bytes, uint32_t chunk_size
     source->cookie = (cookie){.read = source_read, .close = source_close};
     source->in = in;
     source->in_file = fstat(fileno(in), &facts) == 0 && S_ISREG(facts.st_mode);
-    /* Nothing of the region waits in a buffer to be written: whoever wrote it went back to where it starts. */
+    /* Workers read past in's buffer. Nothing of the region can still be in there, unwritten: in is at the region's
+     * start, and seeking back to it has flushed what was. */
     source->start = source->in_file ? ftello(in) : 0;
     source->region_bytes = region_bytes;
     source->raw_left = region_bytes;

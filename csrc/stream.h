@@ -1,9 +1,9 @@
 /*
  * stream.h - what the two streams of a payload have in common: sink.c's, to be written, and source.c's, to be read.
  *
- * Their buffer gathers what an engine writes or reads by 4 bytes. A large fwrite passes it by, and so does a large fread
- * in C libraries that hand the caller's memory on (musl): there, the core decodes to where it goes. glibc fills the
- * buffer for every fread from such a stream, and copies; unbuffered, it would ask byte by byte.
+ * Their buffer gathers what an engine writes or reads by 4 bytes. A large fwrite passes it by, and so does a large
+ * fread in C libraries that hand the caller's memory on (musl): there, the core decodes to where it goes. glibc fills
+ * the buffer for every fread from such a stream, and copies; unbuffered, it would ask byte by byte.
  */
 #ifndef DS4KV_STREAM_H
 #define DS4KV_STREAM_H

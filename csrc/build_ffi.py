@@ -16,13 +16,17 @@ VENDOR = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "vendor")
 LZ4, XXHASH = VENDOR / "lz4", VENDOR / "xxhash"
 
 CORE = [
+    "cookie.c",
+    "fault.c",
+    "chunk.c",
     "file.c",
     "hash.c",
-    "frame.c",
     "transpose.c",
+    "frame.c",
     "codec.c",
     "ring.c",
     "writer.c",
+    "intake.c",
     "reader.c",
     "oneshot.c",
     "header.c",
@@ -43,7 +47,7 @@ def cdef_of(header: str) -> str:
 PYTHON_FILE = """
 extern "Python" int64_t python_write(void *stream, const char *raw, size_t n);
 extern "Python" int64_t python_read(void *stream, char *raw, size_t n);
-static int python_file_open(FILE **file, void *stream, int writes, char *buffer, size_t size);
+static int python_file_open(FILE **out, void *stream, int writes);
 static void python_file_close(FILE **file);
 int fflush(FILE *file);
 int ferror(FILE *file);

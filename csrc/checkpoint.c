@@ -1,31 +1,22 @@
 /*
- * checkpoint.c - one .kv file from its opening to its close; open.c reads one, create.c writes one.
- *
- * A checkpoint has two streams: its file's and its payload's. stdio.c makes the payload's, which leaves the file's at
- * the region's end. Where codec none is written, they are one and the same.
+ * checkpoint.c - what reading a checkpoint and writing one have in common.
  */
-#define _GNU_SOURCE /* __fpurge, fseeko */
+#include "checkpoint.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "checkpoint.h"
 #include "ds4kv_stdio.h"
+#include "fault.h"
+#include "sha1.h"
 
 #ifdef __linux__
 #include <stdio_ext.h>
 #define fpurge __fpurge
 #endif
-
-int io_fault(ds4kv_fault *fault, const char *what, int os_error)
-{
-    int status = os_error == ENOMEM ? DS4KV_NOMEM : DS4KV_IO;
-    fault_set(fault, status, 0, "file", "%s: %s", what, strerror(os_error));
-    fault->os_error = os_error;
-    return status;
-}
 
 int name_fault(ds4kv_fault *fault, int status, const char *path, const void *text, size_t text_bytes)
 {
@@ -58,8 +49,8 @@ void ds4kv_checkpoint_name(const void *text, size_t text_bytes, char name[44])
     memcpy(name + 40, ".kv", 4);
 }
 
-/* Frees everything, and writes nothing more. What is buffered is forgotten: in a forked child it is the parent's to
- * write, and where the parent reads must not move. */
+/* What is buffered is forgotten, not written: this may be a forked child, whose buffers are copies of the parent's. And
+ * fclose must not move the position of a file that is read, which parent and child share. */
 void checkpoint_destroy(checkpoint *c)
 {
     if (c->seen.payload && c->seen.payload != c->file)
@@ -83,62 +74,13 @@ checkpoint *checkpoint_new(ds4kv_fault *fault)
     return c;
 }
 
-/* Whether nothing of a payload has come to the file but the room for its frame. */
-static bool is_empty(const checkpoint *c)
-{
-    return ftello(c->file) == (off_t)(c->region_start + DS4KV_FRAME_SIZE);
-}
-
 int checkpoint_end_payload(checkpoint *c)
 {
     FILE *payload = c->seen.payload;
     c->seen.payload = NULL;
-    if (!payload)
-        return c->os_error == 0 ? 0 : -1;
-    bool is_checked = c->seen.header.layout == DS4KV_LAYOUT_V2_CHECKED;
-    if (payload != c->file && fclose(payload) != 0 && !(c->is_written && is_checked && errno == EINVAL && is_empty(c)))
+    if (payload && payload != c->file && fclose(payload) != 0)
         c->os_error = errno; /* the first error of all, as errors stick */
-    else if (payload == c->file && (ferror(payload) || draft_error(c->draft)))
+    else if (payload && payload == c->file && (ferror(payload) || draft_error(c->draft)))
         c->os_error = draft_error(c->draft) ? draft_error(c->draft) : EIO;
-    if (c->is_written && c->os_error == 0 && is_checked)
-        c->os_error = checkpoint_store_raw_if_better(c);
-    if (c->is_written && c->os_error == 0) {
-        off_t end = ftello(c->file);
-        if (end < 0)
-            c->os_error = errno;
-        c->region_end = (uint64_t)end;
-    }
     return c->os_error == 0 ? 0 : -1;
-}
-
-FILE *ds4kv_checkpoint_trailer(ds4kv_checkpoint *seen)
-{
-    checkpoint *c = inside(seen);
-    if (c->owner != getpid()) {
-        errno = EPERM;
-        return NULL;
-    }
-    if (checkpoint_end_payload(c) != 0) {
-        errno = c->os_error;
-        return NULL;
-    }
-    return !c->is_written && fseeko(c->file, (off_t)c->region_end, SEEK_SET) != 0 ? NULL : c->file;
-}
-
-int ds4kv_checkpoint_close(ds4kv_checkpoint *seen, ds4kv_fault *fault)
-{
-    checkpoint *c = inside(seen);
-    int status;
-    if (c->owner != getpid())
-        status = fault_set(fault, DS4KV_STATE, 0, "file", "a checkpoint is closed by the process that opened it");
-    else
-        status = c->is_written ? checkpoint_publish(c, fault) : checkpoint_judge(c, fault);
-    checkpoint_destroy(c);
-    return status;
-}
-
-void ds4kv_checkpoint_abandon(ds4kv_checkpoint *seen)
-{
-    if (seen)
-        checkpoint_destroy(inside(seen));
 }

@@ -1,13 +1,21 @@
 /*
- * checkpoint.h - what open.c, create.c and checkpoint.c know of a checkpoint.
+ * checkpoint.h - one .kv file while it is open: what it holds, its making and its unmaking.
+ *
+ * open.c opens one to read it, create.c makes one to write it, close.c ends either.
+ *
+ * A checkpoint has two streams. `file` is the whole file; `seen.payload` is what the engine reads or writes. Where the
+ * region is compressed, the payload's is one that sink.c or source.c made on top of the file's. Where the payload
+ * stands in the file as it is, being written, both are one and the same.
  */
 #ifndef DS4KV_CHECKPOINT_H
 #define DS4KV_CHECKPOINT_H
 
+#include <stdbool.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "draft.h"
-#include "internal.h"
+#include "ds4kv_file.h"
 
 typedef struct {
     ds4kv_checkpoint seen; /* first: what callers have is a pointer to it */
@@ -33,22 +41,8 @@ void checkpoint_destroy(checkpoint *checkpoint);
 /* Closes the payload's stream, after which the file's is behind the region, if it was written; -1, with os_error. */
 int checkpoint_end_payload(checkpoint *checkpoint);
 
-/* These fill in a fault and return its status. */
-int io_fault(ds4kv_fault *fault, const char *what, int os_error);
+/* What both are asked for. These fill in a fault and return its status. */
 int name_fault(ds4kv_fault *fault, int status, const char *path, const void *text, size_t text_bytes);
 int workers_fault(ds4kv_fault *fault, int workers);
-
-/* ---- open.c ---- */
-
-/* What came of reading the payload, as far as it was read. */
-int checkpoint_judge(checkpoint *checkpoint, ds4kv_fault *fault);
-
-/* ---- create.c ---- */
-
-/* The payload once more, as it is, if v2-checked saves too little of it. errno, or 0. */
-int checkpoint_store_raw_if_better(checkpoint *checkpoint);
-
-/* Writes the header as it is in the end, and gives the file its name. */
-int checkpoint_publish(checkpoint *checkpoint, ds4kv_fault *fault);
 
 #endif

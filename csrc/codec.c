@@ -4,22 +4,33 @@
  * Level 0 gives the bytes of LZ4_compress_default, which is LZ4_compress_fast_extState at acceleration 1; the state is
  * given so that a worker sets it up in memory that it owns and not on a stack whose size the host chose.
  */
+#include "codec.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "file.h"
+#include "frame.h"
+#include "hash.h"
 #include "lz4.h"
 #include "lz4hc.h"
+#include "transpose.h"
 
-/* A chunk is sampled at SAMPLES places, if it is so large that this is little of it. A sample has 16 KiB of each byte
- * stream, a quarter of what LZ4 looks back. */
+_Static_assert(BLOCK_BOUND(DS4KV_MAX_CHUNK_SIZE) == LZ4_COMPRESSBOUND(DS4KV_MAX_CHUNK_SIZE),
+               "frame.h knows how large a block of LZ4 may be");
+
+/* Samples tell whether a chunk is worth compressing: 4 of them, of 64 KiB, compressed at level 0. Each has 16 KiB of
+ * each byte stream. A chunk of less than 1 MiB isn't sampled, as the samples would be too large a part of it. */
 #define SAMPLES 4
 #define SAMPLE_SIZE ((size_t)64 << 10)
 #define SAMPLED_SIZE ((size_t)1 << 20)
-#define SAMPLED_CHUNKS 4
-#define WORTH_IT 64 /* to save 1 byte of so many */
+#define WORTH_IT 64 /* it is, if it saves 1 byte of 64 */
 
-/* 16 MiB take 10 ms at level 0, 0.1 s at the first level of LZ4HC and 6 s at its last. So many bytes take 25 ms there. */
+#define SAMPLED_CHUNKS 4 /* of a payload */
+
+/* A larger chunk is slow above level 0: at the last level 64 KiB take 25 ms and 16 MiB 6 s. Level 0 takes 10 ms for 16
+ * MiB, level 1 0.1 s. */
 #define SLOW_SIZE ((size_t)64 << 10)
 
 const char *ds4kv_lz4_version(void)
@@ -27,15 +38,10 @@ const char *ds4kv_lz4_version(void)
     return LZ4_versionString();
 }
 
-uint32_t ds4kv_block_bound(uint32_t raw_size)
-{
-    return (uint32_t)LZ4_compressBound((int)raw_size);
-}
-
 /* ---- encoding ---- */
 
-/* Whether samples of a chunk say that LZ4 saves less than 1 byte of 64. state is for LZ4, streams and out have room for
- * a sample and for its block. */
+/* Whether a chunk is not worth compressing, by its samples. `state` is LZ4's, `streams` has room for a sample, `out`
+ * for its block. */
 static bool is_hopeless(const uint8_t *raw, size_t n, void *state, uint8_t *streams, uint8_t *out)
 {
     size_t total = 0;
@@ -68,7 +74,7 @@ int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size)
     return hopeless;
 }
 
-/* A block of n >= 15 bytes that are there as they are: token, length, literals. */
+/* Makes an LZ4 block that holds n >= 15 bytes as they are: token, length, literals. Returns its size. */
 static int literal_block(uint8_t *block, const uint8_t *bytes, size_t n)
 {
     uint8_t *at = block;
@@ -91,7 +97,7 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
     record_head head = {.raw_size = (uint32_t)n};
     bool hopeless = false;
     if (codec->form == DS4KV_FORM_CHECKED) {
-        /* At level 0 LZ4 gives up by itself nearly as soon. */
+        /* At level 0 samples would save nothing: there LZ4 itself skips what it can't compress. */
         hopeless = codec->level > 0 && is_hopeless(slot->src, n, scratch, streams, block);
         head.checksum = transpose(streams, slot->src, n);
         atomic_store(&slot->is_read, true);
@@ -103,7 +109,7 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
         block_size = LZ4_compress_fast_extState(scratch, raw, (char *)block, (int)n, room, 1);
     else
         block_size = LZ4_compress_HC_extStateHC(scratch, raw, (char *)block, (int)n, room, codec->level);
-    if (block_size <= 0) /* there is room for any block: the parser of the highest levels found no memory */
+    if (block_size <= 0) /* there was room for any block; only the highest levels need memory of their own */
         return codec->level >= LZ4HC_CLEVEL_OPT_MIN ? DS4KV_NOMEM : DS4KV_CODEC;
     head.block_size = (uint32_t)block_size;
     record_head_encode(&head, codec->form, slot->dst);
@@ -136,7 +142,7 @@ static int wrong(slot *slot, int what)
     return DS4KV_CORRUPT;
 }
 
-/* The record, from where it is, held against its sum. */
+/* Fetches the record, from memory or from the file, and checks its sum. */
 static int get_record(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop, const uint8_t **record)
 {
     uint8_t *memory = codec->form == DS4KV_FORM_RAW ? slot->dst : scratch;

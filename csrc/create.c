@@ -2,18 +2,22 @@
  * create.c - a checkpoint that is written, to a draft that takes its name in the end.
  */
 #define _GNU_SOURCE /* fseeko */
+#include "create.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "checkpoint.h"
+#include "bytes.h"
 #include "ds4kv_stdio.h"
+#include "fault.h"
+#include "file.h"
 
 #define CHECKED_LEVEL 1 /* LZ4HC, as ds4 has it */
-#define LEAST_SAVING 64 /* v2-checked saves one byte of so many, or is not used */
+#define LEAST_SAVING 64 /* v2-checked is kept if it saves one byte of 64 */
 
-/* Why writing to the draft failed: what its stream has met, or what the call that failed says. */
+/* Why writing to the draft failed: the first error that its stream has met, or else errno. */
 static int why(const checkpoint *c)
 {
     int os_error = errno;
@@ -39,7 +43,7 @@ static int write_front(checkpoint *c, const void *text, ds4kv_fault *fault)
     size_t n = c->seen.text_bytes;
     if (fwrite(front, 1, sizeof front, c->file) != sizeof front || (n && fwrite(text, 1, n, c->file) != n) ||
         fflush(c->file) != 0)
-        return io_fault(fault, "can't be written", why(c));
+        return fault_io(fault, 0, "can't be written", why(c));
     return DS4KV_OK;
 }
 
@@ -64,7 +68,7 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
         return status;
     int os_error = begin_draft(c, path);
     if (os_error != 0)
-        return io_fault(fault,
+        return fault_io(fault, 0,
                         os_error == EISDIR || os_error == EEXIST
                             ? "not a regular file, and not to be replaced by one"
                             : "can't be created",
@@ -79,7 +83,7 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     c->seen.payload = form == DS4KV_FORM_RAW
                           ? c->file
                           : ds4kv_fopen_writer_as(c->file, header->chunk_size, (uint32_t)form, level, workers);
-    return c->seen.payload ? DS4KV_OK : io_fault(fault, "can't be written", why(c));
+    return c->seen.payload ? DS4KV_OK : fault_io(fault, 0, "can't be written", why(c));
 }
 
 int ds4kv_checkpoint_create(ds4kv_checkpoint **out, const char *path, const ds4kv_header *header, const void *text,
@@ -114,7 +118,7 @@ static int copy(FILE *to, FILE *from, uint64_t n)
     return fflush(to) == 0 ? 0 : errno;
 }
 
-/* Header, text and payload of the draft `from`, to one of layout v1, which c has now. errno, or 0. */
+/* Copies header, text and payload of the draft `from` to a new draft of c's, with the payload as it is. errno, or 0. */
 static int copy_raw(checkpoint *c, const draft *from, uint64_t region_bytes)
 {
     uint64_t raw_total;
@@ -134,8 +138,9 @@ static int copy_raw(checkpoint *c, const draft *from, uint64_t region_bytes)
     return error;
 }
 
-/* A payload of no bytes has no region of this layout at all: there, the frame stands alone. */
-int checkpoint_store_raw_if_better(checkpoint *c)
+/* If compressing saves less than 1/64, the checkpoint is made again with its payload as it is, in a new draft. So is
+ * one of no payload, which v2-checked can't hold. errno, or 0. */
+static int store_raw_if_better(checkpoint *c)
 {
     uint8_t head[DS4KV_FRAME_SIZE];
     size_t n = sizeof head;
@@ -162,27 +167,50 @@ int checkpoint_store_raw_if_better(checkpoint *c)
 
 /* ---- the end ---- */
 
-int checkpoint_publish(checkpoint *c, ds4kv_fault *fault)
+/* Whether nothing of a payload has come to the file but the room for its frame. */
+static bool is_empty(const checkpoint *c)
+{
+    return ftello(c->file) == (off_t)(c->region_start + DS4KV_FRAME_SIZE);
+}
+
+int create_end_payload(checkpoint *c)
+{
+    bool is_first = c->seen.payload != NULL, is_checked = c->seen.header.layout == DS4KV_LAYOUT_V2_CHECKED;
+    (void)checkpoint_end_payload(c);
+    if (is_first && is_checked && c->os_error == EINVAL && is_empty(c))
+        c->os_error = 0; /* the layout has no payload of no bytes: as it is, there is one */
+    if (is_first && is_checked && c->os_error == 0)
+        c->os_error = store_raw_if_better(c);
+    if (is_first && c->os_error == 0) {
+        off_t end = ftello(c->file);
+        if (end < 0)
+            c->os_error = errno;
+        c->region_end = (uint64_t)end;
+    }
+    return c->os_error == 0 ? 0 : -1;
+}
+
+int create_publish(checkpoint *c, ds4kv_fault *fault)
 {
     uint8_t head[DS4KV_HEADER_SIZE];
-    if (checkpoint_end_payload(c) != 0)
-        return io_fault(fault, "the payload can't be written", c->os_error);
+    if (create_end_payload(c) != 0)
+        return fault_io(fault, 0, "the payload can't be written", c->os_error);
     c->seen.header.payload_bytes = c->region_end - c->region_start;
     int os_error, status = ds4kv_header_pack(&c->seen.header, head, fault);
     if (status != DS4KV_OK)
         return status;
     if (fseeko(c->file, 0, SEEK_SET) != 0 || fwrite(head, 1, sizeof head, c->file) != sizeof head ||
         fflush(c->file) != 0 || draft_error(c->draft) != 0)
-        return io_fault(fault, "can't be written", why(c));
+        return fault_io(fault, 0, "can't be written", why(c));
     if (c->seen.fsync && fsync(draft_fd(c->draft)) != 0)
-        return io_fault(fault, "can't be sent to the disk", errno);
+        return fault_io(fault, 0, "can't be sent to the disk", errno);
     FILE *file = c->file;
     c->file = NULL;
     if (fclose(file) != 0)
-        return io_fault(fault, "can't be written", why(c));
+        return fault_io(fault, 0, "can't be written", why(c));
     if ((os_error = draft_publish(c->draft)) != 0)
-        return io_fault(fault, "can't take its name", os_error);
+        return fault_io(fault, 0, "can't take its name", os_error);
     if (c->seen.fsync && (os_error = draft_sync_name(c->draft)) != 0)
-        return io_fault(fault, "has its name, which can't be sent to the disk", os_error);
+        return fault_io(fault, 0, "has its name, which can't be sent to the disk", os_error);
     return DS4KV_OK;
 }

@@ -1,11 +1,11 @@
 /*
  * draft.c - the file that has no name yet: what is written beside its target, and takes its name when it is whole.
  *
- * It is called NAME.tmp.PID.8HEX and holds flock from its making to its end. That says in every container that its
- * writer lives, where a process id says so only if that process can be seen. What is not held has been left by a process
- * that was killed, and leftovers.c removes it.
+ * It is called NAME.tmp.PID.8HEX, and its writer holds flock on it from its making to its end. The lock is what tells
+ * that the writer lives: in another container its process id means nothing. A draft that nobody holds was left by a
+ * process that was killed, and leftovers.c removes it.
  */
-#define _GNU_SOURCE /* realpath, fopencookie, pwrite */
+#define _GNU_SOURCE /* realpath, strndup, pwrite, clock_gettime */
 #include "draft.h"
 
 #include <errno.h>
@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -20,12 +21,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "cookie.h"
 #include "leftovers.h"
 
 #define ATTEMPTS 100
 
 struct draft {
+    cookie cookie; /* of its stream */
     char *target; /* absolute, without links */
     char *path;   /* NULL: there is no such file, or it has its name */
     int fd;       /* -1: none */
@@ -44,8 +46,8 @@ static char *join(const char *folder, const char *name)
     return whole;
 }
 
-/* `path` as it stays when the working directory changes, with its links followed, be it to where nothing is yet. They
- * come to an end: realpath has followed them, and says ELOOP where they don't. */
+/* The absolute path of what `path` leads to, through all links, even if there is no file yet where they lead. This
+ * ends: of links that go in a circle realpath says ELOOP, not ENOENT. */
 static char *resolve(const char *path)
 {
     char *whole = realpath(path, NULL);
@@ -117,8 +119,8 @@ static void close_file(draft *draft)
     draft->fd = -1;
 }
 
-/* Opens and locks one. A sweeper may see the file before it is locked, and take it for a dead process's: then another
- * one is made. */
+/* Opens a new file and locks it. Between the two a sweeper may take it for a dead process's and remove it. So the name
+ * is looked at once the file is locked, and if it is gone another one is made. */
 static int open_held(draft *draft)
 {
     for (int i = 0; i < ATTEMPTS; i++) {
@@ -152,7 +154,7 @@ static int look_like(int fd, const struct stat *replaced)
         if (fstat(fd, &ours) != 0)
             return errno;
         if (ours.st_gid != replaced->st_gid)
-            mode = (mode & 0707) | (mode & 0007) << 3; /* what was a group's is not for another one */
+            mode = (mode & 0707) | (mode & 0007) << 3; /* the group is another one: it gets what all others have */
     }
     return (ours.st_mode & 07777) == mode || fchmod(fd, mode) == 0 ? 0 : errno;
 }
@@ -207,8 +209,8 @@ int draft_error(const draft *draft)
 
 int draft_publish(draft *draft)
 {
-    /* Closing is where some file systems tell that they could not write, so it comes before the name. The lock has to
-     * last until after it: else a sweeper elsewhere could come between. Hence another descriptor. */
+    /* Some file systems tell only in close that they could not write, so the file is closed before it takes its name.
+     * But it must stay locked until after that, or a sweeper could come between: a second descriptor keeps the lock. */
     int held = fcntl(draft->fd, F_DUPFD_CLOEXEC, 0);
     int os_error = held < 0 || close(draft->fd) != 0 ? errno : 0;
     if (held >= 0)
@@ -243,14 +245,15 @@ void draft_free(draft *draft)
     free(draft);
 }
 
-/* ---- its stream: one of stdio's own keeps that a write failed, but not why ---- */
+/* ---- its stream: stdio's own would keep that a write failed, but not why ---- */
 
-/* Bytes written; fewer than n: an error, with errno. */
-static size_t put(draft *draft, const char *bytes, size_t n)
+/* All n bytes, or an error. */
+static int64_t put(cookie *cookie, const char *bytes, size_t n)
 {
+    draft *draft = (void *)cookie;
     size_t done = 0;
     if (draft->owner != getpid())
-        return n; /* what a forked child flushes as it ends is the parent's to write */
+        return (int64_t)n; /* what a forked child flushes as it ends is the parent's to write */
     while (done < n && draft->os_error == 0) {
         ssize_t some = pwrite(draft->fd, bytes + done, n - done, (off_t)draft->at);
         if (some < 0 && errno == EINTR)
@@ -262,74 +265,28 @@ static size_t put(draft *draft, const char *bytes, size_t n)
             draft->at += (uint64_t)some;
         }
     }
-    if (done < n)
-        errno = draft->os_error;
-    return done;
+    return done == n ? (int64_t)n : -draft->os_error;
 }
 
-/* Where it is then, or -1. */
-static int64_t seek(draft *draft, int64_t offset, int whence)
+static int64_t seek(cookie *cookie, int64_t offset, int whence)
 {
+    draft *draft = (void *)cookie;
     struct stat facts;
     if (whence == SEEK_CUR)
         offset += (int64_t)draft->at;
     if (whence == SEEK_END) {
         if (fstat(draft->fd, &facts) != 0)
-            return -1;
+            return -errno;
         offset += facts.st_size;
     }
-    if (offset < 0) {
-        errno = EINVAL;
-        return -1;
-    }
+    if (offset < 0)
+        return -EINVAL;
     draft->at = (uint64_t)offset;
     return offset;
 }
 
-#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
-
-static int write_some(void *cookie, const char *bytes, int n)
-{
-    size_t done = put(cookie, bytes, (size_t)n);
-    return done == 0 && n > 0 ? -1 : (int)done;
-}
-
-static fpos_t seek_to(void *cookie, fpos_t offset, int whence)
-{
-    return (fpos_t)seek(cookie, (int64_t)offset, whence);
-}
-
 FILE *draft_stream(draft *draft)
 {
-    return funopen(draft, NULL, write_some, seek_to, NULL);
+    draft->cookie = (cookie){.write = put, .seek = seek};
+    return cookie_open(&draft->cookie);
 }
-
-#else
-
-static ssize_t write_some(void *cookie, const char *bytes, size_t n)
-{
-    size_t done = put(cookie, bytes, n);
-#ifdef __GLIBC__ /* counts what is written without a look at its sign */
-    return (ssize_t)done;
-#else
-    return done == 0 && n > 0 ? -1 : (ssize_t)done;
-#endif
-}
-
-#ifdef __GLIBC__
-static int seek_to(void *cookie, off64_t *offset, int whence)
-#else
-static int seek_to(void *cookie, off_t *offset, int whence)
-#endif
-{
-    int64_t now = seek(cookie, *offset, whence);
-    *offset = now;
-    return now < 0 ? -1 : 0;
-}
-
-FILE *draft_stream(draft *draft)
-{
-    return fopencookie(draft, "w", (cookie_io_functions_t){.write = write_some, .seek = seek_to});
-}
-
-#endif

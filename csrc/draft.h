@@ -28,7 +28,7 @@ int draft_publish(draft *draft);
 /* Sends the directory of the name to the disk. */
 int draft_sync_name(const draft *draft);
 
-/* Removes the file, unless it has its name, and frees the rest; in a forked child the file is the parent's and stays. */
+/* Removes the file, unless it has its name, and frees the rest. A forked child leaves the file, which is its parent's. */
 void draft_free(draft *draft);
 
 #endif

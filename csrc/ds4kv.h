@@ -3,28 +3,31 @@
  *
  * The core is bytes in, bytes out. It opens no file, calls nothing back and knows no Python. A writer turns payload
  * bytes into records, a reader turns records into payload bytes; both are a ring of chunks served by worker threads,
- * behind five verbs: new, put, finish, take, free. Whoever owns the file loops over put and take. A reader that is shown
- * where its region lies, in memory or in a file that seeks, needs no put: its workers get their blocks themselves.
+ * behind five verbs: new, put, finish, take, free. Whoever owns the file loops over put and take. A reader that is
+ * shown where its region lies, in memory or in an open file, needs no put: its workers fetch their blocks by
+ * themselves.
  *
  *     region:  frame (12 bytes), then chunk_count records
  *     frame:   u64 raw_total, u32 chunk_count
  *     record:  u32 raw_size, u32 block_size, one LZ4 block          (all integers little-endian)
  *
- * That is form PLAIN. In form TRANSPOSED the block is of the chunk's four byte streams: bytes 0, 4, 8, ... of it, then
- * bytes 1, 5, 9, ..., and so on, and at the end what is left over. In form CHECKED it is so as well, and the record has
- * a u32 more before its block: the XXH32 of the chunk. Form RAW is the payload as it is, cut into chunks by the reader.
+ * That is form PLAIN. There are three others:
+ *     TRANSPOSED  the block is of the chunk's four byte streams: bytes 0, 4, 8, ... of it, then 1, 5, 9, ..., then
+ *                 2, 6, 10, ..., then 3, 7, 11, ..., and at the end the 0 to 3 bytes left over
+ *     CHECKED     the same, and before the block the record has a u32 more: the XXH32 of the chunk
+ *     RAW         the payload as it is, without frame and records; the reader cuts it into chunks
  *
  * Laws:
  *   - One object, one thread at a time. Different objects are independent.
  *   - Errors stick: after the first one, an object answers with it until it is freed.
- *   - Output bytes depend on the payload, the chunk size, the form and the level alone: never on the number of workers nor on
- *     how the input was split.
+ *   - Output bytes depend on the payload, the chunk size, the form and the level alone: never on the number of workers,
+ *     nor on how the input was split.
  *   - Nothing is allocated from a number in a file before ds4kv_frame_decode has checked it against the other
  *     numbers and against the bytes that are there.
- *   - workers = 0 runs everything on the calling thread. Threads start when a second chunk comes, above level 0 with the
- *     first; where the system refuses one, the work goes on with those there are.
- *   - free ends the threads, and no memory of the caller's is in use after it. It waits for what they are at, which is a
- *     chunk at most, but never for LZ4HC, which may take seconds for one: see ds4kv_stragglers.
+ *   - workers = 0 runs everything on the calling thread. Threads start with the second chunk, above level 0 with the
+ *     first. Where the system refuses one, the work goes on with those there are.
+ *   - free ends the threads, and no memory of the caller's is in use after it. It waits until each is through with its
+ *     chunk, which is milliseconds; but not for LZ4HC, which may take seconds: see ds4kv_stragglers.
  *   - After fork() the child's copy of an object answers DS4KV_STATE, as NULL does; freeing either is safe.
  */
 #ifndef DS4KV_H
@@ -112,13 +115,14 @@ DS4KV_API int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64
 
 /* ---- writer: payload in, records out ---- */
 
-/* level 0 is LZ4_compress_default, 1..12 is LZ4HC. raw_total, or DS4KV_UNKNOWN; once given, it is held to. In form
- * CHECKED no payload is empty, and above level 0 a chunk that LZ4 can do nothing with is put into a block as it is. */
+/* level 0 is LZ4_compress_default, 1..12 is LZ4HC. raw_total is the payload's size, which must then be put, or
+ * DS4KV_UNKNOWN. Form CHECKED has no empty payload, and above level 0 its chunks that LZ4 could not make smaller are
+ * put into blocks as they are. */
 DS4KV_API int ds4kv_writer_new(ds4kv_writer **writer, uint64_t raw_total, uint32_t chunk_size, uint32_t form, int level,
                                int workers);
 
-/* Threads that start from now on are so much nicer than the one that starts them, so that others go before them: 0, the
- * least, to 19. Only on Linux is a thread's niceness its own; elsewhere nothing changes. */
+/* Threads that start from now on are nicer than the one that starts them by 0 to 19, so that others go before them.
+ * Only on Linux is a thread's niceness its own; elsewhere nothing changes. */
 DS4KV_API int ds4kv_writer_nice(ds4kv_writer *writer, int nice);
 
 /* From now on, the XXH3-64 of each record is made with it: ds4kv_writer_sum tells the one of the record taken last.
@@ -127,8 +131,8 @@ DS4KV_API int ds4kv_writer_sums(ds4kv_writer *writer);
 DS4KV_API uint64_t ds4kv_writer_sum(const ds4kv_writer *writer);
 
 /* Accepts up to n payload bytes and returns how many. Fewer than n: take one record, then put the rest. With lent,
- * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. In form
- * PLAIN above level 0 they are copied all the same. */
+ * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. (In
+ * form PLAIN above level 0 they are copied even so.) */
 DS4KV_API int64_t ds4kv_writer_put(ds4kv_writer *writer, const void *raw, size_t n, int lent);
 
 /* How many chunks in the ring are still to be read from the caller's memory. */
@@ -141,14 +145,15 @@ DS4KV_API int ds4kv_writer_finish(ds4kv_writer *writer);
  * 0: every chunk that was put whole is taken (after finish: all is). */
 DS4KV_API int64_t ds4kv_writer_take(ds4kv_writer *writer, const void **record);
 
-/* Before a take, for who has something else to look at while a chunk is compressed: 1 if it would not wait for another
- * thread, whatever it then says; 0 if it still would after ms milliseconds. The record that was taken is given back. */
+/* Waits up to ms milliseconds for what ds4kv_writer_take would wait for, so that the caller can look up in between: 1
+ * if a take would not wait for another thread any more, whatever it then says, 0 if it still would. The record that was
+ * taken is given back. */
 DS4KV_API int ds4kv_writer_wait(ds4kv_writer *writer, int ms);
 
 /* The frame of what was put so far; after finish, the region's. */
 DS4KV_API void ds4kv_writer_frame(const ds4kv_writer *writer, ds4kv_frame *frame);
 
-/* A chunk of LZ4HC that is being compressed is not waited for: its thread ends with it, and gives the memory back. */
+/* A chunk that LZ4HC is compressing is not waited for: its thread ends with it later, and gives the memory back. */
 DS4KV_API void ds4kv_writer_free(ds4kv_writer *writer);
 
 /* How many writers were freed and still have a thread in a chunk, and so memory. */
@@ -162,13 +167,13 @@ DS4KV_API int ds4kv_reader_new(ds4kv_reader **reader, const ds4kv_frame *frame, 
                                uint32_t first_chunk, uint64_t first_offset, int workers);
 
 /* Instead of room and put, before the first of either: the region lies there, whole, and stays until free. In a file it
- * begins at byte `start`; workers pread their blocks, and the file's position is left alone. Memory must not be a mapping
- * of a file that others may cut short: past its end, it is a signal. */
+ * begins at byte `start`; workers pread their blocks, and the file's position is left alone. Memory must not be a
+ * mapping of a file that others may cut short: reading past its new end is a SIGBUS. */
 DS4KV_API int ds4kv_reader_from_memory(ds4kv_reader *reader, const void *region);
 DS4KV_API int ds4kv_reader_from_file(ds4kv_reader *reader, int fd, uint64_t start);
 
-/* Before anything is read or decoded: the XXH3-64 that each record of the region should have, as many as the frame has
- * chunks, which must stay until free. A record that has another one is CORRUPT, and is not decoded. */
+/* Before anything is read or decoded: the XXH3-64 that each record should have. There must be as many sums as the frame
+ * has chunks, and they must stay until free. A record that has another one is CORRUPT, and is not decoded. */
 DS4KV_API int ds4kv_reader_sums(ds4kv_reader *reader, const uint64_t *sums);
 
 /* Where the next bytes of the region belong, and how many of them at most. 0: take first, or the region is complete. */
@@ -187,8 +192,7 @@ DS4KV_API int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n);
 /* How many payload bytes are still to come to the memory of the last aim. */
 DS4KV_API int64_t ds4kv_reader_aimed(ds4kv_reader *reader);
 
-/* Before a take that waits, as ds4kv_writer_wait: 1 if it would not wait for another thread, 0 if it still would after ms
- * milliseconds. */
+/* The same as ds4kv_writer_wait, before a take that waits. */
 DS4KV_API int ds4kv_reader_wait(ds4kv_reader *reader, int ms);
 
 /* Moves up to n payload bytes to dst and returns how many. 0: room first, or the end. It waits for one chunk if nothing
@@ -212,18 +216,18 @@ DS4KV_API void ds4kv_hasher_put(ds4kv_hasher *hasher, const void *bytes, size_t 
 DS4KV_API uint64_t ds4kv_hasher_take(ds4kv_hasher *hasher);
 DS4KV_API void ds4kv_hasher_free(ds4kv_hasher *hasher);
 
-/* Whether compressing n payload bytes in form CHECKED would save less than 1/64 of them, by samples of a few
- * chunks from all over: 1, or 0 if one of them is worth it; or NOMEM. */
+/* Whether compressing n payload bytes in form CHECKED would save less than 1/64 of them, going by samples of up to 4
+ * chunks: 1 if so, 0 if a chunk is worth it, or NOMEM. */
 DS4KV_API int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size);
 
 /* ---- file ---- */
 
-/* When the file came into being, in nanoseconds since 1970; 0 where the system can't tell. An inode number is given
- * again once its file is gone; with this it is not the same. */
+/* When the file came into being, in nanoseconds since 1970; 0 where the system can't tell. An inode number is used
+ * again once its file is gone; the two together are not. */
 DS4KV_API uint64_t ds4kv_file_birth(int fd);
 
-/* Has the system begin to write those bytes of a file to its disk, and waits for none of them: an fsync that follows has
- * less to do. Only Linux can; elsewhere nothing happens. */
+/* Lets the system begin to write those bytes of a file to its disk, without waiting for it, so that a later fsync has
+ * less to do. Only on Linux; elsewhere nothing happens. */
 DS4KV_API void ds4kv_file_write_out(int fd, uint64_t offset, uint64_t n);
 
 /* ---- one shot ---- */

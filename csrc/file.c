@@ -5,23 +5,17 @@
  * itself, and posix_fadvise made cold loads no faster.
  */
 #define _GNU_SOURCE /* pread, sync_file_range, statx */
+#include "file.h"
+
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "ds4kv.h"
 
 #define TRIES 3
 #define PIECE ((size_t)1 << 20) /* a tenth of a second from a disk of 10 MB/s */
-
-int file_fault(ds4kv_fault *fault, uint64_t offset, int os_error)
-{
-    fault_set(fault, DS4KV_IO, offset, "file", "can't be read: %s", strerror(os_error));
-    fault->os_error = os_error;
-    return DS4KV_IO;
-}
 
 int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error)
 {
@@ -37,7 +31,7 @@ int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error)
             return DS4KV_IO;
         }
         if (got == 0) {
-            /* An end that isn't where the file's size has it proves nothing of the file; it may have grown just now. */
+            /* No bytes, though the file is longer: it may have grown just now, or the file system is wrong. */
             struct stat status;
             if (fstat(fd, &status) != 0 || (uint64_t)status.st_size <= offset + *n)
                 return DS4KV_TRUNCATED;

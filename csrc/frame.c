@@ -4,11 +4,15 @@
  * Every number of a file is judged here, before anybody acts on it: against the other numbers, against the bytes that
  * are left, and against what an LZ4 block can hold at all.
  */
-#include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
+#include "frame.h"
 
-#include "internal.h"
+#include <inttypes.h>
+#include <stdbool.h>
+
+#include "bytes.h"
+#include "fault.h"
+
+#define LARGEST_RAW_SIZE 0x7e000000 /* that LZ4 takes at once */
 
 /* A length byte of an LZ4 block adds at most 255 payload bytes, and no byte of a block adds more. */
 #define MAX_EXPANSION 255
@@ -21,16 +25,9 @@ static uint64_t chunks_in(uint64_t raw_total, uint32_t chunk_size)
     return raw_total / chunk_size + (raw_total % chunk_size != 0);
 }
 
-int fault_set(ds4kv_fault *fault, int status, uint64_t offset, const char *field, const char *why, ...)
+uint32_t ds4kv_block_bound(uint32_t raw_size)
 {
-    va_list args;
-    fault->offset = offset;
-    fault->field = field;
-    fault->os_error = 0;
-    va_start(args, why);
-    vsnprintf(fault->why, sizeof fault->why, why, args);
-    va_end(args);
-    return status;
+    return raw_size > LARGEST_RAW_SIZE ? 0 : BLOCK_BOUND(raw_size);
 }
 
 uint32_t ds4kv_record_head_size(uint32_t form)
@@ -140,7 +137,8 @@ int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_fram
         *head = (record_head){.raw_size = frame_raw_size(frame, index), .block_size = frame_raw_size(frame, index)};
         return DS4KV_OK;
     }
-    uint32_t raw_size = get_u32(bytes), block_size = get_u32(bytes + 4), head_size = ds4kv_record_head_size(frame->form);
+    uint32_t raw_size = get_u32(bytes), block_size = get_u32(bytes + 4);
+    uint32_t head_size = ds4kv_record_head_size(frame->form);
     uint64_t left = region_bytes - offset; /* a wrong start may leave no room for the head itself */
     uint32_t after = frame->chunk_count - index - 1;
     uint64_t others = head_size + (uint64_t)after * (head_size + MIN_BLOCK_SIZE);

@@ -1,13 +1,16 @@
 /*
  * hash.c - XXH3-64: the sum of a record as it is stored, of a text, of a trailer.
  *
- * A store keeps sums beside its files. They are over what is stored and not over the payload, as that is less to read
- * through, and known to be right before anything is decoded.
+ * A store keeps sums beside its files. They are of what is stored and not of the payload: that is fewer bytes to hash,
+ * and damage is found before anything is decoded.
  */
+#include "hash.h"
+
 #include <stdlib.h>
 
 #define XXH_INLINE_ALL
-#include "internal.h"
+#include "ds4kv.h"
+#include "file.h"
 #include "xxhash.h"
 
 #define PIECE ((size_t)128 << 10) /* hashed while it is in the cache that it was read to */

@@ -3,10 +3,14 @@
  *
  * What is asked of a header is asked both ways, in the same order, so that nothing is written that would not be read.
  */
+#include "header.h"
+
 #include <inttypes.h>
+#include <stdbool.h>
 #include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "fault.h"
 
 static const uint8_t MAGIC[3] = {'K', 'V', 'C'};
 

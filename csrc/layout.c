@@ -5,10 +5,14 @@
  * exactly at the region's end. The walk reads heads only, and happens only where there is more than one candidate:
  * whoever reads the region of a single one holds it against its frame and heads. A good file is never called damaged.
  */
-#include <inttypes.h>
+#include <stdbool.h>
 #include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "ds4kv_file.h"
+#include "fault.h"
+#include "file.h"
+#include "header.h"
 
 #define CRC_HEADER_SIZE 64
 #define MIN_LOG2 12 /* chunks of 4 KiB: a smaller exponent of an unknown codec may be a byte that means nothing */
@@ -55,11 +59,13 @@ static bool region_end(const file *file, uint64_t *end)
     return start <= file->size && bytes <= file->size - start;
 }
 
-/* OK and the bytes, CORRUPT if the file has fewer, or IO. */
+/* OK and the bytes, CORRUPT if the file has fewer, or what the system says. */
 static int read_piece(const file *file, uint8_t *bytes, size_t n, uint64_t at, ds4kv_fault *fault)
 {
     int os_error, status = file_read(file->fd, bytes, &n, at, &os_error);
-    return status == DS4KV_IO ? file_fault(fault, at, os_error) : status == DS4KV_OK ? DS4KV_OK : DS4KV_CORRUPT;
+    if (status == DS4KV_IO)
+        return fault_io(fault, at, "can't be read", os_error);
+    return status == DS4KV_OK ? DS4KV_OK : DS4KV_CORRUPT;
 }
 
 /* Where the region, all of which is there, stops being of this layout, or FITS. OK, or IO. */
@@ -72,7 +78,7 @@ static int walk(const file *file, candidate layout, uint64_t *misfit, ds4kv_faul
         return DS4KV_OK;
     int status = read_piece(file, bytes, DS4KV_FRAME_SIZE, at, fault);
     if (status != DS4KV_OK)
-        return status == DS4KV_IO ? status : DS4KV_OK;
+        return status == DS4KV_CORRUPT ? DS4KV_OK : status;
     at += DS4KV_FRAME_SIZE;
 
     uint64_t left = get_u64(bytes);
@@ -88,7 +94,7 @@ static int walk(const file *file, candidate layout, uint64_t *misfit, ds4kv_faul
             return DS4KV_OK;
         status = read_piece(file, bytes, 8, at, fault);
         if (status != DS4KV_OK)
-            return status == DS4KV_IO ? status : DS4KV_OK;
+            return status == DS4KV_CORRUPT ? DS4KV_OK : status;
         uint32_t block_size = get_u32(bytes + 4);
         if (get_u32(bytes) != raw_size || block_size < MIN_BLOCK_SIZE ||
             block_size > end - at - layout.record_head_size)
@@ -123,7 +129,7 @@ static int is_of_records(const file *file, uint32_t record_head_size, bool *is, 
     int status = read_piece(file, bytes, sizeof bytes, region_start(file) + DS4KV_FRAME_SIZE, fault);
     *is = false;
     if (status != DS4KV_OK || get_u32(bytes) == 0)
-        return status == DS4KV_IO ? status : DS4KV_OK;
+        return status == DS4KV_CORRUPT ? DS4KV_OK : status;
     status = walk(file, (candidate){DS4KV_LAYOUT_V2, get_u32(bytes), record_head_size}, &misfit, fault);
     *is = misfit == FITS;
     return status;
@@ -232,7 +238,7 @@ int ds4kv_examine(ds4kv_outline *outline, int fd, uint64_t file_size, ds4kv_faul
     int os_error, status = file_read(fd, file.head, &file.head_size, 0, &os_error);
     outline->region_start = 0;
     if (status == DS4KV_IO)
-        return file_fault(fault, file.head_size, os_error);
+        return fault_io(fault, file.head_size, "can't be read", os_error);
 
     const uint8_t *head = file.head;
     size_t magic_size = file.head_size < 3 ? file.head_size : 3;

@@ -1,9 +1,15 @@
 /*
- * leftovers.c - the drafts of one name that nobody will finish, and their removal.
+ * leftovers.c - the drafts that processes left when they were killed, and their removal.
  *
- * A draft that is held has a writer that lives. One that isn't held goes: at once if its process id means no process,
- * else once nobody has written to it for a minute, as an older ds4kv held only some. Where files can't be locked nothing
- * is proven by that: there it takes a dead process id, and an hour.
+ * A draft is removed when its writer is dead:
+ *
+ *     somebody holds its lock                                          the writer lives
+ *     nobody does, and its process id is no process's                  dead
+ *     nobody does, and nobody has written to it for a minute           dead: the id is another process's by now
+ *     there are no locks, the id is no process's, and an hour passed   dead
+ *
+ * The minute is for writers of older versions, which held only some of their drafts. The hour is for writers in another
+ * container or on another machine, whose process ids mean nothing here.
  */
 #define _GNU_SOURCE
 #include "leftovers.h"
@@ -21,7 +27,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "ds4kv.h"
+#include "sha1.h"
 
 #define QUIET_SECONDS 60
 #define UNKNOWN_SECONDS 3600

@@ -4,9 +4,11 @@
  * The way by which the payload begins as one of DeepSeek V4 is the right one. If neither or both do, and the payload is
  * another one way than the other, the file is ambiguous.
  */
+#include <stdbool.h>
 #include <string.h>
 
-#include "internal.h"
+#include "ds4kv_file.h"
+#include "fault.h"
 
 #define MAGIC "DSV4"
 #define MAGIC_SIZE 4

@@ -1,7 +1,7 @@
 /*
  * oneshot.c - a region that lies whole in memory, decoded into memory that is there.
  */
-#include "internal.h"
+#include "ds4kv.h"
 
 int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size, uint32_t form, void *raw,
                  uint64_t raw_total, int workers, ds4kv_fault *fault)

@@ -4,6 +4,8 @@
  * What is read from the file by its number is read before its stream begins.
  */
 #define _GNU_SOURCE /* fdopen, fseeko */
+#include "open.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -12,21 +14,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "checkpoint.h"
 #include "ds4kv_stdio.h"
+#include "fault.h"
+#include "file.h"
+#include "stream.h"
 
 static int open_regular(checkpoint *c, const char *path, uint64_t *size, ds4kv_fault *fault)
 {
     struct stat stat;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO would be waited for before it can be refused */
     if (fd < 0)
-        return io_fault(fault, "can't be opened", errno);
+        return fault_io(fault, 0, "can't be opened", errno);
     int os_error = fstat(fd, &stat) != 0 ? errno : S_ISDIR(stat.st_mode) ? EISDIR : S_ISREG(stat.st_mode) ? 0 : EINVAL;
     if (os_error == 0 && !(c->file = fdopen(fd, "rb")))
         os_error = errno;
     if (os_error != 0) {
         close(fd);
-        return io_fault(fault, "can't be read as a regular file", os_error);
+        return fault_io(fault, 0, "can't be read as a regular file", os_error);
     }
     *size = (uint64_t)stat.st_size;
     return DS4KV_OK;
@@ -37,7 +41,7 @@ static int read_at(const checkpoint *c, void *bytes, size_t n, uint64_t offset, 
     int os_error, status = file_read(fileno(c->file), bytes, &n, offset, &os_error);
     if (status == DS4KV_TRUNCATED)
         return fault_set(fault, status, offset + n, "file", "the file became shorter while it was read");
-    return status == DS4KV_IO ? io_fault(fault, "can't be read", os_error) : status;
+    return status == DS4KV_IO ? fault_io(fault, 0, "can't be read", os_error) : status;
 }
 
 static int read_text(checkpoint *c, ds4kv_fault *fault)
@@ -56,7 +60,7 @@ static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
     const ds4kv_header *header = &c->seen.header;
     int form = ds4kv_header_form(header);
     if (form != DS4KV_FORM_RAW) {
-        /* stdio.c reads the frame as well, and has but an errno to say what is wrong with it. */
+        /* source.c reads the frame as well, and has but an errno to say what is wrong with it. */
         uint32_t frame_form = form < 0 ? DS4KV_FORM_PLAIN : (uint32_t)form; /* their frames are the same */
         int status = ds4kv_frame_at(&c->frame, fileno(c->file), c->region_start, header->payload_bytes,
                                     header->chunk_size, frame_form, fault);
@@ -69,10 +73,10 @@ static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
         c->frame.form = (uint32_t)form;
     }
     if (fseeko(c->file, (off_t)c->region_start, SEEK_SET) != 0)
-        return io_fault(fault, "can't be read", errno);
+        return fault_io(fault, 0, "can't be read", errno);
     c->seen.payload = ds4kv_fopen_reader_as(c->file, header->payload_bytes, header->chunk_size, c->frame.form, workers,
                                             &c->seen.raw_total);
-    return c->seen.payload ? DS4KV_OK : io_fault(fault, "the payload can't be read", errno);
+    return c->seen.payload ? DS4KV_OK : fault_io(fault, 0, "the payload can't be read", errno);
 }
 
 static int open_all(checkpoint *c, const char *path, int workers, ds4kv_fault *fault)
@@ -129,20 +133,16 @@ static int find_fault(checkpoint *c, ds4kv_fault *fault)
         ds4kv_reader_fault(reader, fault);
         fault->offset += c->region_start;
     } else {
-        status = io_fault(fault, "the payload can't be read", status == DS4KV_NOMEM ? ENOMEM : EIO);
+        status = fault_io(fault, 0, "the payload can't be read", status == DS4KV_NOMEM ? ENOMEM : EIO);
     }
     ds4kv_reader_free(reader);
     return (int)status;
 }
 
-int checkpoint_judge(checkpoint *c, ds4kv_fault *fault)
+int open_judge(checkpoint *c, ds4kv_fault *fault)
 {
     if (checkpoint_end_payload(c) == 0)
         return DS4KV_OK;
-    bool is_proven = c->os_error == EBADMSG;
-#ifdef ENODATA
-    is_proven = is_proven || c->os_error == ENODATA;
-#endif
-    return is_proven ? find_fault(c, fault) : io_fault(fault, "the payload can't be read", c->os_error);
+    bool is_proven = c->os_error == EBADMSG || (c->os_error == TRUNCATED_ERRNO && TRUNCATED_ERRNO != EIO);
+    return is_proven ? find_fault(c, fault) : fault_io(fault, 0, "the payload can't be read", c->os_error);
 }
-

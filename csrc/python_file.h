@@ -1,85 +1,60 @@
 /*
- * python_file.h - a FILE * whose bytes come from Python and go there.
+ * python_file.h - a FILE * whose bytes come from Python and go there: the C half of ds4kv/core/c_file.py.
  *
  * For the extension alone, in which cffi has included Python's own header by then.
  */
 #include <errno.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <sys/types.h>
+#include <stdlib.h>
 
-/* cffi makes them, of functions in ds4kv/core/c_file.py: bytes moved, or an errno below 0. */
+#include "cookie.h"
+
+#define PYTHON_BUFFER_SIZE (1 << 20) /* to fill or empty it takes the GIL, which a busy thread may hold for 5 ms */
+
+typedef struct {
+    cookie cookie;
+    void *stream; /* what ffi.new_handle made */
+    char buffer[PYTHON_BUFFER_SIZE];
+} python_file;
+
+/* cffi makes them, of functions in c_file.py: bytes moved, or an errno below 0. */
 static int64_t python_write(void *stream, const char *raw, size_t n);
 static int64_t python_read(void *stream, char *raw, size_t n);
 
 /* exit() flushes every FILE that is open, and there is no Python by then. */
-#define IF_PYTHON(call) (Py_IsInitialized() ? (call) : -EBADF)
-
-static ssize_t moved_or_errno(int64_t moved)
+static int64_t write_to_python(cookie *cookie, const char *raw, size_t n)
 {
-    if (moved >= 0)
-        return (ssize_t)moved;
-    errno = (int)-moved;
-    return -1;
+    python_file *file = (void *)cookie;
+    return Py_IsInitialized() ? python_write(file->stream, raw, n) : -EBADF;
 }
 
-#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
-
-static int write_some(void *stream, const char *raw, int n)
+static int64_t read_from_python(cookie *cookie, char *raw, size_t n)
 {
-    return (int)moved_or_errno(IF_PYTHON(python_write(stream, raw, (size_t)n)));
+    python_file *file = (void *)cookie;
+    return Py_IsInitialized() ? python_read(file->stream, raw, n) : -EBADF;
 }
 
-static int read_some(void *stream, char *raw, int n)
+static int free_python_file(cookie *cookie)
 {
-    return (int)moved_or_errno(IF_PYTHON(python_read(stream, raw, (size_t)n)));
+    free(cookie);
+    return 0;
 }
 
-static FILE *open_stream(void *stream, int writes)
+/* errno, or 0. */
+static int python_file_open(FILE **out, void *stream, int writes)
 {
-    return funopen(stream, writes ? NULL : read_some, writes ? write_some : NULL, NULL, NULL);
-}
-
-#elif defined(__linux__)
-
-static ssize_t write_some(void *stream, const char *raw, size_t n)
-{
-    ssize_t moved = moved_or_errno(IF_PYTHON(python_write(stream, raw, n)));
-#ifdef __GLIBC__ /* counts what is written without a look at its sign */
-    return moved < 0 ? 0 : moved;
-#else
-    return moved;
-#endif
-}
-
-static ssize_t read_some(void *stream, char *raw, size_t n)
-{
-    return moved_or_errno(IF_PYTHON(python_read(stream, raw, n)));
-}
-
-static FILE *open_stream(void *stream, int writes)
-{
-    return fopencookie(stream, writes ? "w" : "r", (cookie_io_functions_t){.read = read_some, .write = write_some});
-}
-
-#else
-
-static FILE *open_stream(void *stream, int writes)
-{
-    (void)stream, (void)writes;
-    errno = ENOSYS;
-    return NULL;
-}
-
-#endif
-
-/* errno, or 0. The buffer is stdio's until the file is closed. */
-static int python_file_open(FILE **file, void *stream, int writes, char *buffer, size_t size)
-{
-    *file = open_stream(stream, writes);
-    if (!*file)
-        return errno;
-    (void)setvbuf(*file, buffer, _IOFBF, size);
+    python_file *file = malloc(sizeof *file);
+    if (!file)
+        return ENOMEM;
+    file->stream = stream;
+    file->cookie = writes ? (cookie){.write = write_to_python, .close = free_python_file}
+                          : (cookie){.read = read_from_python, .close = free_python_file};
+    *out = cookie_open(&file->cookie);
+    if (!*out) {
+        int os_error = errno;
+        free(file);
+        return os_error;
+    }
+    (void)setvbuf(*out, file->buffer, _IOFBF, sizeof file->buffer);
     return 0;
 }
 

@@ -1,8 +1,9 @@
 /*
- * python_owned.h - what Python holds of the core, ended by C alone.
+ * python_owned.h - how Python holds a writer, a reader or a hasher without ever losing it.
  *
- * Between two bytecodes a signal handler may raise. So Python owns a place for the pointer before there is one, and no
- * bytecode stands between the making of an object and its owner, nor between the end of a loan and the end of its use.
+ * The danger: a signal handler may raise between any two bytecodes. If one made a writer and the next kept it, Ctrl-C
+ * between them would lose the writer, its threads and its memory. So Python has a place for the pointer first, C puts
+ * it there, and what ends it is one call of C as well.
  *
  * For the extension alone, behind ds4kv.h.
  */
@@ -25,8 +26,8 @@ static void drop_hasher(ds4kv_hasher **hasher)
     *hasher = NULL;
 }
 
-/* The caller's memory is the caller's again. Where it is still in use, as an exception came first, that is the end of the
- * writer or reader. */
+/* The memory that the caller lent is the caller's again. If it is still in use, because an exception came first, the
+ * writer or reader ends here. */
 static void reclaim_writer(ds4kv_writer **writer)
 {
     if (ds4kv_writer_lent(*writer) != 0)

@@ -1,58 +1,31 @@
 /*
- * ring.c - chunks in order through worker threads.
+ * ring.c - chunks in order through worker threads; ring.h has a drawing.
  *
- * Three counters that only grow keep the order: nothing is sorted, nothing is searched. A worker sees one slot at a time
- * and leaves a status in it; what it means is for the owner to say.
+ * Three counters that only grow keep the order: nothing is sorted, nothing is searched. A worker sees one slot at a
+ * time and leaves a status in it; what it means is for the owner to say.
  *
  * The owner runs a chunk itself where there is no thread: with no workers, for a single chunk, and where the system
  * gives no thread. So "no threads" is not another program, it is this one with n_threads == 0.
  *
- * A chunk of LZ4HC takes seconds and can't be ended. So a single one gets a thread, too, and a ring that ends with
- * some under way is left to its workers: the last one gives all memory back. Nothing in it is the caller's then: what is
- * lent is lent only where the codec reads it first, for its byte streams, and that is waited for.
+ * A slow codec is LZ4HC: seconds for a chunk, and nothing ends one before. So even a single chunk of it gets a thread,
+ * as its owner may want to look up from waiting. And a ring that ends in the middle of one isn't joined but left to its
+ * workers, the last of which gives all memory back. Nothing in such a ring is the caller's: what was lent has been
+ * read.
  */
-#define _GNU_SOURCE /* madvise, under -std=c11 */
-#include "internal.h"
+#define _GNU_SOURCE /* pthread_condattr_setclock, getpriority: under -std=c11 */
+#include "ring.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
-#define HUGE_PAGE ((size_t)2 << 20)
-#define SMALL_SIZE ((size_t)64 << 10) /* a chunk of so many bytes is not worth a thread, nor long to wait for */
+#include "chunk.h"
+#include "ds4kv.h"
 
-uint8_t *chunk_alloc(size_t size)
-{
-    if (size < HUGE_PAGE)
-        return malloc(size);
-    size_t whole = size & ~(HUGE_PAGE - 1);
-    uint8_t *memory = aligned_alloc(HUGE_PAGE, whole == size ? size : whole + HUGE_PAGE);
-#ifdef MADV_HUGEPAGE
-    /* A wish: where it is refused, small pages do. The odd end of a block bound is not worth a huge page. */
-    if (memory)
-        (void)madvise(memory, whole, MADV_HUGEPAGE);
-#endif
-    return memory;
-}
-
-uint8_t *chunk_buffer(uint8_t **table, uint64_t i, size_t size)
-{
-    if (!table[i])
-        table[i] = chunk_alloc(size);
-    return table[i];
-}
-
-void chunk_table_free(uint8_t **table, uint32_t n)
-{
-    if (table)
-        for (uint32_t i = 0; i < n; i++)
-            free(table[i]);
-    free(table);
-}
+#define SMALL_SIZE ((size_t)64 << 10) /* a single chunk of 64 KiB gets no thread, even of a slow codec */
 
 static slot *slot_of(ring *ring, uint64_t index)
 {
@@ -83,8 +56,8 @@ static bool has_work(ring *ring)
            (ring->taken < ring->drained + ring->n_out || slot_of(ring, ring->taken)->aimed);
 }
 
-/* Rings that are left to their workers, in the lower half of its bits; above, the process that counts: a forked child has
- * none of its parent's threads, and begins anew. */
+/* How many rings are left to their workers, in the lower half of the bits. In the upper half, the process that counts
+ * them: a forked child has none of its parent's threads, and begins at 0. */
 static atomic_ulong stragglers;
 
 #define HALF (4 * sizeof(unsigned long))
@@ -154,7 +127,7 @@ static void start_worker(ring *ring)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* Its timed waits are by a clock that nobody sets. */
+/* A condition whose timed waits go by a clock that nobody sets. */
 static int init_monotonic(pthread_cond_t *condition)
 {
 #ifdef __APPLE__ /* has waits for a span instead */

@@ -1,10 +1,11 @@
 /*
  * sha1.c - SHA-1 as FIPS 180-4 has it: names of checkpoints are made of it, nothing is kept safe by it.
  */
+#include "sha1.h"
+
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-
-#include "internal.h"
 
 static uint32_t rotate(uint32_t x, int by)
 {

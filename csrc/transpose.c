@@ -1,15 +1,16 @@
 /*
  * transpose.c - a chunk as four byte streams and back, and the XXH32 of its raw bytes on the way.
  *
- * Of n bytes, with m = n / 4, stream b (0 to 3) holds bytes b, b + 4, b + 8, ... and lies at b * m; the n % 4 bytes left
- * over follow as they are. So the exponents of 32-bit floats stand together, and their zero bytes too, which is what LZ4
- * finds repeats in.
+ * Of n bytes, with m = n / 4, stream b (0 to 3) holds bytes b, b + 4, b + 8, ... and lies at b * m; the n % 4 bytes
+ * left over follow as they are. So the exponents of 32-bit floats stand together, and their zero bytes too, which is
+ * what LZ4 finds repeats in.
  *
  * XXH32 waits for its own multiplications most of the time. Done by pieces that are still in the nearest cache, the
  * transpose fills that time: both together take 1.2 times as long as XXH32 alone, one after the other 1.75 times.
  */
+#include "transpose.h"
+
 #define XXH_INLINE_ALL
-#include "internal.h"
 #include "xxhash.h"
 
 #define PIECE 256 /* 32-bit words */

@@ -6,7 +6,10 @@
  */
 #include <inttypes.h>
 
-#include "internal.h"
+#include "ds4kv_file.h"
+#include "fault.h"
+#include "file.h"
+#include "frame.h"
 
 int ds4kv_frame_at(ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes, uint32_t chunk_size, uint32_t form,
                    ds4kv_fault *fault)
@@ -15,7 +18,7 @@ int ds4kv_frame_at(ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_b
     size_t n = region_bytes < sizeof head || form == DS4KV_FORM_RAW ? 0 : sizeof head;
     int os_error, status = file_read(fd, head, &n, start, &os_error);
     if (status == DS4KV_IO)
-        return file_fault(fault, start + n, os_error);
+        return fault_io(fault, start + n, "can't be read", os_error);
     if (status == DS4KV_TRUNCATED)
         return fault_set(fault, status, start + n, "frame", "the input ends within the frame");
     status = ds4kv_frame_decode(frame, head, region_bytes, chunk_size, form, fault);
@@ -48,7 +51,7 @@ int ds4kv_record_at(ds4kv_record *record, int fd, uint64_t file_size, uint64_t s
         return ended(record, file_size, region_end, fault);
     int os_error, status = file_read(fd, bytes, &n, record->offset, &os_error);
     if (status == DS4KV_IO)
-        return file_fault(fault, record->offset, os_error);
+        return fault_io(fault, record->offset, "can't be read", os_error);
     if (status == DS4KV_TRUNCATED)
         return fault_set(fault, status, record->offset + n, "file", "the file became shorter while it was read");
 

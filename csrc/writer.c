@@ -1,17 +1,24 @@
 /*
  * writer.c - payload in, records out.
  *
- * Payload is gathered into chunks; a full chunk goes into the ring when the next byte comes, so that the last one is
- * known as such. Memory is workers + 1 chunks of payload (one is filled while the others are compressed) and as many
- * records as workers: 2 x workers + 1 chunks in all. A lent chunk needs no memory but its record's, so a payload that
- * is lent whole gets one record more: it is written while the others are made. In form CHECKED each worker has a chunk
- * more, for the byte streams. Where LZ4HC reads a chunk to its end, in form PLAIN, a lent one is copied, which is nothing
- * beside it: free may come while it is compressed, and doesn't wait for that.
+ * Payload is gathered into chunks. A full chunk goes into the ring when the next byte comes, and not before: so the
+ * last one is known as such.
+ *
+ * Memory, in chunks:
+ *     of payload   workers + 1, as one is filled while the others are compressed; none for a chunk that is lent
+ *     of records   workers; one more if all of the payload is lent: it is written while the others are made
+ *     of streams   workers, in form CHECKED
+ *
+ * In form PLAIN, LZ4HC reads a chunk to its end, which may be seconds away, and free doesn't wait for that. So there a
+ * lent chunk is copied after all; beside LZ4HC that costs nothing.
  */
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "chunk.h"
+#include "ds4kv.h"
+#include "ring.h"
 
 struct ds4kv_writer {
     ring ring;

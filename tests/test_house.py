@@ -20,36 +20,20 @@ CSRC = Path(__file__).parent.parent / "csrc"
 ROOMS = ["core", "format", "stream", "file", "store", "cli"]
 """From the ground up. A module imports from its own room and from those below, ``errors`` is below all."""
 
-INCLUDES = {
-    "frame.c": {"internal.h"},
-    "file.c": {"internal.h"},
-    "codec.c": {"internal.h", "lz4.h", "lz4hc.h"},
-    "transpose.c": {"internal.h", "xxhash.h"},
-    "hash.c": {"internal.h", "xxhash.h"},
-    "mid.c": {"internal.h"},
-    "ring.c": {"internal.h"},
-    "writer.c": {"internal.h"},
-    "reader.c": {"internal.h"},
-    "oneshot.c": {"internal.h"},
-    "stdio.c": {"ds4kv_stdio.h"},
-    "ds4kv_stdio.h": {"ds4kv.h"},
-    "header.c": {"internal.h"},
-    "layout.c": {"internal.h"},
-    "sha1.c": {"internal.h"},
-    "checkpoint.c": {"checkpoint.h", "ds4kv_stdio.h"},
-    "open.c": {"checkpoint.h", "ds4kv_stdio.h"},
-    "create.c": {"checkpoint.h", "ds4kv_stdio.h"},
-    "checkpoint.h": {"draft.h", "internal.h"},
-    "draft.c": {"draft.h", "leftovers.h", "internal.h"},
-    "draft.h": set(),
-    "leftovers.c": {"leftovers.h", "internal.h"},
-    "leftovers.h": set(),
-    "internal.h": {"ds4kv.h", "ds4kv_file.h"},
-    "ds4kv_file.h": {"ds4kv.h"},
-    "ds4kv.h": set(),
-    "python_file.h": set(),
-    "python_owned.h": set(),
-}
+PUBLIC = {"ds4kv.h", "ds4kv_file.h", "ds4kv_stdio.h"}
+"""For programs, and for any room."""
+
+VENDORED = {"lz4.h": {"codec"}, "lz4hc.h": {"codec"}, "xxhash.h": {"hash", "transpose"}}
+
+
+def c_rooms() -> list[str]:
+    """The rooms of C as the architecture shows them, from the ground up: a room uses those before it."""
+    _, _, tree = (CSRC.parent / "docs" / "architecture.md").read_text().partition("\n    csrc/ ")
+    lines = tree.partition("\n\n")[0].splitlines()[1:]
+    return [room for line in lines for room in line[:24].replace(",", " ").split()]
+
+
+C_ROOMS = c_rooms()
 
 
 def module_of(path: Path) -> str:
@@ -111,11 +95,55 @@ def test_modules_have_their_old_names_too(old: str, new: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=DEADLINE)
 
 
-@pytest.mark.parametrize("name", INCLUDES)
-def test_includes_go_down(name: str) -> None:
-    text = (CSRC / name).read_text()
-    assert set(re.findall(r'#include "(.*)"', text)) == INCLUDES[name]
+def code_of(room: str) -> str:
+    """The room's header and source, without comments and strings."""
+    text = "".join(path.read_text() for path in sorted(CSRC.glob(f"{room}.[ch]")))
+    text = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
+    return re.sub(r'^(?!#include)(.*?)"(?:[^"\\]|\\.)*"', r"\1", text, flags=re.MULTILINE)
+
+
+def included(text: str) -> set[str]:
+    return set(re.findall(r'^#include "(.*)"', text, flags=re.MULTILINE))
+
+
+def defined(room: str) -> set[str]:
+    """The functions that a room has for others."""
+    return set(re.findall(r"^(?!static|typedef)\w[^;{}()=]*?\b(\w+)\([^;{}]*\)\n\{", code_of(room), flags=re.MULTILINE))
+
+
+def test_every_c_file_is_a_room() -> None:
+    files = {path.name for path in CSRC.glob("*.[ch]")} - PUBLIC
+    assert {Path(name).stem for name in files} == set(C_ROOMS)
+    assert len(C_ROOMS) == len(set(C_ROOMS))
+
+
+@pytest.mark.parametrize("room", C_ROOMS)
+def test_includes_go_down(room: str) -> None:
+    text = code_of(room)
+    below = {f"{name}.h" for name in C_ROOMS[: C_ROOMS.index(room) + 1]}
+    vendored = {name for name, rooms in VENDORED.items() if room in rooms}
+    assert included(text) <= below | PUBLIC | vendored
     assert "Python.h" not in text
+
+
+@pytest.mark.parametrize("room", C_ROOMS)
+def test_calls_go_down(room: str) -> None:
+    """A public header has functions of many rooms, so that includes alone don't tell what stands on what."""
+    above = set().union(*(defined(name) for name in C_ROOMS[C_ROOMS.index(room) + 1 :]))
+    assert set(re.findall(r"\w+", code_of(room))) & above == set()
+
+
+def test_the_rooms_of_c_have_all_that_is_public() -> None:
+    """So that the test above sees what it should."""
+    prototypes = "".join((CSRC / name).read_text() for name in PUBLIC)
+    public = set(re.findall(r"^DS4KV_API [^;]*?\b(ds4kv_\w+)\(", prototypes, flags=re.MULTILINE))
+    assert len(public) > 40
+    assert public <= set().union(*map(defined, C_ROOMS))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_a_public_header_stands_alone(name: str) -> None:
+    assert included((CSRC / name).read_text()) <= {"ds4kv.h"} - {name}
 
 
 def test_only_core_touches_ffi() -> None:

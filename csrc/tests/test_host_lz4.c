@@ -2,7 +2,7 @@
  * test_host_lz4.c - a program that has an lz4 of its own.
  *
  * It links, and both stay what they are; and, as it has one, it shows that a block of level 0 is what
- * LZ4_compress_default makes, which is what every file of the format so far holds.
+ * LZ4_compress_default makes, which is what every file of the format so far holds; and that ds4kv_block_bound is lz4's.
  */
 #include "region.h"
 
@@ -28,9 +28,23 @@ static void test_level_0(payload_kind kind, size_t n, uint32_t chunk_size)
     free(payload.at);
 }
 
+/* The core has LZ4's bound without LZ4. */
+static void test_bound(void)
+{
+    uint64_t state = 1;
+    const uint32_t edges[] = {0, 1, 254, 255, 256, DS4KV_MAX_CHUNK_SIZE, LZ4_MAX_INPUT_SIZE, LZ4_MAX_INPUT_SIZE + 1,
+                              INT32_MAX, UINT32_MAX};
+    for (size_t i = 0; i < COUNT(edges) + 1000; i++) {
+        uint32_t n = i < COUNT(edges) ? edges[i] : (uint32_t)draw(&state);
+        CASE("%u bytes", n);
+        CHECK_EQ(ds4kv_block_bound(n), LZ4_compressBound((int)n));
+    }
+}
+
 int main(void)
 {
     watchdog();
+    test_bound();
     for (int kind = 0; kind < N_KINDS; kind++) {
         test_level_0((payload_kind)kind, 1, 10);
         test_level_0((payload_kind)kind, 1000, 13);

@@ -10,19 +10,14 @@ import errno
 import io
 import os
 import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
 
 from ds4kv.core._native import ffi, lib
 from ds4kv.errors import CancelledError, CorruptError, TruncatedError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-    from typing import Any
-
 __all__ = ["CStream"]
-
-_BUFFER_SIZE = 1 << 20  # each time it is filled or emptied takes the GIL, which a busy thread may hold for 5 ms
 
 
 class CStream(io.RawIOBase):
@@ -96,10 +91,9 @@ class _CFile:
         self._is_closing = False
         self.is_calling = False  # C has called, and Python is in the stream's own write() or readinto()
         self._handle = ffi.new_handle(self)
-        self._buffer = ffi.new("char[]", _BUFFER_SIZE)
         self._writes = stream.writable()
         self._place = ffi.new("FILE *[1]")  # where C puts the file, and takes it from to close it
-        error = lib.python_file_open(self._place, self._handle, self._writes, self._buffer, _BUFFER_SIZE)
+        error = lib.python_file_open(self._place, self._handle, self._writes)
         if error:
             raise OSError(error, os.strerror(error))
 

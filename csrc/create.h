@@ -1,0 +1,15 @@
+/*
+ * create.h - the end of a checkpoint that is written.
+ */
+#ifndef DS4KV_CREATE_H
+#define DS4KV_CREATE_H
+
+#include "checkpoint.h"
+
+/* As checkpoint_end_payload. If v2-checked saved too little, the file has layout v1 then. */
+int create_end_payload(checkpoint *checkpoint);
+
+/* Writes the header as it is in the end, and gives the file its name. */
+int create_publish(checkpoint *checkpoint, ds4kv_fault *fault);
+
+#endif

@@ -1,0 +1,35 @@
+/*
+ * frame.h - what the numbers of a region must be: those of its frame and of each record head.
+ *
+ * Law: every number of a region is judged here before anybody acts on it.
+ *
+ * ds4kv_frame_decode and its like, which ds4kv.h has, are of this room too.
+ */
+#ifndef DS4KV_FRAME_H
+#define DS4KV_FRAME_H
+
+#include "ds4kv.h"
+
+/* What LZ4 makes of bytes that it can do nothing with: a length byte for every 255 of them, and 16 bytes. */
+#define BLOCK_BOUND(raw_size) ((raw_size) + (raw_size) / 255 + 16)
+
+typedef struct {
+    uint32_t raw_size;
+    uint32_t block_size;
+    uint32_t checksum; /* 0 where there is none */
+} record_head;
+
+void record_head_encode(const record_head *head, uint32_t form, uint8_t *bytes);
+
+/* Reads the record head at `offset` of the region and holds it against the frame and the bytes that are left. */
+int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_frame *frame, uint64_t region_bytes,
+                       uint32_t index, uint64_t offset, ds4kv_fault *fault);
+
+/* The same of a head whose frame is not to be trusted: a chunk of the file's size could have it. */
+int record_head_alone(record_head *head, const uint8_t *bytes, uint32_t chunk_size, uint32_t form, uint32_t index,
+                      uint64_t offset, ds4kv_fault *fault);
+
+/* Payload bytes in chunk `index`. */
+uint32_t frame_raw_size(const ds4kv_frame *frame, uint32_t index);
+
+#endif

@@ -1,0 +1,17 @@
+/*
+ * hash.h - the XXH3-64 of what is read from a file, made while it is still in the CPU's cache.
+ *
+ * ds4kv_hash and ds4kv_hasher, which ds4kv.h has, are of this room too.
+ */
+#ifndef DS4KV_HASH_H
+#define DS4KV_HASH_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* file_read_until, and the XXH3-64 of what was read. */
+int file_read_hashed(int fd, void *bytes, size_t *n, uint64_t offset, const atomic_bool *stop, uint64_t *hash,
+                     int *os_error);
+
+#endif

@@ -1,0 +1,13 @@
+/*
+ * header.h - the 48 bytes in front of every checkpoint, for those who know them inside out.
+ *
+ * ds4kv_header_pack and ds4kv_header_unpack, which ds4kv_file.h has, are of this room too.
+ */
+#ifndef DS4KV_HEADER_H
+#define DS4KV_HEADER_H
+
+#include "ds4kv_file.h"
+
+#define MAX_LOG2 26 /* of DS4KV_MAX_CHUNK_SIZE */
+
+#endif

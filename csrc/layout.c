@@ -5,6 +5,7 @@
  * exactly at the region's end. The walk reads heads only, and happens only where there is more than one candidate:
  * whoever reads the region of a single one holds it against its frame and heads. A good file is never called damaged.
  */
+#include <inttypes.h>
 #include <stdbool.h>
 #include <string.h>
 

@@ -117,6 +117,12 @@ def test_every_c_file_is_a_room() -> None:
     assert len(C_ROOMS) == len(set(C_ROOMS))
 
 
+@pytest.mark.parametrize("path", sorted(CSRC.glob("*.[ch]")), ids=lambda path: path.name)
+def test_a_c_file_is_of_one_idea(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+    assert path.read_text().startswith(f"/*\n * {path.name} - ")
+
+
 @pytest.mark.parametrize("room", C_ROOMS)
 def test_includes_go_down(room: str) -> None:
     text = code_of(room)

@@ -100,6 +100,11 @@ class Entry(_Fields):
         """What changes with every change of the file, as :func:`stamp` has it."""
         return self.device, self.inode, self.file_size, self.mtime_ns, self.ctime_ns
 
+    @property
+    def file(self) -> tuple[int, int]:
+        """Which file it is, whatever is written to it: device and inode."""
+        return self.device, self.inode
+
     def has_stamp(self, status: os.stat_result) -> bool:
         """Whether the status has this stamp: no tuples are made, as this is asked of each file at each look."""
         return (

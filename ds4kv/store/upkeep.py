@@ -89,7 +89,7 @@ def _read_tool_map(directory: Directory, entry: Entry, wanted: set[bytes]) -> di
     start = PREFIX_SIZE + entry.text_bytes + entry.header.payload_bytes
     try:
         with RegularFile(entry.path) as fp:
-            if identity(os.fstat(fp.fileno())) != entry.stamp[:2]:
+            if identity(os.fstat(fp.fileno())) != entry.file:
                 return {}  # replaced since it was listed
             note = directory.ledger.applying(os.path.basename(entry.path), fp.fileno())
             return read_noted_tool_map(fp, start, note, wanted=wanted)

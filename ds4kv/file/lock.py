@@ -21,15 +21,13 @@ import stat
 import struct
 import time
 import weakref
+from collections.abc import Callable
+from typing import TypeAlias
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["LOCK_NAME", "Lock", "OnWait", "locked", "tried"]
 
-    OnWait = Callable[[str], object]
-    """on_wait(holder): the process id of who has the lock, or "unknown"; called once, before the first wait."""
-
-__all__ = ["LOCK_NAME", "Lock", "locked", "tried"]
+OnWait: TypeAlias = Callable[[str], object]
+"""on_wait(holder): the process id of who has the lock, or "unknown"; called once, before the first wait."""
 
 LOCK_NAME = ".ds4kv.lock"
 _TIMEOUT = 30.0  # seconds; what is done under the lock takes milliseconds, but disks stall

@@ -7,30 +7,24 @@ costs a file. What the ledger has noted of it goes with it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
 import time
-from collections import namedtuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from ds4kv.core.forks import renew_lock
 from ds4kv.errors import Ds4kvError
 from ds4kv.file.inplace import identity, touch
 from ds4kv.file.ledger import Ledger
-from ds4kv.file.lock import locked, tried
+from ds4kv.file.lock import OnWait, locked, tried
+from ds4kv.file.note import Note
 from ds4kv.store import log, policy
-from ds4kv.store.index import Index, read_text, stamp
+from ds4kv.store.index import Entry, Index, read_text, stamp
 from ds4kv.store.quarantine import Quarantine
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ds4kv.file.lock import OnWait
-    from ds4kv.file.note import Note
-    from ds4kv.store.index import Entry
-
-    Score = Callable[[Entry, float], float]
+from ds4kv.store.settings import Score
 
 __all__ = ["Directory", "Eviction"]
 
@@ -41,17 +35,15 @@ _MAX_UNREADABLE = 1000
 _logger = logging.getLogger("ds4kv")
 
 
-class Eviction(namedtuple("Eviction", "removed failed")):
+class Eviction(NamedTuple):
     """Each :class:`ds4kv.policy.Victim` that is gone, in their order, and those that could not be, with the OSError."""
 
-    __slots__ = ()
     removed: list[policy.Victim]
     failed: list[tuple[policy.Victim, OSError]]
 
 
-class _Hits(namedtuple("_Hits", "count head note")):
-    __slots__ = ()
-    count: int
+class _Hits(NamedTuple):
+    more: int
     head: bytes
     note: Note | None
 
@@ -84,6 +76,14 @@ class Directory:
         self._unreadable: set[tuple[int, int]] = set()  # of which the log has told
         self._mutex: threading.Lock  # of the index and the hits; never held while waiting for the directory's lock
         renew_lock(self, "_mutex")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r})"
+
+    def refuse_if_read_only(self) -> None:
+        """Raises PermissionError where nothing is to be changed."""
+        if self.is_read_only:
+            raise PermissionError(errno.EPERM, "the store was opened to read only", self.path)
 
     def make(self, mode: int | None) -> None:
         """Makes it, if need be: for who may have files of this ``mode``, or for its owner alone. Raises OSError."""
@@ -121,7 +121,7 @@ class Directory:
         try:
             return read_text(entry)
         except OSError as error:
-            file = entry.stamp[:2]
+            file = entry.file
             if file not in self._unreadable and len(self._unreadable) < _MAX_UNREADABLE:
                 self._unreadable.add(file)
                 _logger.warning("kv cache text not read %s: %s", entry.path, error)
@@ -188,7 +188,7 @@ class Directory:
             for victim in victims:
                 entry = victim.entry
                 try:
-                    if self.unlink(entry.path, entry.stamp[:2]):
+                    if self.unlink(entry.path, entry.file):
                         log.evicted(entry.header, file_size=entry.file_size, path=entry.path)
                         eviction.removed.append(victim)
                 except OSError as error:
@@ -275,7 +275,7 @@ class Directory:
             if self._pending_of != os.getpid():
                 self._pending, self._pending_of = {}, os.getpid()
             if len(self._pending) < _MAX_PENDING:
-                count = self._pending[path, file].count if (path, file) in self._pending else 0
+                count = self._pending[path, file].more if (path, file) in self._pending else 0
                 self._pending[path, file] = _Hits(count + 1, head, note)
         try:
             with tried(self.path) as is_free:

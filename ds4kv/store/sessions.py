@@ -85,6 +85,9 @@ class Sessions:
         self._directory = Directory(self.directory)
         self._directory.ledger.forget_absent()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.directory!r})"
+
     def list(self) -> SessionList:
         """All saved sessions, the one used last first. Raises OSError."""
         entries = sorted(self._directory.entries(), key=lambda entry: entry.header.last_used, reverse=True)

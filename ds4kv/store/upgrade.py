@@ -101,6 +101,9 @@ class Upgrade:
         self._dry_run = dry_run
         self._on_wait = on_wait
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._directory!r}, layout={str(self._layout)!r})"
+
     def run(self) -> Iterator[Outcome]:
         """Goes over every checkpoint that is there now, in the order of names. Raises OSError if it can't be listed."""
         names = sorted(filter(is_entry_name, os.listdir(self._directory)))

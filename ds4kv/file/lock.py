@@ -24,6 +24,8 @@ import weakref
 from collections.abc import Callable
 from typing import TypeAlias
 
+from ds4kv.core.forks import fork_waits
+
 __all__ = ["LOCK_NAME", "Lock", "OnWait", "locked", "tried"]
 
 OnWait: TypeAlias = Callable[[str], object]
@@ -255,7 +257,8 @@ def _holder(file: io.FileIO) -> str:
 def _tell(directory: str, error: OSError) -> None:
     if directory not in _told and len(_told) < 1000:
         _told.add(directory)
-        import logging  # here, for who opens a file and no store
+        with fork_waits:
+            import logging  # here, for who opens a file and no store
 
         logging.getLogger("ds4kv").warning(
             "kv cache goes without its lock %s: %s", os.path.join(directory, LOCK_NAME), error.strerror or error

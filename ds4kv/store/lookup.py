@@ -7,17 +7,15 @@ for all texts at once. Only the file that it names is opened, to compare the tex
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
 
 from ds4kv.format.naming import sha1_mismatch
+from ds4kv.store.directory import Directory
+from ds4kv.store.index import Entry
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
-
     from _typeshed import ReadableBuffer
-
-    from ds4kv.store.directory import Directory
-    from ds4kv.store.index import Entry
 
 __all__ = ["find", "longest_prefix", "what_suits"]
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ds4kv.core.workers import MAX_WORKERS, THREADS_VARIABLE, compression_is_off, resolve
 from ds4kv.format.toolmap import MAX_IDS
 from ds4kv.store import policy
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
 
 __all__ = ["add_cli_arguments", "store_options"]
 

@@ -7,27 +7,10 @@ another day, from the headers alone. Lengths are in tokens, sizes in bytes, time
 from __future__ import annotations
 
 import math
-from collections import namedtuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
-from ds4kv.format.header import HEADER_SIZE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any, Protocol
-
-    from ds4kv.format.header import Header
-
-    class Entry(Protocol):
-        """A checkpoint of a store, as far as eviction looks at it."""
-
-        @property
-        def sha(self) -> str: ...
-        @property
-        def header(self) -> Header: ...
-        @property
-        def file_size(self) -> int: ...
-
+from ds4kv.format.header import HEADER_SIZE, Header
 
 __all__ = [
     "BOUNDARY_ALIGN_TOKENS",
@@ -161,17 +144,27 @@ def eviction_score(
     return (effective_hits + 1.0) * tokens / file_size
 
 
-class Victim(namedtuple("Victim", "entry score reason")):
+class Evictable(Protocol):
+    """A checkpoint of a store, as far as eviction looks at it."""
+
+    @property
+    def sha(self) -> str: ...
+    @property
+    def header(self) -> Header: ...
+    @property
+    def file_size(self) -> int: ...
+
+
+class Victim(NamedTuple):
     """A checkpoint that has to go, its score, and why it and no other, in words."""
 
-    __slots__ = ()
     entry: Any
     score: float
     reason: str
 
 
 def choose_victims(
-    entries: Iterable[Entry],
+    entries: Iterable[Evictable],
     budget_bytes: int,
     now: float,
     protected: str | None = None,
@@ -223,7 +216,7 @@ def choose_victims(
     return victims
 
 
-def _score(entry: Entry, now: float) -> float:
+def _score(entry: Evictable, now: float) -> float:
     header = entry.header
     return eviction_score(
         hits=header.hits,

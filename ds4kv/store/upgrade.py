@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import time
-from collections import namedtuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from ds4kv.core import native as _core
 from ds4kv.errors import Ds4kvError
 from ds4kv.file.draft import sweep, sync_directory
 from ds4kv.file.inplace import identity, write_at
 from ds4kv.file.ledger import Ledger
-from ds4kv.file.lock import locked
+from ds4kv.file.lock import OnWait, locked
+from ds4kv.file.note import Note
 from ds4kv.file.reader import CheckpointReader
 from ds4kv.file.writer import CheckpointWriter, TooLittleSavedError, saves_enough
 from ds4kv.format import layout
@@ -33,13 +36,6 @@ from ds4kv.format.naming import is_entry_name
 from ds4kv.store.index import read_entry, stamp
 from ds4kv.stream.streams import Nowhere, PayloadWriter, RawWriter, encoder_level
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ds4kv.file.lock import OnWait
-    from ds4kv.file.note import Note
-
 __all__ = ["Outcome", "Upgrade"]
 
 _PIECE_SIZE = 1 << 20
@@ -47,20 +43,19 @@ _ATTEMPTS = 2
 _COARSEST_TICK_NS = 2_000_000_000  # of the clocks that file systems have
 
 
-class Outcome(namedtuple("Outcome", "path action before after why error", defaults=(None, None))):
+class Outcome(NamedTuple):
     """What became of one file: its sizes in bytes, the same where it stayed as it was.
 
     ``action`` is ``upgraded``, or would be by a dry run; ``current``, of that layout already; ``kept``, because it is
     as good as it was; ``skipped``, because somebody else is at it; ``failed``, with its ``error``. ``why`` says more.
     """
 
-    __slots__ = ()
     path: str
     action: str
     before: int
     after: int
-    why: str | None
-    error: Exception | None
+    why: str | None = None
+    error: Exception | None = None
 
 
 class _ChangedError(Exception):
@@ -325,8 +320,6 @@ class _Candidate:
 
 def _copy(source: CheckpointReader, payload: PayloadWriter | RawWriter | None) -> bytes:
     """Copies the payload, if there is a place for it; its digest."""
-    import hashlib
-
     digest = hashlib.blake2b()
     buffer = memoryview(bytearray(_PIECE_SIZE))
     while n := source.payload.readinto(buffer):

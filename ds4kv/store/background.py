@@ -1,7 +1,7 @@
-"""Saves one after the other beside the engine, by a thread that is there while there is work.
+"""Saves beside the engine: a queue, and a thread that does one save after the other and ends when none is left.
 
-Where no thread can be had, as in an atexit handler, the caller does its save itself. So it does where it *is* that
-thread: a payload function may save too, and would else wait for itself.
+The caller does its save itself where no thread can be had, as in an atexit handler, and where it *is* that thread: a
+payload function may save too, and would else wait for itself.
 """
 
 from __future__ import annotations

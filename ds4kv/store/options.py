@@ -1,8 +1,7 @@
-"""The options of ds4-server that concern its disk cache, for an engine's own argparse parser.
+"""ds4-server's options for its disk cache, in an engine's own argparse parser.
 
-:func:`add_cli_arguments` adds them under their names, and :func:`store_options` turns what was parsed into the
-arguments of a store. What can't be meant ends the program as argparse does it: one line on stderr that names option and
-value, exit status 2.
+:func:`add_cli_arguments` adds them, and :func:`store_options` turns what was parsed into the arguments of a store. A
+value that can't be meant ends the program as argparse does: one line on stderr with option and value, exit status 2.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ds4kv.store import policy
 __all__ = ["add_cli_arguments", "store_options"]
 
 _MAX_INT = (1 << 31) - 1
-# What strtol takes as a whole string in base 10: int() is more generous with blanks, underscores and digits.
+# What ds4-server's strtol takes in base 10. int() also takes underscores, other blanks, and digits of other scripts.
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})")
 
 
@@ -128,8 +127,8 @@ def store_options(namespace: argparse.Namespace) -> dict[str, Any]:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     """Has the parser refuse options that contradict each other.
 
-    argparse judges options one by one and has no hook for the whole, which is known when parse_known_args returns:
-    every way to parse goes through it, subparsers too.
+    argparse judges options one by one, and has no hook for all of them together. So its parse_known_args is wrapped:
+    every way to parse goes through that, subparsers too.
     """
     parse = parser.parse_known_args
 

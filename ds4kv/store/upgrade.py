@@ -1,12 +1,16 @@
 """Checkpoints of a directory written again in another layout, each in its place, while servers go on using them.
 
-A checkpoint is converted to a temporary file beside it, which is put on the disk, read back from there, and held
-against what was converted. Only then, with the store's lock held, does it take the name: if the old file is the same
-one still. A use or a tool map that came meanwhile is carried over. A process killed at any moment leaves the old file
-or the new one, and at most a temporary one that stores clean up.
+Each file in six steps, so that a process killed at any moment leaves the old file or the new one:
 
-ds4-server takes no lock. What it notes in the moment between the last look and the rename is one hit, or tool map, that
-is lost; readers that have the old file open keep it.
+1. convert it to a draft beside it, and put that on the disk;
+2. read the draft back from the disk, and hold it against what was converted;
+3. take the directory's lock;
+4. look whether the old file still has its name, and carry over hits and a tool map that came meanwhile;
+5. look once more whether the old file changed since, and if so do 4 again;
+6. give the draft the old file's name.
+
+ds4-server takes no lock. What it writes between 5 and 6 is lost: one hit, or one tool map. Who has the old file open
+reads on in it.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ __all__ = ["Outcome", "Upgrade"]
 
 _PIECE_SIZE = 1 << 20
 _ATTEMPTS = 2
-_COARSEST_TICK_NS = 2_000_000_000  # of the clocks that file systems have
+_COARSEST_TICK_NS = 2_000_000_000  # between two times of a file, on the file systems with the coarsest clocks
 
 
 class Outcome(NamedTuple):
@@ -181,7 +185,7 @@ class Upgrade:
         raw_total = source.payload.raw_total
         if header.form is Form.CHECKED and raw_total == 0:
             return None
-        # Of a file that nobody has noted it isn't known that it is what was saved, so it isn't noted now.
+        # A note says that a file is what was saved. Of an old file without one nobody knows that, so it gets none now.
         ledger_of_new = None if source.note is None else ledger
         writer = CheckpointWriter(
             source.path,
@@ -263,9 +267,9 @@ class _Candidate:
             raise OSError(errno.EIO, "what was written does not read back the same", path)
 
     def take_over(self, source: _Source) -> int:
-        """Takes the name of the source, with what it has become meanwhile; for who holds the lock. The file's size.
+        """Steps 4 to 6, for who holds the lock; the size of the new file.
 
-        Raises _ChangedError or FileNotFoundError if another file has the name, or none.
+        Raises _ChangedError if another file has the old one's name now, FileNotFoundError if none has.
         """
         region_end = os.fstat(self._draft.fd).st_size - len(self._trailer)
         while True:
@@ -299,7 +303,8 @@ class _Candidate:
         note = self._writer.note
         if note is None:
             return None
-        # Whoever writes to the file later gives it another time than this, unless it is of this very moment.
+        # The new file gets the old one's mtime. If that is older than a tick of the clock, any later write gives it
+        # another. If not, a write within this tick may leave it as it is: then the note has 0, which is no proof.
         is_past = time.time_ns() - status.st_mtime_ns > _COARSEST_TICK_NS
         return note._replace(
             mtime_ns=status.st_mtime_ns if is_past else 0,
@@ -309,7 +314,7 @@ class _Candidate:
         )
 
     def _look_like(self, status: os.stat_result) -> None:
-        """Has the file the owner, mode and times of the old one."""
+        """Gives the draft the owner, mode and times of the old file."""
         fd = self._draft.fd
         ours = os.fstat(fd)
         if (ours.st_uid, ours.st_gid) != (status.st_uid, status.st_gid):

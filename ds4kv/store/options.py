@@ -19,7 +19,21 @@ __all__ = ["add_cli_arguments", "store_options"]
 
 _MAX_INT = (1 << 31) - 1
 # What ds4-server's strtol takes in base 10. int() also takes underscores, other blanks, and digits of other scripts.
-_NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})")
+_WHOLE = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})")
+
+_NUMBERS = (  # option, its least value, its default, and what it is for
+    ("--kv-disk-space-mb", 1, policy.BUDGET_MB, "budget in MiB"),
+    ("--kv-cache-min-tokens", 1, policy.MIN_TOKENS, "shortest checkpoint that is saved or loaded"),
+    ("--kv-cache-cold-max-tokens", 0, policy.COLD_MAX_TOKENS, "longest prompt that is saved cold; 0: none is"),
+    (
+        "--kv-cache-continued-interval-tokens",
+        0,
+        policy.CONTINUED_INTERVAL_TOKENS,
+        "save a growing session every N tokens; 0: don't",
+    ),
+    ("--kv-cache-boundary-trim-tokens", 0, policy.BOUNDARY_TRIM_TOKENS, "leave out a prompt's last N tokens"),
+    ("--kv-cache-boundary-align-tokens", 0, policy.BOUNDARY_ALIGN_TOKENS, "save at multiples of N tokens; 0: anywhere"),
+)
 
 
 def add_cli_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,50 +46,10 @@ def add_cli_arguments(parser: argparse.ArgumentParser) -> None:
     The default number of threads is the environment's, looked up here.
     """
     group = parser.add_argument_group("KV disk cache")
-    group.add_argument("--kv-disk-dir", metavar="DIR", help="keep checkpoints in this directory; off by default")
     add = group.add_argument
-    add(
-        "--kv-disk-space-mb",
-        metavar="N",
-        type=_whole_number(1),
-        default=policy.BUDGET_MB,
-        help="budget in MiB (%(default)s)",
-    )
-    add(
-        "--kv-cache-min-tokens",
-        metavar="N",
-        type=_whole_number(1),
-        default=policy.MIN_TOKENS,
-        help="shortest checkpoint that is saved or loaded (%(default)s)",
-    )
-    add(
-        "--kv-cache-cold-max-tokens",
-        metavar="N",
-        type=_whole_number(0),
-        default=policy.COLD_MAX_TOKENS,
-        help="longest prompt that is saved cold; 0: none is (%(default)s)",
-    )
-    add(
-        "--kv-cache-continued-interval-tokens",
-        metavar="N",
-        type=_whole_number(0),
-        default=policy.CONTINUED_INTERVAL_TOKENS,
-        help="save a growing session every N tokens; 0: don't (%(default)s)",
-    )
-    add(
-        "--kv-cache-boundary-trim-tokens",
-        metavar="N",
-        type=_whole_number(0),
-        default=policy.BOUNDARY_TRIM_TOKENS,
-        help="leave out a prompt's last N tokens (%(default)s)",
-    )
-    add(
-        "--kv-cache-boundary-align-tokens",
-        metavar="N",
-        type=_whole_number(0),
-        default=policy.BOUNDARY_ALIGN_TOKENS,
-        help="save at multiples of N tokens; 0: anywhere (%(default)s)",
-    )
+    add("--kv-disk-dir", metavar="DIR", help="keep checkpoints in this directory; off by default")
+    for option, least, default, meaning in _NUMBERS:
+        add(option, metavar="N", type=_whole_number(least), default=default, help=f"{meaning} (%(default)s)")
     add(
         "--kv-cache-reject-different-quant",
         action="store_true",
@@ -155,7 +129,7 @@ def _whole_number(low: int) -> Callable[[str], int]:
     """The type of an option whose value is a C int of at least ``low``."""
 
     def parse(text: str) -> int:
-        match = _NUMBER.fullmatch(text)
+        match = _WHOLE.fullmatch(text)
         if match and low <= (value := int(match[1] + match[2])) <= _MAX_INT:
             return value
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {_MAX_INT}")

@@ -40,11 +40,18 @@ def by_size(entry: ds4kv.Entry, now: float) -> float:
 
 def test_the_record_has_every_keyword_of_a_store() -> None:
     assert ["budget_mb", *Settings._fields] == keywords(ds4kv.Store)
+    decided = {"budget_bytes", "workers", "layout", "codec"}
+    told = {name: given.annotation for name, given in inspect.signature(ds4kv.Store).parameters.items()}
+    for name in set(Settings._fields) - decided:
+        assert Settings.__annotations__[name].__forward_arg__ == told[name]
 
 
 def test_the_record_of_a_save_has_every_argument_in_its_order() -> None:
     """The order matters: it is built by position."""
-    assert list(Wanted._fields) == ["text", *keywords(ds4kv.Store.save)]
+    told = {name: given.annotation for name, given in inspect.signature(ds4kv.Store.save).parameters.items()}
+    del told["self"]
+    assert {name: kind.__forward_arg__ for name, kind in Wanted.__annotations__.items()} == told
+    assert list(Wanted._fields) == list(told)
 
 
 @pytest.mark.parametrize("function", [ds4kv.Store.save_buffer, ds4kv.Store.save_async])

@@ -219,7 +219,7 @@ def dump(
 
     ``payload`` is any C-contiguous buffer, and is compressed where it lies. Everything else as :func:`create`.
     """
-    options = dict(locals())
+    options = dict(locals())  # by their names, which are create's
     del options["payload"]
     with create(**options, raw_total=_core.size_of(payload)) as checkpoint:
         checkpoint.payload.write(payload)

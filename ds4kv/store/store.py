@@ -87,7 +87,7 @@ class Store:
         read_only: bool = False,
         evict_on_open: bool = True,
     ) -> None:
-        options = dict(locals())
+        options = dict(locals())  # all keywords by their names, which are the record's
         del options["self"], options["directory"]
         settings = self._settings = Settings.checked(**options)
         self.min_tokens = settings.min_tokens

@@ -118,25 +118,25 @@ class Upgrade:
             size = os.lstat(path).st_size
             if os.path.islink(path):
                 return Outcome(path, "skipped", size, size, "a link: upgrade the directory that it leads to")
-            for attempt in range(_ATTEMPTS):
+            for _ in range(_ATTEMPTS):
                 entry = read_entry(path)
                 size = entry.file_size
                 if self._is_current(entry.header):
                     return Outcome(path, "current", size, size)
                 try:
                     return self._try(path, ledger)
-                except (_ChangedError, OSError) as error:
-                    if isinstance(error, OSError) and error.errno != errno.ESTALE:
+                except _ChangedError:
+                    continue
+                except OSError as error:
+                    if error.errno != errno.ESTALE:
                         raise
-                    if attempt == _ATTEMPTS - 1:
-                        return Outcome(path, "skipped", size, size, "it was changed or replaced meanwhile, again")
+            return Outcome(path, "skipped", size, size, "it was changed or replaced meanwhile, again")
         except FileNotFoundError:
             return Outcome(path, "skipped", size, size, "it was removed meanwhile")
         except (Ds4kvError, OSError, MemoryError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.ESTALE:  # of the reader: it proves nothing
                 return Outcome(path, "skipped", size, size, "somebody wrote to it meanwhile")
             return Outcome(path, "failed", size, size, None, error)
-        raise AssertionError
 
     def _is_current(self, header: Header) -> bool:
         return header.layout is self._layout and (header.codec is Codec.NONE) == (self._layout is Layout.V1)
@@ -145,7 +145,9 @@ class Upgrade:
         with _Source(path, workers=self._workers, ledger=ledger) as source:
             size = source.file_size
             header = self._header(source.header)
-            after = self._rehearse(source, header) if self._dry_run else self._replace(source, header, ledger)
+            after = None
+            if source.payload.raw_total > 0 or header.form is not Form.CHECKED:  # which has no empty region
+                after = self._rehearse(source, header) if self._dry_run else self._replace(source, header, ledger)
         if after is None:
             return Outcome(path, "kept", size, size, f"as {self._layout} it would not shrink")
         return Outcome(path, "upgraded", size, after)
@@ -158,8 +160,6 @@ class Upgrade:
     def _rehearse(self, source: _Source, header: Header) -> int | None:
         """Size of the file that would be written; None if the old one would be kept."""
         raw_total, form = source.payload.raw_total, header.form
-        if form is Form.CHECKED and raw_total == 0:
-            return None
         payload: PayloadWriter | RawWriter
         if form is None or form is Form.RAW:
             payload = RawWriter(Nowhere(), raw_total=raw_total)
@@ -182,9 +182,6 @@ class Upgrade:
 
     def _replace(self, source: _Source, header: Header, ledger: Ledger) -> int | None:
         """Size of the file that was written in its place; None if the old one was kept."""
-        raw_total = source.payload.raw_total
-        if header.form is Form.CHECKED and raw_total == 0:
-            return None
         # A note says that a file is what was saved. Of an old file without one nobody knows that, so it gets none now.
         ledger_of_new = None if source.note is None else ledger
         writer = CheckpointWriter(
@@ -195,7 +192,7 @@ class Upgrade:
             level=self._level,
             workers=self._workers,
             nice=self._nice,
-            raw_total=raw_total,
+            raw_total=source.payload.raw_total,
             fsync=True,
             ledger=ledger_of_new,
         )

@@ -4,10 +4,15 @@ Reads and writes ds4's ``.kv`` files bit for bit, in parallel, without the GIL: 
 lookup and a budget.
 """
 
+from ds4kv.core import ctrl_c as _ctrl_c  # noqa: F401  before all that takes time
+
+# isort: split
 import sys
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
 from ds4kv._moved import MOVED, Finder
-from ds4kv.core import ctrl_c as _ctrl_c  # noqa: F401  before all that takes time
+from ds4kv.core.forks import fork_waits as _fork_waits
 from ds4kv.core.install import get_include, get_library
 from ds4kv.errors import CancelledError, CorruptError, Ds4kvError, TruncatedError, UnsupportedError
 from ds4kv.file.api import (
@@ -20,15 +25,21 @@ from ds4kv.file.api import (
     open,
     read_header,
 )
+from ds4kv.file.note import Verdict
 from ds4kv.format.header import Codec, Ext, Header, Layout, Reason
 from ds4kv.stream.streams import PayloadReader, PayloadWriter, RawReader, RawWriter
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ds4kv.file.salvage import Damage
     from ds4kv.store import policy as policy
+    from ds4kv.store.background import SaveFuture
     from ds4kv.store.index import Entry
+    from ds4kv.store.load import LoadingCheckpoint
     from ds4kv.store.options import add_cli_arguments
-    from ds4kv.store.sessions import Sessions
+    from ds4kv.store.policy import Victim
+    from ds4kv.store.save import Save
+    from ds4kv.store.sessions import Session, Sessions
+    from ds4kv.store.settings import Score
     from ds4kv.store.store import Store
 
 __all__ = [
@@ -38,20 +49,28 @@ __all__ = [
     "CheckpointWriter",
     "Codec",
     "CorruptError",
+    "Damage",
     "Ds4kvError",
     "Entry",
     "Ext",
     "Header",
     "Layout",
+    "LoadingCheckpoint",
     "PayloadReader",
     "PayloadWriter",
     "RawReader",
     "RawWriter",
     "Reason",
+    "Save",
+    "SaveFuture",
+    "Score",
+    "Session",
     "Sessions",
     "Store",
     "TruncatedError",
     "UnsupportedError",
+    "Verdict",
+    "Victim",
     "add_cli_arguments",
     "create",
     "dump",
@@ -65,10 +84,17 @@ __all__ = [
 __version__ = "0.1.0"
 
 _LATER = {
-    "Entry": "ds4kv.store.index",
-    "Sessions": "ds4kv.store.sessions",
-    "Store": "ds4kv.store",
-    "add_cli_arguments": "ds4kv.store.options",
+    "Damage": "file.salvage",
+    "Entry": "store.index",
+    "LoadingCheckpoint": "store.load",
+    "Save": "store.save",
+    "SaveFuture": "store.background",
+    "Score": "store.settings",
+    "Session": "store.sessions",
+    "Sessions": "store.sessions",
+    "Store": "store.store",
+    "Victim": "store.policy",
+    "add_cli_arguments": "store.options",
 }
 """Names and their modules, which take longer to import than all else here, and not every program has a store."""
 
@@ -76,13 +102,12 @@ sys.meta_path.append(Finder)
 
 
 def __getattr__(name: str) -> object:
-    from importlib import import_module
-
-    if name in MOVED:
-        return import_module(f"ds4kv.{MOVED[name]}")
-    if name not in _LATER:
+    place = MOVED.get(name) or _LATER.get(name)
+    if place is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_LATER[name]), name)
+    with _fork_waits:
+        module = _import_module(f"ds4kv.{place}")
+    value: object = module if name in MOVED else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -6,11 +6,9 @@ The names of before go on to work. Nothing in the package uses them.
 from __future__ import annotations
 
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 __all__ = ["MOVED", "Finder"]
 
@@ -72,14 +70,10 @@ class Finder:
         package, _, old = name.rpartition(".")
         if package != "ds4kv" or old not in MOVED:
             return None
-        from importlib.machinery import ModuleSpec
-
         return ModuleSpec(name, Finder())  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> None:
         """None: a module to be filled, in whose place exec_module() puts the real one."""
 
     def exec_module(self, module: ModuleType) -> None:
-        from importlib import import_module
-
         sys.modules[module.__name__] = import_module(f"ds4kv.{MOVED[module.__name__.rpartition('.')[2]]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import os
 import subprocess
@@ -15,24 +16,16 @@ from processes import DEADLINE
 import ds4kv
 from ds4kv import Codec, Ext, Header
 from ds4kv.store import log
+from ds4kv.store.settings import Settings
 
 MIB = 1 << 20
 PATH = "/kv/0123456789abcdef0123456789abcdef01234567.kv"
 RAW = Header(tokens=10240, ctx_size=32768, reason_code=1, quant_bits=4, hits=3, payload_bytes=5 * MIB)
 LZ4 = RAW._replace(codec=Codec.LZ4, chunk_size=16 * MIB, reason_code=2, ext_flags=Ext.RESPONSES_VISIBLE)
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/kv/x.tmp.1")
-OPTIONS = {
-    "budget_bytes": 4096 * MIB,
-    "min_tokens": 512,
-    "cold_max_tokens": 30000,
-    "continued_interval_tokens": 10000,
-    "boundary_trim_tokens": 32,
-    "boundary_align_tokens": 2048,
-    "reject_different_quant": False,
-    "codec": Codec.LZ4,
-    "workers": 8,
-    "chunk_size": 16 * MIB,
-}
+DEFAULTS = {name: given.default for name, given in inspect.signature(ds4kv.Store).parameters.items()}
+del DEFAULTS["directory"]
+SETTINGS = Settings.checked(**DEFAULTS | {"codec": "lz4"})._replace(workers=8)
 COMMON = "budget=4096 MiB, cross-quant=accept, min=512, cold_max=30000, continued=10000, trim=32, align=2048"
 
 
@@ -42,16 +35,16 @@ def corrupt(field: str, why: str = "because", offset: int = 8) -> ds4kv.CorruptE
 
 INFO = [
     (
-        lambda: log.opened("/kv", **OPTIONS),
+        lambda: log.opened("/kv", SETTINGS),
         f"KV disk cache /kv ({COMMON}, hit_half_life=21600s, codec=lz4 threads=8 chunk=16384K)",
     ),
     (
-        lambda: log.opened("/kv", **OPTIONS | {"codec": Codec.NONE, "workers": 0, "reject_different_quant": True}),
+        lambda: log.opened("/kv", SETTINGS._replace(codec=Codec.NONE, workers=0, reject_different_quant=True)),
         f"KV disk cache /kv ({COMMON.replace('accept', 'reject')}, hit_half_life=21600s,"
         " codec=none threads=0 chunk=16384K)",
     ),
     (
-        lambda: log.opened("/kv", **OPTIONS | {"codec": None}),
+        lambda: log.opened("/kv", SETTINGS._replace(layout=ds4kv.Layout.V1)),
         f"KV disk cache /kv ({COMMON}, hit_half_life=21600s)",
     ),
     (

@@ -9,10 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 __all__ = ["fork_waits", "renew_lock"]
 

@@ -12,40 +12,39 @@ import errno
 import mmap
 import os
 import time
-from collections import namedtuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ds4kv.core import native as _core
+from ds4kv.core.forks import fork_waits
+from ds4kv.file.ledger import Ledger
 from ds4kv.file.opening import outline_of
 from ds4kv.file.reader import CheckpointReader
 from ds4kv.file.writer import CheckpointWriter, codec_for
 from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout, Reason
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    from ds4kv.file.ledger import Ledger
     from ds4kv.file.salvage import Damage
 
-    StrPath = str | os.PathLike[str]
-
 __all__ = ["Checkpoint", "CheckpointReader", "CheckpointWriter", "create", "dump", "load", "open", "read_header"]
+
+StrPath: TypeAlias = str | os.PathLike[str]
 
 _HUGE_PAGE = 1 << 21
 
 
-class Checkpoint(namedtuple("Checkpoint", "header text payload trailer damage", defaults=((),))):
+class Checkpoint(NamedTuple):
     """A whole checkpoint in memory. ``payload`` is a view of its bytes: of ``into`` if that was given to load.
 
     ``damage`` says what a salvage could not save: ``payload`` then ends at the first byte that is lost.
     """
 
-    __slots__ = ()
     header: Header
     text: bytes
     payload: memoryview
     trailer: bytes
-    damage: tuple[Damage, ...]
+    damage: tuple[Damage, ...] = ()
 
 
 def read_header(path: StrPath) -> Header:
@@ -99,7 +98,8 @@ def load(
 
 
 def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None, verify: bool) -> Checkpoint:
-    from ds4kv.file.salvage import Wreck  # here, because hardly any program needs it
+    with fork_waits:
+        from ds4kv.file.salvage import Wreck  # here, because hardly any program needs it
 
     with Wreck(path, workers=workers, verify=verify) as wreck:
         memory = _fresh_memory(wreck.claimed_bytes) if into is None else into
@@ -218,30 +218,9 @@ def dump(
 
     ``payload`` is any C-contiguous buffer, and is compressed where it lies. Everything else as :func:`create`.
     """
-    with create(
-        path,
-        tokens=tokens,
-        ctx_size=ctx_size,
-        text=text,
-        quant_bits=quant_bits,
-        reason=reason,
-        layout=layout,
-        codec=codec,
-        level=level,
-        chunk_size=chunk_size,
-        workers=workers,
-        nice=nice,
-        trailer=trailer,
-        ext_flags=ext_flags,
-        hits=hits,
-        created_at=created_at,
-        last_used=last_used,
-        model_id=model_id,
-        payload_abi=payload_abi,
-        raw_total=_core.size_of(payload),
-        fsync=fsync,
-        mode=mode,
-    ) as checkpoint:
+    options = dict(locals())  # by their names, which are create's
+    del options["payload"]
+    with create(**options, raw_total=_core.size_of(payload)) as checkpoint:
         checkpoint.payload.write(payload)
     return checkpoint.header
 

@@ -21,15 +21,15 @@ import stat
 import struct
 import time
 import weakref
+from collections.abc import Callable
+from typing import TypeAlias
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from ds4kv.core.forks import fork_waits
 
-    OnWait = Callable[[str], object]
-    """on_wait(holder): the process id of who has the lock, or "unknown"; called once, before the first wait."""
+__all__ = ["LOCK_NAME", "Lock", "OnWait", "locked", "tried"]
 
-__all__ = ["LOCK_NAME", "Lock", "locked", "tried"]
+OnWait: TypeAlias = Callable[[str], object]
+"""on_wait(holder): the process id of who has the lock, or "unknown"; called once, before the first wait."""
 
 LOCK_NAME = ".ds4kv.lock"
 _TIMEOUT = 30.0  # seconds; what is done under the lock takes milliseconds, but disks stall
@@ -257,7 +257,8 @@ def _holder(file: io.FileIO) -> str:
 def _tell(directory: str, error: OSError) -> None:
     if directory not in _told and len(_told) < 1000:
         _told.add(directory)
-        import logging  # here, for who opens a file and no store
+        with fork_waits:
+            import logging  # here, for who opens a file and no store
 
         logging.getLogger("ds4kv").warning(
             "kv cache goes without its lock %s: %s", os.path.join(directory, LOCK_NAME), error.strerror or error

@@ -9,25 +9,45 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
+from ds4kv.core.native import size_of
 from ds4kv.file.draft import held_drafts
-from ds4kv.format.header import Codec, Ext, Header
+from ds4kv.format.header import Codec, Ext, Header, Reason
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.toolmap import pack_tool_map, select_tool_map
 from ds4kv.store import log, policy
 from ds4kv.store.claims import Claims
+from ds4kv.store.directory import Directory
+from ds4kv.store.index import Entry
+from ds4kv.store.lookup import what_suits
 from ds4kv.store.room import NO_SPACE, Room, StoreWriter, over_budget
 from ds4kv.store.save import NewSave, PresentSave, Save
+from ds4kv.store.settings import Settings
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from _typeshed import ReadableBuffer
 
-    from ds4kv.store.directory import Directory
-    from ds4kv.store.index import Entry
-    from ds4kv.store.settings import Settings
+    Payload = ReadableBuffer | Callable[[], ReadableBuffer]
 
-__all__ = ["Saves"]
+__all__ = ["Saves", "Wanted"]
+
+
+class Wanted(NamedTuple):
+    """What an engine wants saved: the arguments of :meth:`ds4kv.Store.save`, by their names and in their order."""
+
+    text: ReadableBuffer
+    tokens: int
+    ctx_size: int
+    quant_bits: int
+    reason: str | int
+    ext_flags: int
+    tool_map: Mapping[bytes, bytes] | None
+    raw_total: int | None
+    trimmed: int
+    model_id: int | None
+    payload_abi: int | None
 
 
 class Saves:
@@ -38,25 +58,21 @@ class Saves:
         self._settings = settings
         self._claims = Claims()
 
-    def begin(
-        self,
-        text: bytes,
-        facts: dict[str, int],
-        *,
-        least_tokens: int,
-        suits: Callable[[Entry], bool],
-        tool_map: Mapping[bytes, bytes] | None,
-        raw_total: int | None,
-        trimmed: int,
-    ) -> Save:
-        """As :meth:`ds4kv.Store.save`; ``facts`` are fields of the header, and ``suits`` says of an entry whether the
-        engine can load it, whatever its text is.
-        """
+    def begin(self, wanted: Wanted, *, least_tokens: int) -> Save:
+        """As :meth:`ds4kv.Store.save`, of ``least_tokens`` tokens or more."""
         started = time.monotonic()
-        refusal = self._refusal(text, facts, max(least_tokens, 1))
+        reason = Reason.from_word(wanted.reason) if isinstance(wanted.reason, str) else wanted.reason
+        text, raw_total = bytes(memoryview(wanted.text)), wanted.raw_total
+        refusal = self._refusal(text, wanted, max(least_tokens, 1))
         if refusal is not None:
             return Save(refusal=refusal)
-        trailer = pack_tool_map(select_tool_map(text, tool_map or {}))
+        suits = what_suits(
+            ctx_size=wanted.ctx_size,
+            quant_bits=self._settings.quant_wanted(wanted.quant_bits),
+            model_id=wanted.model_id,
+            payload_abi=wanted.payload_abi,
+        )
+        trailer = pack_tool_map(select_tool_map(text, wanted.tool_map or {}))
         name = f"{hashlib.sha1(text, usedforsecurity=False).hexdigest()}.kv"
         claim = self._claims.claim(name)  # before the first look: whoever had it until now may have saved it
         if claim is None:
@@ -70,7 +86,7 @@ class Saves:
             if held_drafts(self._directory.path, name, self._directory.temporaries):
                 claim.end()
                 return Save(refusal="the text is being saved by another store or process")
-            header = self._header(facts, has_tool_map=bool(trailer))
+            header = self._header(wanted, reason, has_tool_map=bool(trailer))
             least = PREFIX_SIZE + len(text) + len(trailer)
             if header.codec is Codec.NONE:
                 least += raw_total or 0
@@ -84,18 +100,33 @@ class Saves:
             claim.end()
             raise
         return NewSave(
-            self._directory, writer, same_key, claim=claim, raw_total=raw_total, started=started, trimmed=trimmed
+            self._directory,
+            writer,
+            same_key,
+            claim=claim,
+            raw_total=raw_total,
+            started=started,
+            trimmed=wanted.trimmed,
         )
 
-    def _refusal(self, text: bytes, facts: dict[str, int], least_tokens: int) -> str | None:
+    def whole(self, wanted: Wanted, payload: Payload, *, least_tokens: int) -> Save:
+        """As :meth:`ds4kv.Store.save_buffer`; how it ended."""
+        if wanted.raw_total is None and not callable(payload):
+            wanted = wanted._replace(raw_total=size_of(payload))
+        with self.begin(wanted, least_tokens=least_tokens) as saving:
+            if saving.needed:
+                saving.payload.write(payload() if callable(payload) else payload)
+        return saving
+
+    def _refusal(self, text: bytes, wanted: Wanted, least_tokens: int) -> str | None:
         if self._directory.is_read_only:
             return "the store is read only"
-        if facts["tokens"] < least_tokens:
-            return f"{facts['tokens']} tokens; a checkpoint has at least {least_tokens}"
-        if facts["quant_bits"] not in (2, 4):
-            return f"quant_bits is {facts['quant_bits']}, not 2 or 4"
+        if wanted.tokens < least_tokens:
+            return f"{wanted.tokens} tokens; a checkpoint has at least {least_tokens}"
+        if wanted.quant_bits not in (2, 4):
+            return f"quant_bits is {wanted.quant_bits}, not 2 or 4"
         if len(text) >= 1 << 32:
-            log.skipped_for_text(facts["tokens"])
+            log.skipped_for_text(wanted.tokens)
             return f"the text is {len(text)} bytes; its length has 32 bits"
         return None
 
@@ -104,12 +135,20 @@ class Saves:
         sha = name[: -len(".kv")]
         return [entry for entry in self._directory.entries() if entry.sha == sha]
 
-    def _header(self, facts: dict[str, int], *, has_tool_map: bool) -> Header:
-        now = self._directory.now()
-        flags = facts["ext_flags"]
-        flags = flags | Ext.TOOL_MAP if has_tool_map else flags & ~int(Ext.TOOL_MAP)
-        times = {"created_at": now, "last_used": now, "ext_flags": flags}
-        return Header(**self._settings.template._asdict() | facts | times)
+    def _header(self, wanted: Wanted, reason: int, *, has_tool_map: bool) -> Header:
+        now, flags = self._directory.now(), wanted.ext_flags
+        of_this = {
+            "tokens": wanted.tokens,
+            "ctx_size": wanted.ctx_size,
+            "quant_bits": wanted.quant_bits,
+            "reason_code": reason,
+            "ext_flags": flags | Ext.TOOL_MAP if has_tool_map else flags & ~int(Ext.TOOL_MAP),
+            "created_at": now,
+            "last_used": now,
+            "model_id": wanted.model_id or 0,
+            "payload_abi": wanted.payload_abi or 0,
+        }
+        return Header(**self._settings.template._asdict() | of_this)
 
     def _create(
         self,

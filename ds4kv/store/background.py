@@ -1,7 +1,7 @@
-"""Saves one after the other beside the engine, by a thread that is there while there is work.
+"""Saves beside the engine: a queue, and a thread that does one save after the other and ends when none is left.
 
-Where no thread can be had, as in an atexit handler, the caller does its save itself. So it does where it *is* that
-thread: a payload function may save too, and would else wait for itself.
+The caller does its save itself where no thread can be had, as in an atexit handler, and where it *is* that thread: a
+payload function may save too, and would else wait for itself.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TypeAlias
 
 from ds4kv.store.index import Entry
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ds4kv.store.save import Save
-
-    Task = Callable[[], Save]
+from ds4kv.store.save import Save
 
 __all__ = ["Background", "SaveFuture"]
+
+Task: TypeAlias = Callable[[], Save]
+
+_QUEUE_SIZE = 4
+"""Saves that may wait for the thread, each with its buffer."""
 
 
 class SaveFuture(Future[Entry | None]):
@@ -32,6 +32,13 @@ class SaveFuture(Future[Entry | None]):
 
     refusal: str | None = None
 
+    def __init__(self, directory: str) -> None:
+        super().__init__()
+        self._directory = directory
+
+    def __repr__(self) -> str:
+        return f"<{super().__repr__()[1:-1]} in {self._directory!r}>"
+
     def refuse(self, why: str) -> None:
         """Ends it without a save."""
         self.refusal = why
@@ -39,13 +46,13 @@ class SaveFuture(Future[Entry | None]):
 
 
 class Background:
-    """A queue before which ``queue_size`` saves may wait, and its thread. For all threads, and for forked children: the
-    parent does what waits at a fork. ``name`` is what it saves for.
+    """The saves of one directory that wait, and the thread that does them. Any thread may submit one.
+
+    A forked child begins with an empty queue: what waits at the fork is the parent's to do.
     """
 
-    def __init__(self, name: str, *, queue_size: int) -> None:
-        self._name = name
-        self._queue_size = queue_size
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
         self._is_closed = False
         self._begin()
 
@@ -66,16 +73,16 @@ class Background:
         Raises RuntimeError after :meth:`close`.
         """
         self._leave_parent()
-        future = SaveFuture()
+        future = SaveFuture(self._directory)
         with self._changed:
             is_own_thread = self._thread is threading.current_thread()
-            while not is_own_thread and not self._is_closed and len(self._waiting) >= self._queue_size:
+            while not is_own_thread and not self._is_closed and len(self._waiting) >= _QUEUE_SIZE:
                 if not wait:
-                    future.refuse(f"{self._queue_size} saves are waiting already")
+                    future.refuse(f"{_QUEUE_SIZE} saves are waiting already")
                     return future
                 self._changed.wait()
             if self._is_closed:
-                raise RuntimeError(f"the store of {self._name} is closed")
+                raise RuntimeError(f"the store of {self._directory} is closed")
             if not is_own_thread and (self._thread is not None or self._start()):
                 self._waiting.append((task, future))
                 self._changed.notify_all()

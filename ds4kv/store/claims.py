@@ -1,4 +1,8 @@
-"""Which texts are being saved by this process: a second save of one would write all of it again, for nothing."""
+"""Which texts this process is saving now.
+
+Two threads that save one text at a time would write the whole payload twice. So the first one claims the text, and the
+second is refused. Other stores and processes see the draft that the first one holds.
+"""
 
 from __future__ import annotations
 

@@ -1,36 +1,32 @@
 """What a store does to its directory: list, evict, set aside, count hits. All that removes a checkpoint is here.
 
-A file goes for one of three reasons: the budget, or a full disk, has chosen it by its score; it was consumed by its
-load; its owner asked. One that is proven corrupt is moved, if it is as it was when that was proven. Nothing else ever
-costs a file. What the ledger has noted of it goes with it.
+A file is removed for one of three reasons: its score was the lowest, and the budget or a full disk wanted room; its
+load consumed it; its owner asked. One that is proven corrupt is moved to the quarantine. Nothing else costs a file.
+
+Danger: a file may be replaced between the look at it and its end. So who removes or moves one says which file it saw
+(device and inode, for a corrupt one also size and mtime), and another one of that name stays.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
 import time
-from collections import namedtuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from ds4kv.core.forks import renew_lock
 from ds4kv.errors import Ds4kvError
 from ds4kv.file.inplace import identity, touch
 from ds4kv.file.ledger import Ledger
-from ds4kv.file.lock import locked, tried
+from ds4kv.file.lock import OnWait, locked, tried
+from ds4kv.file.note import Note
 from ds4kv.store import log, policy
-from ds4kv.store.index import Index, read_text, stamp
+from ds4kv.store.index import Entry, Index, read_text, stamp
 from ds4kv.store.quarantine import Quarantine
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ds4kv.file.lock import OnWait
-    from ds4kv.file.note import Note
-    from ds4kv.store.index import Entry
-
-    Score = Callable[[Entry, float], float]
+from ds4kv.store.settings import Score
 
 __all__ = ["Directory", "Eviction"]
 
@@ -41,25 +37,24 @@ _MAX_UNREADABLE = 1000
 _logger = logging.getLogger("ds4kv")
 
 
-class Eviction(namedtuple("Eviction", "removed failed")):
+class Eviction(NamedTuple):
     """Each :class:`ds4kv.policy.Victim` that is gone, in their order, and those that could not be, with the OSError."""
 
-    __slots__ = ()
     removed: list[policy.Victim]
     failed: list[tuple[policy.Victim, OSError]]
 
 
-class _Hits(namedtuple("_Hits", "count head note")):
-    __slots__ = ()
-    count: int
+class _Hits(NamedTuple):
+    more: int
     head: bytes
     note: Note | None
 
 
 class Directory:
-    """A directory of checkpoints with a budget in bytes, for all threads, and for forked children.
+    """A directory of checkpoints with a budget in bytes. Any thread may use it, and a forked child goes on with it.
 
-    Where it ``is_read_only`` no file is changed or moved; who uses it doesn't call what removes one.
+    Where it ``is_read_only``, hits aren't counted and corrupt files aren't moved. Whoever would remove something asks
+    :meth:`refuse_if_read_only` before.
     """
 
     def __init__(
@@ -85,12 +80,23 @@ class Directory:
         self._mutex: threading.Lock  # of the index and the hits; never held while waiting for the directory's lock
         renew_lock(self, "_mutex")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r})"
+
+    def refuse_if_read_only(self) -> None:
+        """Raises PermissionError where nothing is to be changed."""
+        if self.is_read_only:
+            raise PermissionError(errno.EPERM, "the store was opened to read only", self.path)
+
     def make(self, mode: int | None) -> None:
-        """Makes it, if need be: for who may have files of this ``mode``, or for its owner alone. Raises OSError."""
+        """Makes the directory where there is none, for its owner alone, and for whom files of ``mode`` are for.
+
+        Raises OSError.
+        """
         if os.path.isdir(self.path):
             return
         wanted = 0o700
-        if mode is not None:  # who reads the files looks into it, too
+        if mode is not None:  # whoever may read the files may enter and list the directory
             wanted |= mode | (mode & 0o444) >> 2
         try:
             os.makedirs(self.path, mode=wanted, exist_ok=True)
@@ -121,7 +127,7 @@ class Directory:
         try:
             return read_text(entry)
         except OSError as error:
-            file = entry.stamp[:2]
+            file = entry.file
             if file not in self._unreadable and len(self._unreadable) < _MAX_UNREADABLE:
                 self._unreadable.add(file)
                 _logger.warning("kv cache text not read %s: %s", entry.path, error)
@@ -141,7 +147,7 @@ class Directory:
         self, entries: list[Entry], budget_bytes: int, now: float, protected: str | None
     ) -> list[policy.Victim]:
         if sum(entry.file_size for entry in entries) <= budget_bytes:
-            return []  # the rule, and no header has to be unpacked for it
+            return []  # as nearly always; scores would unpack every header
         return policy.choose_victims(entries, budget_bytes, now, protected, score=self._score)
 
     def evict(self, on_wait: OnWait | None = None) -> Eviction:
@@ -159,18 +165,18 @@ class Directory:
         return self._remove_chosen(self.entries(), self.budget_bytes, protected)
 
     def make_room(self, size: int, *, need: int, most: int | None = None) -> int:
-        """Removes checkpoints of the lowest score, ``size`` bytes or more of them, for a disk that is full.
+        """For a save on a full disk: removes checkpoints of the lowest scores, ``size`` bytes of them or more.
 
-        ``need`` is what the save has still to write, ``size`` of it at once. Where that would not fit with all of them
-        gone, or more than ``most`` bytes would go, none goes. The bytes that went; 0 for none. Raises TimeoutError if
-        the lock can't be had, and OSError.
+        ``need`` is all that the save has still to write, and ``size`` what it writes at once. Nothing is removed if
+        ``need`` would not fit even with every checkpoint gone, or if more than ``most`` bytes would go. Returns the
+        bytes that were removed. Raises TimeoutError if the lock can't be had, and OSError.
         """
         with locked(self.path):
             entries = self.entries()
             total = sum(entry.file_size for entry in entries)
             free = _free_bytes(self.path)
             if free >= size:
-                free = 0  # it did not do for ``size`` bytes: a quota has less, or no name for another file is left
+                free = 0  # the write failed all the same: a quota allows less, or there are no inodes left
             if size > total or need > total + free:
                 return 0
             if most is not None:
@@ -188,7 +194,7 @@ class Directory:
             for victim in victims:
                 entry = victim.entry
                 try:
-                    if self.unlink(entry.path, entry.stamp[:2]):
+                    if self.unlink(entry.path, entry.file):
                         log.evicted(entry.header, file_size=entry.file_size, path=entry.path)
                         eviction.removed.append(victim)
                 except OSError as error:
@@ -197,14 +203,14 @@ class Directory:
                     stuck.append(entry)
             if not stuck:
                 break
-            # What can't be removed takes its part of the budget all the same, and the next ones go in its place.
+            # What can't be removed still takes its part of the budget: the next ones go in its place.
             gone = {victim.entry.path for victim in victims}
             entries = [entry for entry in entries if entry.path not in gone]
             budget_bytes -= sum(entry.file_size for entry in stuck)
         return eviction
 
     def remove(self, path: str, file: tuple[int, int] | None = None, on_wait: OnWait | None = None) -> bool:
-        """Removes a file that has a checkpoint's name, whatever it is; with its identity, if it is this file still.
+        """Removes a file. With ``file``, its device and inode, another one that has the name now stays.
 
         False if it was gone. Raises TimeoutError if the lock can't be had, and OSError.
         """
@@ -228,8 +234,10 @@ class Directory:
     # What is no good
 
     def set_aside(self, path: str, was: tuple[int, int, int, int]) -> None:
-        """Moves a file to the quarantine: one whose bytes were proven wrong when its device, inode, size and mtime were
-        these, and still are. Where that can't be done at once, it is listed no more until it changes.
+        """Moves a file to the quarantine: its bytes were proven wrong while ``was`` were its device, inode, size and
+        mtime. If they are others now, the proof is about another file or another state of it, and it stays.
+
+        Where it can't be moved now, it is listed no more until it changes.
         """
 
         def is_same(status: os.stat_result) -> bool:
@@ -263,11 +271,11 @@ class Directory:
     def note_hit(
         self, path: str, file: tuple[int, int], *, head: bytes, note: Note | None, consume: bool = False
     ) -> bool:
-        """Counts a use of the file with this identity, or removes it; whether it was removed. ``head`` and ``note`` are
-        its header, and what is known of it, as it was loaded.
+        """Counts a use of a file, or with ``consume`` removes it; whether it was removed. ``file`` is its device and
+        inode, ``head`` its header and ``note`` what was known of it when it was loaded.
 
-        That is worth one try. While someone else has the lock a use is kept, and counted with the next one, a save or
-        :meth:`close`. No failure is an error: the engine has its state.
+        The lock is tried once: an engine doesn't wait for this. While someone else has it, the use is kept, and counted
+        with the next one, with a save, or by :meth:`close`. No failure is an error: the engine has its state.
         """
         if self.is_read_only:
             return False
@@ -275,7 +283,7 @@ class Directory:
             if self._pending_of != os.getpid():
                 self._pending, self._pending_of = {}, os.getpid()
             if len(self._pending) < _MAX_PENDING:
-                count = self._pending[path, file].count if (path, file) in self._pending else 0
+                count = self._pending[path, file].more if (path, file) in self._pending else 0
                 self._pending[path, file] = _Hits(count + 1, head, note)
         try:
             with tried(self.path) as is_free:
@@ -299,7 +307,8 @@ class Directory:
             return
         for (path, file), (count, head, note) in pending.items():
             try:
-                # Before the hit, which changes the mtime: of a file that nobody wrote to the region needs no look.
+                # Asked before the hit, which changes the mtime. If nobody wrote to the file since it was noted, the
+                # region is the noted one, and need not be read.
                 is_original = note is not None and note.has_stamp(os.stat(path))
                 if touch(path, last_used=self.now(), more_hits=count, file=file, known_head=head):
                     self.ledger.renew(path, note=note, is_original=is_original)
@@ -321,6 +330,6 @@ class Directory:
 
 
 def _free_bytes(path: str) -> int:
-    """What the disk says that it has free for who we are, in bytes."""
+    """What the disk has free for this user, in bytes; a quota isn't counted."""
     free = os.statvfs(path)
     return free.f_bavail * free.f_frsize

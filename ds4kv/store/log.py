@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 
 from ds4kv.errors import Ds4kvError
-from ds4kv.format.header import Codec, Ext, Header
+from ds4kv.format.header import CHUNK_SIZE, Codec, Ext, Header, Layout
 from ds4kv.store.policy import HIT_HALF_LIFE, with_slack
+from ds4kv.store.settings import Settings
 
 __all__ = [
     "create_failed",
@@ -58,35 +59,22 @@ def key_kind(ext_flags: int) -> str:
     return "thinking-visible" if ext_flags & Ext.THINKING_VISIBLE else "token-text"
 
 
-def opened(
-    directory: str,
-    *,
-    budget_bytes: int,
-    min_tokens: int,
-    cold_max_tokens: int,
-    continued_interval_tokens: int,
-    boundary_trim_tokens: int,
-    boundary_align_tokens: int,
-    reject_different_quant: bool,
-    codec: Codec | None,
-    workers: int,
-    chunk_size: int,
-) -> None:
-    """A store was opened, after its first eviction. ``codec`` is None for layout ``v1``, which has none."""
-    encoding = f", codec={_word(codec)} threads={workers} chunk={chunk_size >> 10}K" if codec is not None else ""
+def opened(directory: str, settings: Settings) -> None:
+    """A store was opened, after its first eviction. Layout ``v1`` has no codec to be told of."""
+    encoding = f", codec={_word(settings.codec)} threads={settings.workers} chunk={CHUNK_SIZE >> 10}K"
     _logger.info(
         "KV disk cache %s (budget=%d MiB, cross-quant=%s, min=%d, cold_max=%d, continued=%d, trim=%d, align=%d,"
         " hit_half_life=%ds%s)",
         _line(directory),
-        budget_bytes >> 20,
-        "reject" if reject_different_quant else "accept",
-        min_tokens,
-        cold_max_tokens,
-        continued_interval_tokens,
-        boundary_trim_tokens,
-        boundary_align_tokens,
+        settings.budget_bytes >> 20,
+        "reject" if settings.reject_different_quant else "accept",
+        settings.min_tokens,
+        settings.cold_max_tokens,
+        settings.continued_interval_tokens,
+        settings.boundary_trim_tokens,
+        settings.boundary_align_tokens,
         HIT_HALF_LIFE,
-        encoding,
+        "" if settings.layout is Layout.V1 else encoding,
     )
 
 

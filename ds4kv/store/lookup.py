@@ -7,24 +7,24 @@ for all texts at once. Only the file that it names is opened, to compare the tex
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
 
 from ds4kv.format.naming import sha1_mismatch
+from ds4kv.store.directory import Directory
+from ds4kv.store.index import Entry
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
-
     from _typeshed import ReadableBuffer
-
-    from ds4kv.store.directory import Directory
-    from ds4kv.store.index import Entry
 
 __all__ = ["find", "longest_prefix", "what_suits"]
 
 
 def longest_prefix(entries: Iterable[Entry], prompt: ReadableBuffer, accept: Callable[[Entry], bool]) -> Entry | None:
-    """The accepted entry with the longest text that is a prefix of ``prompt``; of two spellings of one key the one with
-    more tokens, then the one in lower case. None if there is none.
+    """The accepted entry whose key is that of the longest beginning of ``prompt``; None if there is none.
+
+    A key may have two files, its name in upper and in lower case: then it is the one with more tokens, else the one in
+    lower case.
     """
     with memoryview(prompt).cast("B") as text:
         by_sha: dict[str, Entry] = {}
@@ -42,7 +42,7 @@ def longest_prefix(entries: Iterable[Entry], prompt: ReadableBuffer, accept: Cal
             if sha in by_sha:
                 matches.append((size, sha))
         for size, sha in reversed(matches):
-            # A name is only a claim: this is also to have a text of that size.
+            # A name is only a claim: a file whose text has another size isn't the one that was looked for.
             found = [entry for entry in (by_sha[sha], *again) if entry.sha == sha and entry.text_bytes == size]
             if found:
                 return max(found, key=lambda entry: (entry.tokens, entry.path))
@@ -59,7 +59,7 @@ def find(directory: Directory, prompt: ReadableBuffer, accept: Callable[[Entry],
         while (entry := longest_prefix(entries, whole, accept)) is not None:
             beginning = bytes(whole[: entry.text_bytes])
             text = directory.text_of(entry)
-            # A text that isn't what its name says is damaged, which is the load's to say.
+            # Neither the beginning of the prompt nor what its name says: it is damaged, and the load will say so.
             if text == beginning or (text is not None and sha1_mismatch(entry.path, text) is not None):
                 return entry.found_for(beginning)
             passed_over = entry.path
@@ -76,8 +76,10 @@ def what_suits(
     least_tokens: int = 0,
     but: Collection[str] = (),
 ) -> Callable[[Entry], bool]:
-    """Says of an entry whether an engine could load it, whatever its text and its payload are: one that has so large a
-    context, and wants these numbers in the header; None is any. Those whose paths are in ``but`` don't suit.
+    """A function that says of an entry whether an engine could load it, by its header alone.
+
+    The engine has a context of ``ctx_size`` tokens, and wants the other numbers in the header; None is any. Entries of
+    fewer than ``least_tokens`` tokens don't suit, nor those whose paths are in ``but``.
     """
 
     def suits(entry: Entry) -> bool:

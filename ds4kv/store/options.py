@@ -1,29 +1,39 @@
-"""The options of ds4-server that concern its disk cache, for an engine's own argparse parser.
+"""ds4-server's options for its disk cache, in an engine's own argparse parser.
 
-:func:`add_cli_arguments` adds them under their names, and :func:`store_options` turns what was parsed into the
-arguments of a store. What can't be meant ends the program as argparse does it: one line on stderr that names option and
-value, exit status 2.
+:func:`add_cli_arguments` adds them, and :func:`store_options` turns what was parsed into the arguments of a store. A
+value that can't be meant ends the program as argparse does: one line on stderr with option and value, exit status 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ds4kv.core.workers import MAX_WORKERS, THREADS_VARIABLE, compression_is_off, resolve
 from ds4kv.format.toolmap import MAX_IDS
 from ds4kv.store import policy
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
-
 __all__ = ["add_cli_arguments", "store_options"]
 
 _MAX_INT = (1 << 31) - 1
-# What strtol takes as a whole string in base 10: int() is more generous with blanks, underscores and digits.
-_NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})")
+# What ds4-server's strtol takes in base 10. int() also takes underscores, other blanks, and digits of other scripts.
+_WHOLE = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})")
+
+_NUMBERS = (  # option, its least value, its default, and what it is for
+    ("--kv-disk-space-mb", 1, policy.BUDGET_MB, "budget in MiB"),
+    ("--kv-cache-min-tokens", 1, policy.MIN_TOKENS, "shortest checkpoint that is saved or loaded"),
+    ("--kv-cache-cold-max-tokens", 0, policy.COLD_MAX_TOKENS, "longest prompt that is saved cold; 0: none is"),
+    (
+        "--kv-cache-continued-interval-tokens",
+        0,
+        policy.CONTINUED_INTERVAL_TOKENS,
+        "save a growing session every N tokens; 0: don't",
+    ),
+    ("--kv-cache-boundary-trim-tokens", 0, policy.BOUNDARY_TRIM_TOKENS, "leave out a prompt's last N tokens"),
+    ("--kv-cache-boundary-align-tokens", 0, policy.BOUNDARY_ALIGN_TOKENS, "save at multiples of N tokens; 0: anywhere"),
+)
 
 
 def add_cli_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,50 +46,10 @@ def add_cli_arguments(parser: argparse.ArgumentParser) -> None:
     The default number of threads is the environment's, looked up here.
     """
     group = parser.add_argument_group("KV disk cache")
-    group.add_argument("--kv-disk-dir", metavar="DIR", help="keep checkpoints in this directory; off by default")
     add = group.add_argument
-    add(
-        "--kv-disk-space-mb",
-        metavar="N",
-        type=_whole_number(1),
-        default=policy.BUDGET_MB,
-        help="budget in MiB (%(default)s)",
-    )
-    add(
-        "--kv-cache-min-tokens",
-        metavar="N",
-        type=_whole_number(1),
-        default=policy.MIN_TOKENS,
-        help="shortest checkpoint that is saved or loaded (%(default)s)",
-    )
-    add(
-        "--kv-cache-cold-max-tokens",
-        metavar="N",
-        type=_whole_number(0),
-        default=policy.COLD_MAX_TOKENS,
-        help="longest prompt that is saved cold; 0: none is (%(default)s)",
-    )
-    add(
-        "--kv-cache-continued-interval-tokens",
-        metavar="N",
-        type=_whole_number(0),
-        default=policy.CONTINUED_INTERVAL_TOKENS,
-        help="save a growing session every N tokens; 0: don't (%(default)s)",
-    )
-    add(
-        "--kv-cache-boundary-trim-tokens",
-        metavar="N",
-        type=_whole_number(0),
-        default=policy.BOUNDARY_TRIM_TOKENS,
-        help="leave out a prompt's last N tokens (%(default)s)",
-    )
-    add(
-        "--kv-cache-boundary-align-tokens",
-        metavar="N",
-        type=_whole_number(0),
-        default=policy.BOUNDARY_ALIGN_TOKENS,
-        help="save at multiples of N tokens; 0: anywhere (%(default)s)",
-    )
+    add("--kv-disk-dir", metavar="DIR", help="keep checkpoints in this directory; off by default")
+    for option, least, default, meaning in _NUMBERS:
+        add(option, metavar="N", type=_whole_number(least), default=default, help=f"{meaning} (%(default)s)")
     add(
         "--kv-cache-reject-different-quant",
         action="store_true",
@@ -131,8 +101,8 @@ def store_options(namespace: argparse.Namespace) -> dict[str, Any]:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     """Has the parser refuse options that contradict each other.
 
-    argparse judges options one by one and has no hook for the whole, which is known when parse_known_args returns:
-    every way to parse goes through it, subparsers too.
+    argparse judges options one by one, and has no hook for all of them together. So its parse_known_args is wrapped:
+    every way to parse goes through that, subparsers too.
     """
     parse = parser.parse_known_args
 
@@ -159,7 +129,7 @@ def _whole_number(low: int) -> Callable[[str], int]:
     """The type of an option whose value is a C int of at least ``low``."""
 
     def parse(text: str) -> int:
-        match = _NUMBER.fullmatch(text)
+        match = _WHOLE.fullmatch(text)
         if match and low <= (value := int(match[1] + match[2])) <= _MAX_INT:
             return value
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {_MAX_INT}")

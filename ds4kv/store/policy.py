@@ -7,27 +7,10 @@ another day, from the headers alone. Lengths are in tokens, sizes in bytes, time
 from __future__ import annotations
 
 import math
-from collections import namedtuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
-from ds4kv.format.header import HEADER_SIZE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any, Protocol
-
-    from ds4kv.format.header import Header
-
-    class Entry(Protocol):
-        """A checkpoint of a store, as far as eviction looks at it."""
-
-        @property
-        def sha(self) -> str: ...
-        @property
-        def header(self) -> Header: ...
-        @property
-        def file_size(self) -> int: ...
-
+from ds4kv.format.header import HEADER_SIZE, Header
 
 __all__ = [
     "BOUNDARY_ALIGN_TOKENS",
@@ -67,8 +50,8 @@ def store_len(
 ) -> int:
     """How many of a prompt's ``tokens`` a cold checkpoint of it covers.
 
-    The last ``trim`` are left out, because the next prompt may well tokenize that end differently, and the rest is cut
-    to a multiple of ``align``, unless that is 0. If less than ``min_tokens`` would remain, it is all of them.
+    The last ``trim`` are left out: the next prompt may tokenize that end differently. The rest is cut to a multiple of
+    ``align``; 0 cuts nothing. If less than ``min_tokens`` would remain, it is all of them.
     """
     if tokens > min_tokens + trim:
         length = tokens - trim
@@ -82,9 +65,10 @@ def store_len(
 def chat_anchor(tokens: Iterable[int], *, user_id: int, assistant_id: int, min_tokens: int = MIN_TOKENS) -> int | None:
     """Where the part of a chat ends that other chats may share: the length of its cold checkpoint, in tokens.
 
-    That is the position of the last ``user_id`` before the first ``assistant_id``, or in all of the prompt if it has
-    no ``assistant_id``. None if there is no such token, or fewer than ``min_tokens`` before it. So it is where an id is
-    negative: the tokenizer has no such token. The length is used as it is, neither trimmed nor aligned.
+    It ends where the last user turn begins before the first answer: at the last ``user_id`` before the first
+    ``assistant_id``, or the last of all where nothing was answered yet. Use the length as it is, neither trimmed nor
+    aligned. None if there is no such turn, if it begins before ``min_tokens``, or if an id is negative, which says that
+    the tokenizer has no such token.
     """
     if user_id < 0 or assistant_id < 0:
         return None
@@ -107,12 +91,12 @@ def continued_target(
 ) -> int:
     """The length at which a session of ``live_tokens`` is to be stored now, or 0 if no store is due.
 
-    One is due at each multiple of ``interval``, itself rounded up to a multiple of ``align`` (unless that is 0), which
-    is at least ``min_tokens`` and beyond ``last_stored``. So the length is ``live_tokens`` or 0: a session is not
-    rewound, and a multiple that was passed between two calls is not made up for. ``interval`` 0 is off.
+    One is due at each multiple of ``interval`` that is at least ``min_tokens`` and beyond ``last_stored``; ``interval``
+    is rounded up to a multiple of ``align`` first, unless that is 0. ``interval`` 0 is off. A session can't be rewound:
+    so the length is ``live_tokens`` or 0, and a multiple that was passed between two calls is not made up for.
 
-    ``last_stored`` is the caller's to keep: a store raises it and never lowers it, a load sets it to the loaded length,
-    and a prompt that shares nothing with the session sets it to 0.
+    ``last_stored`` is the caller's to keep. A store raises it and never lowers it. A load sets it to the loaded length.
+    A prompt that shares nothing with the session sets it to 0.
     """
     if interval <= 0:
         return 0
@@ -161,32 +145,42 @@ def eviction_score(
     return (effective_hits + 1.0) * tokens / file_size
 
 
-class Victim(namedtuple("Victim", "entry score reason")):
+class Evictable(Protocol):
+    """A checkpoint of a store, as far as eviction looks at it."""
+
+    @property
+    def sha(self) -> str: ...
+    @property
+    def header(self) -> Header: ...
+    @property
+    def file_size(self) -> int: ...
+
+
+class Victim(NamedTuple):
     """A checkpoint that has to go, its score, and why it and no other, in words."""
 
-    __slots__ = ()
     entry: Any
     score: float
     reason: str
 
 
 def choose_victims(
-    entries: Iterable[Entry],
+    entries: Iterable[Evictable],
     budget_bytes: int,
     now: float,
     protected: str | None = None,
     *,
     score: Callable[[Any, float], float] | None = None,
 ) -> list[Victim]:
-    """Which checkpoints go, and in this order, for the sizes of the others to add up to ``budget_bytes`` or less.
+    """Which checkpoints go, and in which order, until the others take ``budget_bytes`` or less together.
 
-    The one with the lowest score goes first; of equal ones that with the smaller ``last_used``, and then the one that
-    comes first in ``entries``, which are in directory order. ``score`` is any function of an entry and ``now``, by
-    default :func:`eviction_score` of its header. ``budget_bytes`` is taken as it is: 0 leaves nothing.
+    The lowest score goes first. Of equal scores the one used longer ago goes first, and of those the one that comes
+    first in ``entries``. ``score`` is any function of an entry and ``now``, by default :func:`eviction_score`.
+    ``budget_bytes`` is taken as it is: 0 leaves nothing.
 
-    ``protected`` is the SHA-1 of the text of a checkpoint that goes after all others. One that is larger than the whole
-    budget is not protected. It makes the others go for nothing, or goes itself, as its score has it: don't let it in,
-    see :func:`fits`.
+    ``protected`` is the key of a checkpoint that goes last: one that was just saved has no hits yet, and would else be
+    the first to go. One that is larger than the whole budget isn't protected. All others would go for it, and then it
+    would still be over the budget. Don't let such a file in: see :func:`fits`.
 
     Raises ValueError if a score is not a number, which would make the order a matter of chance.
     """
@@ -223,7 +217,7 @@ def choose_victims(
     return victims
 
 
-def _score(entry: Entry, now: float) -> float:
+def _score(entry: Evictable, now: float) -> float:
     header = entry.header
     return eviction_score(
         hits=header.hits,

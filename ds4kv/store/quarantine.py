@@ -1,8 +1,8 @@
 """Where proven-corrupt checkpoints go: out of the store's sight, into the operator's.
 
 A store that left them would find them again at every lookup, instead of the shorter good ones behind them, and would
-never save their text anew. There is room for so many; the oldest go when it is full, as they are proven to be no good.
-The newest stays, whatever its size.
+never save their text anew. At most 64 files stay here, of a tenth of the budget together; beyond that the oldest are
+removed. The newest stays, whatever its size.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ import errno
 import logging
 import os
 import stat
-from collections import namedtuple
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container
+from collections.abc import Container
+from typing import NamedTuple
 
 __all__ = ["DIRECTORY_NAME", "MAX_FILES", "Quarantine", "Quarantined"]
 
@@ -25,10 +22,9 @@ MAX_FILES = 64
 _logger = logging.getLogger("ds4kv")
 
 
-class Quarantined(namedtuple("Quarantined", "name path file_size since")):
+class Quarantined(NamedTuple):
     """A file that was set aside: its size in bytes, and since when, in Unix seconds."""
 
-    __slots__ = ()
     name: str
     path: str
     file_size: int
@@ -38,8 +34,8 @@ class Quarantined(namedtuple("Quarantined", "name path file_size since")):
 class Quarantine:
     """The quarantine of a store's directory, of at most ``max_bytes`` and MAX_FILES files.
 
-    A link of its name is not followed: methods then raise NotADirectoryError. All of them are for who holds the lock of
-    the store, but :meth:`files`.
+    Hold the lock of the store for all but :meth:`files`. A link of its name could lead anywhere, so it is not followed:
+    NotADirectoryError.
     """
 
     def __init__(self, directory: str, *, max_bytes: int) -> None:

@@ -11,33 +11,27 @@ import hashlib
 import logging
 import os
 import time
-from collections import namedtuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from ds4kv.errors import Ds4kvError
 from ds4kv.file import api as _checkpoint
 from ds4kv.file.draft import sweep
 from ds4kv.file.lock import locked
+from ds4kv.file.reader import CheckpointReader
+from ds4kv.file.writer import CheckpointWriter
 from ds4kv.format.header import Reason
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.store.directory import Directory
-from ds4kv.store.index import read_text
+from ds4kv.store.index import Entry, read_text
 from ds4kv.stream.regular import RegularFile
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import TypeVar
-
     from _typeshed import ReadableBuffer
 
-    from ds4kv.file.reader import CheckpointReader
-    from ds4kv.file.writer import CheckpointWriter
-    from ds4kv.store.index import Entry
-
-    SessionList = list["Session"]
-    T = TypeVar("T")
-
 __all__ = ["SYSPROMPT_NAME", "Session", "Sessions", "read_title"]
+
+T = TypeVar("T")
 
 SYSPROMPT_NAME = "sysprompt.kv"
 _TITLE_BYTES = 70
@@ -49,12 +43,14 @@ _MARKER = "<\uff5c".encode()
 _logger = logging.getLogger("ds4kv")
 
 
-class Session(namedtuple("Session", "entry title")):
+class Session(NamedTuple):
     """A saved conversation: its :class:`ds4kv.store.index.Entry`, and how its first user turn begins."""
 
-    __slots__ = ()
     entry: Entry
     title: str
+
+
+SessionList: TypeAlias = list[Session]  # the method list() hides the type's name
 
 
 class Sessions:
@@ -79,11 +75,13 @@ class Sessions:
         self._workers = workers
         self._layout = layout
         self._codec = codec
-        self._clock = clock
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         sweep(self.directory)
-        self._directory = Directory(self.directory)
+        self._directory = Directory(self.directory, clock=clock)
         self._directory.ledger.forget_absent()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.directory!r})"
 
     def list(self) -> SessionList:
         """All saved sessions, the one used last first. Raises OSError."""
@@ -130,13 +128,22 @@ class Sessions:
         """
         whole = bytes(memoryview(text))
         name = f"{hashlib.sha1(whole, usedforsecurity=False).hexdigest()}.kv"
-        with self._create(name, Reason.AGENT_SESSION, whole, tokens, ctx_size, quant_bits, raw_total, fsync) as writer:
+        with self._create(
+            name,
+            reason=Reason.AGENT_SESSION,
+            text=whole,
+            tokens=tokens,
+            ctx_size=ctx_size,
+            quant_bits=quant_bits,
+            raw_total=raw_total,
+            fsync=fsync,
+        ) as writer:
             yield writer
         with locked(self.directory):
             for entry in self._directory.entries():
                 if entry.text_bytes < len(whole) and _if_readable(read_text, entry) == whole[: entry.text_bytes]:
                     try:
-                        self._directory.unlink(entry.path, entry.stamp[:2])
+                        self._directory.unlink(entry.path, entry.file)
                     except OSError as error:
                         _logger.warning("kv cache could not remove shorter session %s: %s", entry.path, error)
 
@@ -177,40 +184,25 @@ class Sessions:
         """
         return self._create(
             SYSPROMPT_NAME,
-            Reason.AGENT_SYSTEM,
-            bytes(memoryview(text)),
-            tokens,
-            ctx_size,
-            quant_bits,
-            raw_total,
-            fsync,
-        )
-
-    def _create(
-        self,
-        name: str,
-        reason: Reason,
-        text: bytes,
-        tokens: int,
-        ctx_size: int,
-        quant_bits: int,
-        raw_total: int | None,
-        fsync: bool,
-    ) -> CheckpointWriter:
-        writer = _checkpoint.create(
-            os.path.join(self.directory, name),
+            reason=Reason.AGENT_SYSTEM,
             text=text,
             tokens=tokens,
             ctx_size=ctx_size,
             quant_bits=quant_bits,
-            reason=reason,
+            raw_total=raw_total,
+            fsync=fsync,
+        )
+
+    def _create(self, name: str, **options: Any) -> CheckpointWriter:
+        """As :func:`ds4kv.create`, by the settings of these sessions."""
+        writer = _checkpoint.create(
+            os.path.join(self.directory, name),
             layout=self._layout,
             codec=self._codec,
             workers=self._workers,
-            created_at=max(int(self._clock()), 0),
-            raw_total=raw_total,
-            fsync=fsync,
+            created_at=self._directory.now(),
             ledger=self._directory.ledger,
+            **options,
         )
         writer.needs_payload = True
         return writer

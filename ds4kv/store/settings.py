@@ -1,73 +1,104 @@
-"""How a store writes its files: what all its saves have in common, checked once."""
+"""How a store was opened: its keyword arguments as one record, checked once, which all that works for it is handed.
+
+The record is also what a copy of a store is opened by, in this process or another.
+"""
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from ds4kv.core import workers as _workers
 from ds4kv.file.writer import codec_for
 from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout
 from ds4kv.store import policy
+from ds4kv.store.index import Entry
 from ds4kv.stream.streams import encoder_level
 
-__all__ = ["Settings", "budget_of", "not_negative"]
+__all__ = ["Score", "Settings"]
+
+Score: TypeAlias = Callable[[Entry, float], float]
+"""What a checkpoint is worth at a time in Unix seconds. The least worth is evicted first."""
 
 
-class Settings(namedtuple("Settings", "template workers level nice fsync mode evicts_when_full")):
-    """As :class:`ds4kv.Store` has them. ``template`` is a header with what those of all new files have in common."""
+class Settings(NamedTuple):
+    """The keyword arguments of :class:`ds4kv.Store`, by their names. What they leave open is decided here:
+    ``budget_bytes`` has the MiB of ``budget_mb``, ``workers`` and ``codec`` are never None.
+    """
 
-    __slots__ = ()
-    template: Header
+    budget_bytes: int
+    min_tokens: int
+    cold_max_tokens: int
+    continued_interval_tokens: int
+    boundary_trim_tokens: int
+    boundary_align_tokens: int
+    reject_different_quant: bool
     workers: int
+    layout: Layout
+    codec: Codec
     level: int | None
+    consume: bool
+    on_full: str
+    score: Score | None
+    clock: Callable[[], float]
     nice: int
     fsync: bool
     mode: int | None
-    evicts_when_full: bool
+    read_only: bool
+    evict_on_open: bool
 
     @classmethod
     def checked(
         cls,
         *,
-        layout: str,
-        codec: str | None,
-        level: int | None,
+        budget_mb: int,
+        budget_bytes: int | None,
         workers: int | None,
-        nice: int,
-        fsync: bool,
-        mode: int | None,
-        on_full: str,
-    ) -> Settings:
-        """Raises ValueError for what is out of its range."""
-        if on_full not in ("raise", "evict"):
-            raise ValueError(f"on_full is {on_full!r}, not 'raise' or 'evict'")
-        template = _template(Layout(layout), codec)
-        if level is not None:
-            encoder_level(template.codec, level)
-        if mode is not None and not 0 <= mode <= 0o777:
-            raise ValueError(f"mode is {mode:#o}, outside 0..0o777")
-        if not 0 <= nice <= 19:
-            raise ValueError(f"nice is {nice}, outside 0..19")
-        return cls(template, _workers.resolve(workers), level, nice, fsync, mode, on_full == "evict")
+        layout: str,
+        codec: str | Codec | None,
+        **others: Any,
+    ) -> Self:
+        """Raises ValueError for what is out of its range, and TypeError for an argument too many or too few."""
+        lengths = {name: value for name, value in others.items() if name.endswith("_tokens")}
+        for name, value in {"budget_mb": budget_mb, "budget_bytes": budget_bytes or 0, **lengths}.items():
+            if value < 0:
+                raise ValueError(f"{name} is {value}, which is negative")
+        kept = Layout(layout)
+        settings = cls(
+            budget_bytes=(budget_mb << 20 if budget_bytes is None else budget_bytes) or policy.BUDGET_MB << 20,
+            workers=_workers.resolve(workers),
+            layout=kept,
+            codec=codec_for(kept, codec),
+            **others,
+        )
+        if settings.on_full not in ("raise", "evict"):
+            raise ValueError(f"on_full is {settings.on_full!r}, not 'raise' or 'evict'")
+        if kept is Layout.V2_MID:
+            raise ValueError("layout v2-mid is read, not written: use v2-checked")
+        template = settings.template
+        if settings.level is not None:
+            encoder_level(template.codec, settings.level)
+        if settings.mode is not None and not 0 <= settings.mode <= 0o777:
+            raise ValueError(f"mode is {settings.mode:#o}, outside 0..0o777")
+        if not 0 <= settings.nice <= 19:
+            raise ValueError(f"nice is {settings.nice}, outside 0..19")
+        return settings
 
+    @property
+    def template(self) -> Header:
+        """A header with what those of all new files have in common."""
+        chunk_size = 0 if self.codec is Codec.NONE else CHUNK_SIZE
+        return Header(tokens=1, ctx_size=0, layout=self.layout, codec=self.codec, chunk_size=chunk_size)
 
-def _template(layout: Layout, codec: str | None) -> Header:
-    if layout is Layout.V2_MID:
-        raise ValueError("layout v2-mid is read, not written: use v2-checked")
-    kept = codec_for(layout, codec)
-    return Header(tokens=1, ctx_size=0, layout=layout, codec=kept, chunk_size=0 if kept is Codec.NONE else CHUNK_SIZE)
+    @property
+    def evicts_when_full(self) -> bool:
+        return self.on_full == "evict"
 
+    @property
+    def consume_above(self) -> int | None:
+        """Checkpoints of more tokens than this are removed once they were loaded; None: none is."""
+        return self.cold_max_tokens if self.consume and self.cold_max_tokens else None
 
-def budget_of(budget_mb: int, budget_bytes: int | None) -> int:
-    """The budget in bytes, by the one that is given; 0 is the default. Raises ValueError."""
-    budget = not_negative("budget_mb", budget_mb) << 20
-    if budget_bytes is not None:
-        budget = not_negative("budget_bytes", budget_bytes)
-    return budget or policy.BUDGET_MB << 20
-
-
-def not_negative(name: str, value: int) -> int:
-    """The value. Raises ValueError if it is less than 0."""
-    if value < 0:
-        raise ValueError(f"{name} is {value}, which is negative")
-    return value
+    def quant_wanted(self, quant_bits: int) -> int | None:
+        """The quantization that an engine of ``quant_bits`` needs of a checkpoint; None: any will do."""
+        return quant_bits if self.reject_different_quant else None

@@ -7,67 +7,56 @@ same time: files appear whole, by a rename, and what is open stays whole when it
 
 from __future__ import annotations
 
-import errno
+import argparse
+import functools
 import os
 import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Self
 
-from ds4kv.core.native import size_of
 from ds4kv.errors import CorruptError
 from ds4kv.file.note import Verdict
 from ds4kv.file.reader import CheckpointReader
-from ds4kv.format.header import CHUNK_SIZE, Layout, Reason
 from ds4kv.store import log, lookup, policy
-from ds4kv.store.admission import Saves
-from ds4kv.store.background import Background
+from ds4kv.store.admission import Saves, Wanted
+from ds4kv.store.background import Background, SaveFuture
 from ds4kv.store.directory import Directory
+from ds4kv.store.index import Entry
 from ds4kv.store.load import LoadingCheckpoint, open_found
 from ds4kv.store.options import store_options
 from ds4kv.store.save import Save
-from ds4kv.store.settings import Settings, budget_of, not_negative
+from ds4kv.store.settings import Score, Settings
 from ds4kv.store.upkeep import import_tool_maps, make_notes, tidy
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Collection, Iterable, Mapping
-    from typing import Any, Self
-
     from _typeshed import ReadableBuffer
 
-    from ds4kv.store.background import SaveFuture
-    from ds4kv.store.directory import Score
-    from ds4kv.store.index import Entry
-
-    Payload = ReadableBuffer | Callable[[], ReadableBuffer]
+    from ds4kv.store.admission import Payload
 
 __all__ = ["Store"]
 
-_QUEUE_SIZE = 4
-"""Saves that may wait for the background thread, each with its buffer."""
-
 
 class Store:
-    """The checkpoints of one directory.
+    """The checkpoints of one directory. Any thread may use it; each load and each save is one thread's at a time.
 
-    It and what it gives may be used from several threads, each load and each save by one at a time. ``with`` a store,
-    or after :meth:`close`, all saves in the background are done.
-
-    The budget is ``budget_bytes``, or ``budget_mb`` MiB; 0 is the default. Lengths are in tokens; ``min_tokens`` holds
-    for finding and saving, and the ``continued_`` and ``boundary_`` ones are kept for the engine, which decides what to
+    The budget is ``budget_bytes``, or ``budget_mb`` MiB; 0 is the default. Lengths are in tokens. ``min_tokens`` holds
+    for finding and saving. The ``continued_`` and ``boundary_`` ones are kept for the engine, which decides what to
     save with :mod:`ds4kv.policy`. With ``reject_different_quant`` only checkpoints of the same quantization are found.
 
-    ``layout``, ``codec`` and ``level`` are those of new files, as in :func:`ds4kv.create`; ``workers`` as
-    :func:`ds4kv.workers.resolve` has it. With ``consume`` a file of more than ``cold_max_tokens`` tokens is removed
-    once it was loaded. ``on_full`` is ``raise`` or ``evict``, see :meth:`save`. ``score`` is a function of an entry and
-    the time that says what a checkpoint is worth; the least worth goes first. ``clock`` gives Unix seconds. ``nice`` is
-    that of :class:`ds4kv.PayloadWriter`, for all saves. With ``fsync`` a save is durable when it returns.
-
-    ``mode`` is that of new files, whatever the umask; by default 0600, so that nobody else reads what was prompted.
+    ``layout``, ``codec`` and ``level`` are those of new files, as in :func:`ds4kv.create`; ``mode`` as well, and by
+    default 0600, so that nobody else reads what was prompted. ``workers`` is as :func:`ds4kv.workers.resolve` has it,
+    ``nice`` that of :class:`ds4kv.PayloadWriter`. With ``fsync`` a save is durable when it returns. ``on_full`` is
+    ``raise`` or ``evict``, see :meth:`save`. With ``consume`` a file of more than ``cold_max_tokens`` tokens is removed
+    once it was loaded. ``score`` says what an entry is worth at a time; the least worth goes first. ``clock`` gives
+    Unix seconds.
 
     Opening makes the directory, with mode 0700, removes what killed processes left half written, and evicts: a smaller
     budget takes effect at once, unless ``evict_on_open`` is false. In a directory that is not ours to write that is not
     done, and the log says so. A ``read_only`` store makes, changes and removes nothing at all: loads are not counted,
     saves are refused, and a directory that is not there is an empty one.
+
+    ``with`` a store, or after :meth:`close`, all saves in the background are done. A copy of a store, pickled or not,
+    opens the same directory by the same arguments, and evicts nothing at that: this one did, or its next save does.
 
     Raises ValueError for arguments out of their range, and OSError.
     """
@@ -98,48 +87,34 @@ class Store:
         read_only: bool = False,
         evict_on_open: bool = True,
     ) -> None:
-        self.min_tokens = not_negative("min_tokens", min_tokens)
-        self.cold_max_tokens = not_negative("cold_max_tokens", cold_max_tokens)
-        self.continued_interval_tokens = not_negative("continued_interval_tokens", continued_interval_tokens)
-        self.boundary_trim_tokens = not_negative("boundary_trim_tokens", boundary_trim_tokens)
-        self.boundary_align_tokens = not_negative("boundary_align_tokens", boundary_align_tokens)
-        self._settings = Settings.checked(
-            layout=layout,
-            codec=codec,
-            level=level,
-            workers=workers,
-            nice=nice,
-            fsync=fsync,
-            mode=mode,
-            on_full=on_full,
-        )
+        options = dict(locals())  # all keywords by their names, which are the record's
+        del options["self"], options["directory"]
+        settings = self._settings = Settings.checked(**options)
+        self.min_tokens = settings.min_tokens
+        self.cold_max_tokens = settings.cold_max_tokens
+        self.continued_interval_tokens = settings.continued_interval_tokens
+        self.boundary_trim_tokens = settings.boundary_trim_tokens
+        self.boundary_align_tokens = settings.boundary_align_tokens
         self._directory = Directory(
             os.path.abspath(os.fsdecode(directory)),
-            budget_bytes=budget_of(budget_mb, budget_bytes),
+            budget_bytes=settings.budget_bytes,
             score=score,
             clock=clock,
             is_read_only=read_only,
         )
-        self._saves = Saves(self._directory, self._settings)
-        self._reject_different_quant = reject_different_quant
-        self._consume_above = cold_max_tokens if consume and cold_max_tokens else None
-        self._background = Background(self.directory, queue_size=_QUEUE_SIZE)
+        self._saves = Saves(self._directory, settings)
+        self._background = Background(self.directory)
         if not read_only:
             self._directory.make(mode)
             tidy(self._directory, evict=evict_on_open)
-        log.opened(
-            self.directory,
-            budget_bytes=self.budget_bytes,
-            min_tokens=self.min_tokens,
-            cold_max_tokens=self.cold_max_tokens,
-            continued_interval_tokens=self.continued_interval_tokens,
-            boundary_trim_tokens=self.boundary_trim_tokens,
-            boundary_align_tokens=self.boundary_align_tokens,
-            reject_different_quant=self._reject_different_quant,
-            codec=None if self._settings.template.layout is Layout.V1 else self._settings.template.codec,
-            workers=self._settings.workers,
-            chunk_size=CHUNK_SIZE,
-        )
+        log.opened(self.directory, settings)
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str]]:
+        options = self._settings._replace(evict_on_open=False)._asdict()
+        return functools.partial(type(self), **options), (self.directory,)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.directory!r})"
 
     @classmethod
     def from_args(cls, namespace: argparse.Namespace) -> Self | None:
@@ -185,20 +160,15 @@ class Store:
         """
         if quant_bits not in (2, 4):
             return None
-        but = {entry.path for entry in exclude}
-        suits = self._what_suits(ctx_size, quant_bits, model_id, payload_abi, least_tokens=self.min_tokens, but=but)
-        return lookup.find(self._directory, prompt, suits)
-
-    def _what_suits(
-        self, ctx_size: int, quant_bits: int, model_id: int | None, payload_abi: int | None, **options: Any
-    ) -> Callable[[Entry], bool]:
-        return lookup.what_suits(
+        suits = lookup.what_suits(
             ctx_size=ctx_size,
-            quant_bits=quant_bits if self._reject_different_quant else None,
+            quant_bits=self._settings.quant_wanted(quant_bits),
             model_id=model_id,
             payload_abi=payload_abi,
-            **options,
+            least_tokens=self.min_tokens,
+            but={entry.path for entry in exclude},
         )
+        return lookup.find(self._directory, prompt, suits)
 
     def load(self, entry: Entry) -> LoadingCheckpoint:
         """Opens a checkpoint that was found, as a context manager.
@@ -211,7 +181,8 @@ class Store:
         Raises FileNotFoundError if the checkpoint was removed or replaced since it was found, which other processes may
         do at any time: a miss. Else as :func:`ds4kv.open`.
         """
-        return open_found(entry, self._directory, workers=self._settings.workers, consume_above=self._consume_above)
+        workers, consume_above = self._settings.workers, self._settings.consume_above
+        return open_found(entry, self._directory, workers=workers, consume_above=consume_above)
 
     def verify(self, entry: Entry) -> Verdict:
         """Reads all of a checkpoint; the file stays, whatever is found.
@@ -232,7 +203,7 @@ class Store:
         over. Raises TimeoutError if the directory's lock can't be had, PermissionError of a read-only store, and
         OSError.
         """
-        self._refuse_if_read_only()
+        self._directory.refuse_if_read_only()
         return make_notes(self._directory, workers=self._settings.workers)
 
     def import_tool_maps(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -265,7 +236,6 @@ class Store:
         ``text`` is the key. ``tool_map`` is all that the engine remembers, oldest first; the part that occurs in
         ``text`` is stored, and sets or clears bit 0 of ``ext_flags``. ``raw_total`` is the payload's size in bytes,
         where it is known beforehand; ``trimmed``, the tokens of the prompt that are left out, is for the log alone.
-
         ``model_id`` and ``payload_abi`` go into the header, which in layout ``v2`` has no room for them.
 
         A text that has a checkpoint which this engine can load isn't saved again; its tool map is, and replaces the one
@@ -284,42 +254,54 @@ class Store:
 
         Raises ValueError for what no file may hold, and OSError.
         """
-        facts = {
-            "tokens": tokens,
-            "ctx_size": ctx_size,
-            "quant_bits": quant_bits,
-            "reason_code": Reason.from_word(reason) if isinstance(reason, str) else reason,
-            "ext_flags": ext_flags,
-            "model_id": model_id or 0,
-            "payload_abi": payload_abi or 0,
-        }
-        return self._saves.begin(
-            bytes(memoryview(text)),
-            facts,
-            least_tokens=self.min_tokens,
-            suits=self._what_suits(ctx_size, quant_bits, model_id, payload_abi),
-            tool_map=tool_map,
-            raw_total=raw_total,
-            trimmed=trimmed,
+        wanted = Wanted(
+            text, tokens, ctx_size, quant_bits, reason, ext_flags, tool_map, raw_total, trimmed, model_id, payload_abi
         )
+        return self._saves.begin(wanted, least_tokens=self.min_tokens)
 
-    def save_buffer(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Entry | None:
+    def save_buffer(
+        self,
+        text: ReadableBuffer,
+        payload: Payload,
+        *,
+        tokens: int,
+        ctx_size: int,
+        quant_bits: int = 2,
+        reason: str | int = "cold",
+        ext_flags: int = 0,
+        tool_map: Mapping[bytes, bytes] | None = None,
+        raw_total: int | None = None,
+        trimmed: int = 0,
+        model_id: int | None = None,
+        payload_abi: int | None = None,
+    ) -> Entry | None:
         """Saves a whole payload, and returns the checkpoint of ``text``, or None if it was refused.
 
         ``payload`` is any C-contiguous buffer, compressed where it lies, or a function without arguments that makes one
-        and isn't called if it isn't needed. ``options`` and what is raised are those of :meth:`save`.
+        and isn't called if it isn't needed. The other arguments and what is raised are those of :meth:`save`.
         """
-        return self._save_buffer(text, payload, **options).entry
+        wanted = Wanted(
+            text, tokens, ctx_size, quant_bits, reason, ext_flags, tool_map, raw_total, trimmed, model_id, payload_abi
+        )
+        return self._saves.whole(wanted, payload, least_tokens=self.min_tokens).entry
 
-    def _save_buffer(self, text: ReadableBuffer, payload: Payload, **options: Any) -> Save:
-        if not callable(payload):
-            options.setdefault("raw_total", size_of(payload))
-        with self.save(text, **options) as saving:
-            if saving.needed:
-                saving.payload.write(payload() if callable(payload) else payload)
-        return saving
-
-    def save_async(self, text: ReadableBuffer, payload: Payload, *, wait: bool = True, **options: Any) -> SaveFuture:
+    def save_async(
+        self,
+        text: ReadableBuffer,
+        payload: Payload,
+        *,
+        tokens: int,
+        ctx_size: int,
+        quant_bits: int = 2,
+        reason: str | int = "cold",
+        ext_flags: int = 0,
+        tool_map: Mapping[bytes, bytes] | None = None,
+        raw_total: int | None = None,
+        trimmed: int = 0,
+        model_id: int | None = None,
+        payload_abi: int | None = None,
+        wait: bool = True,
+    ) -> SaveFuture:
         """:meth:`save_buffer` on a background thread, which does one save after the other, in order.
 
         A buffer must not change before the future is done; a function is called there, when it is its turn. While 4
@@ -330,8 +312,12 @@ class Store:
 
         Raises RuntimeError after :meth:`close`.
         """
-        key_text = bytes(memoryview(text))
-        return self._background.submit(lambda: self._save_buffer(key_text, payload, **options), wait=wait)
+        text = bytes(memoryview(text))
+        wanted = Wanted(
+            text, tokens, ctx_size, quant_bits, reason, ext_flags, tool_map, raw_total, trimmed, model_id, payload_abi
+        )
+        task = functools.partial(self._saves.whole, wanted, payload, least_tokens=self.min_tokens)
+        return self._background.submit(task, wait=wait)
 
     def evict(self) -> list[Entry]:
         """Brings the directory within its budget, as every save does; what was removed.
@@ -339,7 +325,7 @@ class Store:
         A file that can't be removed is passed over. Raises TimeoutError if the directory's lock can't be had,
         PermissionError of a read-only store, and OSError.
         """
-        self._refuse_if_read_only()
+        self._directory.refuse_if_read_only()
         return [victim.entry for victim in self._directory.evict().removed]
 
     def plan_eviction(self, budget_mb: int, now: float | None = None) -> list[policy.Victim]:
@@ -348,12 +334,8 @@ class Store:
 
     def remove(self, entry: Entry) -> bool:
         """Removes a checkpoint; False if it is gone already, or was replaced. Raises as :meth:`evict`."""
-        self._refuse_if_read_only()
-        return self._directory.remove(entry.path, entry.stamp[:2])
-
-    def _refuse_if_read_only(self) -> None:
-        if self._directory.is_read_only:
-            raise PermissionError(errno.EPERM, "the store was opened to read only", self.directory)
+        self._directory.refuse_if_read_only()
+        return self._directory.remove(entry.path, entry.file)
 
     def close(self) -> None:
         """Waits for the saves in the background; no more are taken."""

@@ -1,29 +1,36 @@
 """Checkpoints of a directory written again in another layout, each in its place, while servers go on using them.
 
-A checkpoint is converted to a temporary file beside it, which is put on the disk, read back from there, and held
-against what was converted. Only then, with the store's lock held, does it take the name: if the old file is the same
-one still. A use or a tool map that came meanwhile is carried over. A process killed at any moment leaves the old file
-or the new one, and at most a temporary one that stores clean up.
+Each file in six steps, so that a process killed at any moment leaves the old file or the new one:
 
-ds4-server takes no lock. What it notes in the moment between the last look and the rename is one hit, or tool map, that
-is lost; readers that have the old file open keep it.
+1. convert it to a draft beside it, and put that on the disk;
+2. read the draft back from the disk, and hold it against what was converted;
+3. take the directory's lock;
+4. look whether the old file still has its name, and carry over hits and a tool map that came meanwhile;
+5. look once more whether the old file changed since, and if so do 4 again;
+6. give the draft the old file's name.
+
+ds4-server takes no lock. What it writes between 5 and 6 is lost: one hit, or one tool map. Who has the old file open
+reads on in it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import time
-from collections import namedtuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from ds4kv.core import native as _core
 from ds4kv.errors import Ds4kvError
 from ds4kv.file.draft import sweep, sync_directory
 from ds4kv.file.inplace import identity, write_at
 from ds4kv.file.ledger import Ledger
-from ds4kv.file.lock import locked
+from ds4kv.file.lock import OnWait, locked
+from ds4kv.file.note import Note
 from ds4kv.file.reader import CheckpointReader
 from ds4kv.file.writer import CheckpointWriter, TooLittleSavedError, saves_enough
 from ds4kv.format import layout
@@ -33,34 +40,26 @@ from ds4kv.format.naming import is_entry_name
 from ds4kv.store.index import read_entry, stamp
 from ds4kv.stream.streams import Nowhere, PayloadWriter, RawWriter, encoder_level
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ds4kv.file.lock import OnWait
-    from ds4kv.file.note import Note
-
 __all__ = ["Outcome", "Upgrade"]
 
 _PIECE_SIZE = 1 << 20
 _ATTEMPTS = 2
-_COARSEST_TICK_NS = 2_000_000_000  # of the clocks that file systems have
+_COARSEST_TICK_NS = 2_000_000_000  # between two times of a file, on the file systems with the coarsest clocks
 
 
-class Outcome(namedtuple("Outcome", "path action before after why error", defaults=(None, None))):
+class Outcome(NamedTuple):
     """What became of one file: its sizes in bytes, the same where it stayed as it was.
 
     ``action`` is ``upgraded``, or would be by a dry run; ``current``, of that layout already; ``kept``, because it is
     as good as it was; ``skipped``, because somebody else is at it; ``failed``, with its ``error``. ``why`` says more.
     """
 
-    __slots__ = ()
     path: str
     action: str
     before: int
     after: int
-    why: str | None
-    error: Exception | None
+    why: str | None = None
+    error: Exception | None = None
 
 
 class _ChangedError(Exception):
@@ -101,6 +100,9 @@ class Upgrade:
         self._dry_run = dry_run
         self._on_wait = on_wait
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._directory!r}, layout={str(self._layout)!r})"
+
     def run(self) -> Iterator[Outcome]:
         """Goes over every checkpoint that is there now, in the order of names. Raises OSError if it can't be listed."""
         names = sorted(filter(is_entry_name, os.listdir(self._directory)))
@@ -116,25 +118,25 @@ class Upgrade:
             size = os.lstat(path).st_size
             if os.path.islink(path):
                 return Outcome(path, "skipped", size, size, "a link: upgrade the directory that it leads to")
-            for attempt in range(_ATTEMPTS):
+            for _ in range(_ATTEMPTS):
                 entry = read_entry(path)
                 size = entry.file_size
                 if self._is_current(entry.header):
                     return Outcome(path, "current", size, size)
                 try:
                     return self._try(path, ledger)
-                except (_ChangedError, OSError) as error:
-                    if isinstance(error, OSError) and error.errno != errno.ESTALE:
+                except _ChangedError:
+                    continue
+                except OSError as error:
+                    if error.errno != errno.ESTALE:
                         raise
-                    if attempt == _ATTEMPTS - 1:
-                        return Outcome(path, "skipped", size, size, "it was changed or replaced meanwhile, again")
+            return Outcome(path, "skipped", size, size, "it was changed or replaced meanwhile, again")
         except FileNotFoundError:
             return Outcome(path, "skipped", size, size, "it was removed meanwhile")
         except (Ds4kvError, OSError, MemoryError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.ESTALE:  # of the reader: it proves nothing
                 return Outcome(path, "skipped", size, size, "somebody wrote to it meanwhile")
             return Outcome(path, "failed", size, size, None, error)
-        raise AssertionError
 
     def _is_current(self, header: Header) -> bool:
         return header.layout is self._layout and (header.codec is Codec.NONE) == (self._layout is Layout.V1)
@@ -143,7 +145,9 @@ class Upgrade:
         with _Source(path, workers=self._workers, ledger=ledger) as source:
             size = source.file_size
             header = self._header(source.header)
-            after = self._rehearse(source, header) if self._dry_run else self._replace(source, header, ledger)
+            after = None
+            if source.payload.raw_total > 0 or header.form is not Form.CHECKED:  # which has no empty region
+                after = self._rehearse(source, header) if self._dry_run else self._replace(source, header, ledger)
         if after is None:
             return Outcome(path, "kept", size, size, f"as {self._layout} it would not shrink")
         return Outcome(path, "upgraded", size, after)
@@ -156,8 +160,6 @@ class Upgrade:
     def _rehearse(self, source: _Source, header: Header) -> int | None:
         """Size of the file that would be written; None if the old one would be kept."""
         raw_total, form = source.payload.raw_total, header.form
-        if form is Form.CHECKED and raw_total == 0:
-            return None
         payload: PayloadWriter | RawWriter
         if form is None or form is Form.RAW:
             payload = RawWriter(Nowhere(), raw_total=raw_total)
@@ -180,10 +182,7 @@ class Upgrade:
 
     def _replace(self, source: _Source, header: Header, ledger: Ledger) -> int | None:
         """Size of the file that was written in its place; None if the old one was kept."""
-        raw_total = source.payload.raw_total
-        if header.form is Form.CHECKED and raw_total == 0:
-            return None
-        # Of a file that nobody has noted it isn't known that it is what was saved, so it isn't noted now.
+        # A note says that a file is what was saved. Of an old file without one nobody knows that, so it gets none now.
         ledger_of_new = None if source.note is None else ledger
         writer = CheckpointWriter(
             source.path,
@@ -193,7 +192,7 @@ class Upgrade:
             level=self._level,
             workers=self._workers,
             nice=self._nice,
-            raw_total=raw_total,
+            raw_total=source.payload.raw_total,
             fsync=True,
             ledger=ledger_of_new,
         )
@@ -266,9 +265,9 @@ class _Candidate:
             raise OSError(errno.EIO, "what was written does not read back the same", path)
 
     def take_over(self, source: _Source) -> int:
-        """Takes the name of the source, with what it has become meanwhile; for who holds the lock. The file's size.
+        """Steps 4 to 6, for who holds the lock; the size of the new file.
 
-        Raises _ChangedError or FileNotFoundError if another file has the name, or none.
+        Raises _ChangedError if another file has the old one's name now, FileNotFoundError if none has.
         """
         region_end = os.fstat(self._draft.fd).st_size - len(self._trailer)
         while True:
@@ -302,7 +301,8 @@ class _Candidate:
         note = self._writer.note
         if note is None:
             return None
-        # Whoever writes to the file later gives it another time than this, unless it is of this very moment.
+        # The new file gets the old one's mtime. If that is older than a tick of the clock, any later write gives it
+        # another. If not, a write within this tick may leave it as it is: then the note has 0, which is no proof.
         is_past = time.time_ns() - status.st_mtime_ns > _COARSEST_TICK_NS
         return note._replace(
             mtime_ns=status.st_mtime_ns if is_past else 0,
@@ -312,7 +312,7 @@ class _Candidate:
         )
 
     def _look_like(self, status: os.stat_result) -> None:
-        """Has the file the owner, mode and times of the old one."""
+        """Gives the draft the owner, mode and times of the old file."""
         fd = self._draft.fd
         ours = os.fstat(fd)
         if (ours.st_uid, ours.st_gid) != (status.st_uid, status.st_gid):
@@ -323,8 +323,6 @@ class _Candidate:
 
 def _copy(source: CheckpointReader, payload: PayloadWriter | RawWriter | None) -> bytes:
     """Copies the payload, if there is a place for it; its digest."""
-    import hashlib
-
     digest = hashlib.blake2b()
     buffer = memoryview(bytearray(_PIECE_SIZE))
     while n := source.payload.readinto(buffer):

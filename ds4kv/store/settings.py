@@ -6,7 +6,7 @@ The record is also what a copy of a store is opened by, in this process or anoth
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self
 
 from ds4kv.core import workers as _workers
 from ds4kv.file.writer import codec_for
@@ -17,8 +17,11 @@ from ds4kv.stream.streams import encoder_level
 
 __all__ = ["Score", "Settings"]
 
-Score: TypeAlias = Callable[[Entry, float], float]
-"""What a checkpoint is worth at a time in Unix seconds. The least worth is evicted first."""
+
+class Score(Protocol):
+    """What a checkpoint is worth at a time in Unix seconds: the least worth is evicted first."""
+
+    def __call__(self, entry: Entry, now: float, /) -> float: ...
 
 
 class Settings(NamedTuple):

@@ -113,6 +113,11 @@ DS4KV_API void ds4kv_frame_encode(const ds4kv_frame *frame, uint8_t *head);
 DS4KV_API int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64_t region_bytes, uint32_t chunk_size,
                                  uint32_t form, ds4kv_fault *fault);
 
+/* Bytes of the record whose head is at `offset` of a region, head included. CORRUPT if the head can't be true of this
+ * frame and a region of this size. */
+DS4KV_API int64_t ds4kv_record_size(const ds4kv_frame *frame, uint64_t region_bytes, uint32_t index, uint64_t offset,
+                                    const uint8_t *head, ds4kv_fault *fault);
+
 /* ---- writer: payload in, records out ---- */
 
 /* level 0 is LZ4_compress_default, 1..12 is LZ4HC. raw_total is the payload's size, which must then be put, or

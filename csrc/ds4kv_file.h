@@ -120,11 +120,6 @@ DS4KV_API int ds4kv_mid_form(int fd, uint64_t start, uint64_t region_bytes, uint
 DS4KV_API int ds4kv_frame_at(ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes, uint32_t chunk_size,
                              uint32_t form, ds4kv_fault *fault);
 
-/* Bytes of the record whose head is at `offset` of a region, head included. CORRUPT if the head can't be true of this
- * frame and a region of this size. */
-DS4KV_API int64_t ds4kv_record_size(const ds4kv_frame *frame, uint64_t region_bytes, uint32_t index, uint64_t offset,
-                                    const uint8_t *head, ds4kv_fault *fault);
-
 typedef struct {
     uint64_t offset;   /* of the record in its file */
     uint32_t index;    /* of its chunk, for faults */

@@ -60,7 +60,10 @@ def open(path: StrPath, *, workers: int | None = None, verify: bool = True) -> C
 
     Header, text and frame are read and checked at once, and a file named by a SHA-1 must have it over its text; the
     payload comes by its stream. In a directory where a store has noted the file's sums, all that is read is held
-    against them, unless ``verify`` is false. ``workers`` as :func:`ds4kv.workers.resolve` has it.
+    against them, unless ``verify`` is false.
+
+    ``workers`` threads decode, 0 to 64; with 0 the calling thread does it all. By default they are 8, or what the
+    environment says in ``DS4_KV_CACHE_COMPRESSION_THREADS``. They are never more than the CPUs of this process.
 
     Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
     """
@@ -136,23 +139,29 @@ def create(
     mode: int | None = None,
     ledger: Ledger | None = None,
 ) -> CheckpointWriter:
-    """Opens a checkpoint for writing, as a context manager that publishes it on a clean exit.
+    """Opens a checkpoint for writing, as a context manager; its ``payload`` is the stream to write to.
 
-    ``payload`` is the stream to write to. The file is a temporary one beside ``path``; it takes the name when the block
-    ends, and is removed if it ends by an exception. A link at ``path`` stays, what it leads to is replaced; a device or
-    a directory there is an OSError. With ``fsync`` the publishing is durable. ``mode`` is that of the file, 0 to 0o777
-    and whatever the umask; by default that of the file which it replaces, and 0600 where there is none.
+    The file is written beside ``path``, and takes that name when the block ends. If the block ends by an exception the
+    file is removed, and what had the name before keeps it. A link at ``path`` stays: what it leads to is replaced. A
+    device or a directory there is an OSError.
 
-    ``layout`` is ``v2``, ``v1``, or ``v2-checked``, which has a checksum of each chunk and is smaller and faster where
-    the payload is of 32-bit numbers; a payload of which that would save less than 1/64 is stored as it is, in ``v1``.
-    ``codec`` is ``lz4``, ``lz4hc`` or ``none``; by default ``lz4``, and ``none`` for layout ``v1`` or, in ``v2``, where
-    the environment asks for 0 threads. ``level`` is as :func:`ds4kv.stream.encoder_level` has it. ``chunk_size`` is in
-    payload bytes, 1 to 64 MiB; ``workers`` and ``nice`` are those of :class:`PayloadWriter`. ``created_at`` and
-    ``last_used`` are Unix seconds: now, unless given. ``model_id`` and ``payload_abi`` are what newer engines put into
-    ``v1`` and ``v2-checked``. In ``ledger`` the file is noted, see :mod:`ds4kv.file.note`.
+    - ``layout``: ``v2``, ``v1``, or ``v2-checked``, which has a checksum of each chunk, and is smaller and faster where
+      the payload is of 32-bit numbers. A payload of which it saves less than 1/64 is stored as it is, in ``v1``.
+    - ``codec``: ``lz4``, ``lz4hc`` or ``none``. By default ``none`` in layout ``v1``, and in ``v2`` if the environment
+      asks for 0 threads; else ``lz4``.
+    - ``level``: 1 to 12 is LZ4HC, denser and slower; 0 is plain LZ4. By default 0 for codec ``lz4``, 1 for it in
+      ``v2-checked``, and 9 for ``lz4hc``, which has no 0.
+    - ``chunk_size``: 1 byte to 64 MiB of payload that are compressed as one block.
+    - ``workers`` compress, as many as :func:`open` has them; ``nice``, 0 to 19, lets other threads go before them.
+    - ``raw_total``: the payload's size in bytes, if it is known beforehand; another size is then a ValueError.
+    - ``created_at``, ``last_used``: Unix seconds, by default now.
+    - ``model_id``, ``payload_abi``: numbers of newer engines, for which ``v1`` and ``v2-checked`` have room.
+    - ``fsync``: the file is on the disk, under its name, when the block has ended.
+    - ``mode``: of the file, 0 to 0o777, whatever the umask. By default that of the file which it replaces, else 0600.
+    - ``ledger``: where the file's sums are noted, see :mod:`ds4kv.file.note`.
 
-    Raises ValueError for an argument that no file may hold, such as a text whose SHA-1 isn't the one that ``path`` is
-    named by, and OSError.
+    Raises ValueError for what no file may hold, such as a text whose SHA-1 isn't the one that ``path`` is named by, and
+    OSError.
     """
     kept_layout = Layout(layout)
     kept_codec = codec_for(kept_layout, codec)

@@ -38,7 +38,7 @@ _logger = logging.getLogger("ds4kv")
 
 
 class Eviction(NamedTuple):
-    """Each :class:`ds4kv.policy.Victim` that is gone, in their order, and those that could not be, with the OSError."""
+    """Each :class:`ds4kv.Victim` that is gone, in their order, and those that could not be, with the OSError."""
 
     removed: list[policy.Victim]
     failed: list[tuple[policy.Victim, OSError]]

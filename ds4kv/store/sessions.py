@@ -44,7 +44,7 @@ _logger = logging.getLogger("ds4kv")
 
 
 class Session(NamedTuple):
-    """A saved conversation: its :class:`ds4kv.store.index.Entry`, and how its first user turn begins."""
+    """A saved conversation: its :class:`ds4kv.Entry`, and how its first user turn begins."""
 
     entry: Entry
     title: str

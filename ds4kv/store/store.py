@@ -43,12 +43,11 @@ class Store:
     for finding and saving. The ``continued_`` and ``boundary_`` ones are kept for the engine, which decides what to
     save with :mod:`ds4kv.policy`. With ``reject_different_quant`` only checkpoints of the same quantization are found.
 
-    ``layout``, ``codec`` and ``level`` are those of new files, as in :func:`ds4kv.create`; ``mode`` as well, and by
-    default 0600, so that nobody else reads what was prompted. ``workers`` is as :func:`ds4kv.workers.resolve` has it,
-    ``nice`` that of :class:`ds4kv.PayloadWriter`. With ``fsync`` a save is durable when it returns. ``on_full`` is
-    ``raise`` or ``evict``, see :meth:`save`. With ``consume`` a file of more than ``cold_max_tokens`` tokens is removed
-    once it was loaded. ``score`` says what an entry is worth at a time; the least worth goes first. ``clock`` gives
-    Unix seconds.
+    ``layout``, ``codec``, ``level``, ``workers``, ``nice`` and ``mode`` are those of new files, as in
+    :func:`ds4kv.create`; ``workers`` is for loads as well. By default ``mode`` is 0600, so that nobody else reads what
+    was prompted. With ``fsync`` a save is durable when it returns. ``on_full`` is ``raise`` or ``evict``, see
+    :meth:`save`. With ``consume`` a file of more than ``cold_max_tokens`` tokens is removed once it was loaded.
+    ``score`` says what an entry is worth at a time; the least worth goes first. ``clock`` gives Unix seconds.
 
     Opening makes the directory, with mode 0700, removes what killed processes left half written, and evicts: a smaller
     budget takes effect at once, unless ``evict_on_open`` is false. In a directory that is not ours to write that is not
@@ -241,7 +240,7 @@ class Store:
         A text that has a checkpoint which this engine can load isn't saved again; its tool map is, and replaces the one
         there. One that is being saved at this moment isn't either, whoever does it. A file that doesn't fit the budget
         by its real size, with 1 % of slack, isn't let in. That, too few tokens, nothing written and a ``quant_bits``
-        other than 2 and 4 are refusals, no errors: see :class:`ds4kv.store.save.Save`.
+        other than 2 and 4 are refusals, no errors: see :class:`ds4kv.Save`.
 
         At the block's end the file gets its name, and then the directory is brought within the budget, by removing the
         checkpoints of the lowest score, and this one last. A block left by an exception leaves nothing behind. If

@@ -1,4 +1,4 @@
-"""The docs site: `python -m sphinx -W --keep-going -b html docs build/docs`, with the extra `docs` installed.
+"""The docs site: `sphinx-build -W --keep-going docs build/docs`, with the extra `docs` installed.
 
 The Python reference comes from the docstrings of the ds4kv that is installed, that of the command from its own parsers,
 that of C from the headers. Nothing is fetched, neither to build the site nor to read it.

@@ -23,9 +23,9 @@ import ds4kv
 from ds4kv.cli.arguments import Parser, UsageError
 from ds4kv.cli.messages import describe
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
-_COMMANDS = {
+COMMANDS = {
     "ab": "compare raw and lz4 checkpoints: size, save and load time",
     "info": "say what a checkpoint's header holds",
     "verify": "decode checkpoints and say which are damaged",
@@ -73,7 +73,7 @@ def _run(argv: Sequence[str]) -> int:
     parser = Parser(prog="ds4kv", description="Compressed on-disk KV cache checkpoints, the .kv files of ds4.")
     parser.add_argument("--version", action="version", version=f"ds4kv {ds4kv.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, summary in _COMMANDS.items():
+    for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if argv and argv[0] == name:
             command = importlib.import_module(f"ds4kv.cli.{name}")

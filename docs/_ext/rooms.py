@@ -1,0 +1,38 @@
+"""The directive ``rooms``: the modules of the package, room by room, each in the words of its own docstring."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+ROOMS = ["core", "format", "stream", "file", "store", "cli"]
+ROLE = re.compile(r":\w+:(`[^`]+`)")
+
+
+def described(name: str) -> list[str]:
+    """Of a module, in reST. What its docstring refers to is no page of the site: names stay names."""
+    docstring = ROLE.sub(r"`\1`", inspect.getdoc(importlib.import_module(name)) or "")
+    return [f".. py:module:: {name}", "", f".. rubric:: {name}", "", *docstring.splitlines(), ""]
+
+
+class Rooms(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        lines = []
+        for room in ROOMS:
+            package = importlib.import_module(f"ds4kv.{room}")
+            names = [module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "_native"]
+            lines += [f"## ds4kv.{room}", "", "```{eval-rst}", *(inspect.getdoc(package) or "").splitlines(), ""]
+            lines += [line for name in names for line in described(f"ds4kv.{room}.{name}")]
+            lines += ["```", ""]
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("rooms", Rooms)
+    return {"parallel_read_safe": True}

@@ -25,7 +25,7 @@ from ds4kv.file.api import (
     open,
     read_header,
 )
-from ds4kv.file.note import Verdict
+from ds4kv.file.verdict import Verdict
 from ds4kv.format.header import Codec, Ext, Header, Layout, Reason
 from ds4kv.stream.streams import PayloadReader, PayloadWriter, RawReader, RawWriter
 

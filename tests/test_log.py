@@ -56,15 +56,7 @@ INFO = [
         "kv cache stored tokens=10240 trimmed=0 reason=continued key=responses-visible"
         " codec=lz4 size=5.00 MiB comp=1.80x save=500.0 ms",
     ),
-    (
-        lambda: log.skipped_for_live_checkpoint(2048, "cold", -1),
-        "kv cache skipped tokens=2048 reason=cold live checkpoint elsewhere live=-1",
-    ),
     (lambda: log.skipped_for_text(2048), "kv cache skipped tokens=2048 rendered text too large"),
-    (
-        lambda: log.skipped_for_tool_map(2048, "agent-session"),
-        "kv cache skipped tokens=2048 reason=agent-session tool map size overflow",
-    ),
     (
         lambda: log.skipped_for_estimate(2048, "cold", file_size=10 * MIB, budget_bytes=10 * MIB),
         "kv cache skipped tokens=2048 reason=cold estimated size over budget"
@@ -85,11 +77,9 @@ INFO = [
         f"kv cache hit text tokens=10240 text=41000 quant=4 key=token-text load=35.5 ms file={PATH}",
     ),
     (
-        lambda: log.hit(LZ4, text_bytes=41000, seconds=2, path=PATH, consumed=True, responses=True),
-        "kv cache hit text RESPPROTO tokens=10240 text=41000 quant=4 key=responses-visible"
-        f" load=2000.0 ms consumed file={PATH}",
+        lambda: log.hit(LZ4, text_bytes=41000, seconds=2, path=PATH, consumed=True),
+        f"kv cache hit text tokens=10240 text=41000 quant=4 key=responses-visible load=2000.0 ms consumed file={PATH}",
     ),
-    (lambda: log.persisting(700), "persisting current KV cache before shutdown tokens=700"),
 ]
 WARNINGS = [
     (
@@ -115,16 +105,16 @@ WARNINGS = [
     (lambda: log.store_failed("cold", MemoryError(), 0), "kv cache store failed (cold): MemoryError save=0.0 ms"),
     (lambda: log.discarded(PATH), f"kv cache discarded corrupt text-prefix payload {PATH}"),
     (
-        lambda: log.discarded(PATH, responses=True),
-        f"kv cache discarded corrupt text-prefix payload RESPPROTO {PATH}",
+        lambda: log.trouble("hit not noted", "/kv/a\nb.kv", PermissionError(errno.EACCES, "Permission denied")),
+        r"kv cache hit not noted '/kv/a\nb.kv': [Errno 13] Permission denied",
     ),
     (
         lambda: log.load_failed(PATH, corrupt("raw_size", "raw_size is 3, not 4"), 0.0002),
         f"kv cache load failed {PATH}: raw_size is 3, not 4 at byte 8 load=0.2 ms",
     ),
     (
-        lambda: log.load_failed(PATH, corrupt("text"), 0.0002, responses=True),
-        f"kv cache load failed RESPPROTO {PATH}: text hash mismatch load=0.2 ms",
+        lambda: log.load_failed(PATH, corrupt("text"), 0.0002),
+        f"kv cache load failed {PATH}: text hash mismatch load=0.2 ms",
     ),
     (
         lambda: log.load_failed(PATH, FileNotFoundError(errno.ENOENT, "No such file or directory", PATH), 0),

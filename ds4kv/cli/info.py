@@ -15,7 +15,8 @@ from typing import Any
 
 import ds4kv
 from ds4kv.cli.listing import text_start
-from ds4kv.cli.messages import printable, reason, verdict
+from ds4kv.cli.messages import printable, reason
+from ds4kv.file.verdict import Verdict
 from ds4kv.format import layout
 from ds4kv.format.header import Codec, Ext, Form, Header, Layout
 from ds4kv.stream.regular import RegularFile
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     facts: dict[str, Any] = dict.fromkeys(_ROWS)
     error = _gather(args.file, facts)
     if args.json:
-        problem = None if error is None else {"verdict": verdict(error), "why": reason(error)}
+        problem = None if error is None else {"verdict": Verdict.of(error), "why": reason(error)}
         print(json.dumps({**facts, "error": problem}, indent=2))
     else:
         width = max(len(label) for label, _ in _ROWS.values())

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ds4kv.cli.messages import printable, reason, verdict
+from ds4kv.cli.messages import printable, reason
 from ds4kv.core.region import frame_at
 from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.file.lock import LOCK_NAME
+from ds4kv.file.verdict import Verdict
 from ds4kv.format.header import Codec, Form
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.naming import is_entry_name
@@ -50,7 +51,7 @@ def scan(directory: str) -> tuple[list[Entry], list[dict[str, str]]]:
                 others.append(_other(path, "unreadable", "a link that leads nowhere"))
             # Else it was evicted since the directory was read.
         except (Ds4kvError, OSError) as error:
-            others.append(_other(path, verdict(error), reason(error)))
+            others.append(_other(path, Verdict.of(error), reason(error)))
     return entries, others
 
 

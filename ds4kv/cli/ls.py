@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ds4kv.cli.listing import MIB, age, facts, scan, show_table, tell
-from ds4kv.cli.messages import reason, verdict
+from ds4kv.cli.messages import reason
+from ds4kv.file.verdict import Verdict
 from ds4kv.store.quarantine import Quarantine
 
 __all__ = ["configure", "run"]
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         except FileNotFoundError:
             continue  # evicted since it was listed
         except OSError as error:
-            others.append({"path": entry.path, "verdict": verdict(error), "why": reason(error)})
+            others.append({"path": entry.path, "verdict": Verdict.of(error), "why": reason(error)})
     rows.sort(key=_ORDERS[args.sort])
     aside = _quarantine(args.directory, others)
     if args.json:
@@ -86,6 +87,6 @@ def _quarantine(directory: str, others: list[dict[str, str]]) -> dict[str, int]:
     try:
         files = quarantine.files()
     except OSError as error:
-        others.append({"path": quarantine.path, "verdict": verdict(error), "why": reason(error)})
+        others.append({"path": quarantine.path, "verdict": Verdict.of(error), "why": reason(error)})
         files = []
     return {"files": len(files), "file_bytes": sum(file.file_size for file in files)}

@@ -1,24 +1,16 @@
-"""Errors in words: which verdict one is on a file, and what to tell the user."""
+"""Errors in words: what to tell the user."""
 
 from __future__ import annotations
 
-from ds4kv.errors import CorruptError, Ds4kvError, UnsupportedError
+from ds4kv.errors import Ds4kvError
+from ds4kv.file.verdict import Verdict
 
-__all__ = ["describe", "printable", "reason", "verdict"]
+__all__ = ["describe", "printable", "reason"]
 
 
 def printable(name: str) -> str:
     """A path or text as it is, or quoted if it could move the cursor or fake a line."""
     return name if name.isprintable() else repr(name)
-
-
-def verdict(error: Exception) -> str:
-    """``corrupt`` and ``unsupported`` are about the bytes; ``unreadable`` says that they could not be judged."""
-    if isinstance(error, CorruptError):
-        return "corrupt"
-    if isinstance(error, UnsupportedError):
-        return "unsupported"
-    return "unreadable"
 
 
 def reason(error: Exception) -> str:
@@ -35,7 +27,7 @@ def reason(error: Exception) -> str:
 def describe(error: Exception) -> str:
     """What is wrong, with the path if one is known."""
     if isinstance(error, Ds4kvError) and error.path is not None:
-        return f"{printable(error.path)}: {verdict(error)}: {reason(error)}"
+        return f"{printable(error.path)}: {Verdict.of(error)}: {reason(error)}"
     if isinstance(error, OSError) and error.filename is not None:
         # The second one, where there are two, is the target of a rename: the name that the user gave.
         name = error.filename if error.filename2 is None else error.filename2

@@ -12,9 +12,10 @@ from typing import Any
 
 from ds4kv.cli.arguments import UsageError, add_threads, whole_number
 from ds4kv.cli.changing import telling_warnings, waiting_for
-from ds4kv.cli.messages import printable, reason, verdict
+from ds4kv.cli.messages import printable, reason
 from ds4kv.cli.progress import progress
 from ds4kv.errors import Ds4kvError
+from ds4kv.file.verdict import Verdict
 from ds4kv.store.upgrade import Outcome, Upgrade
 
 __all__ = ["configure", "run"]
@@ -84,7 +85,7 @@ def _in_words(outcome: Outcome, dry_run: bool) -> str:
     path = printable(outcome.path)
     if outcome.error is not None:
         # Of an OSError nothing says whether it was met in reading or in writing.
-        known = f"{verdict(outcome.error)}: " if isinstance(outcome.error, Ds4kvError) else ""
+        known = f"{Verdict.of(outcome.error)}: " if isinstance(outcome.error, Ds4kvError) else ""
         return f"{path}: failed: {known}{reason(outcome.error)}"
     if outcome.action != "upgraded":
         return f"{path}: {outcome.action}: {outcome.why}"

@@ -1,10 +1,7 @@
 """``ds4kv verify``: decodes checkpoints and gives each its verdict.
 
-``ok`` says that a reader gets a whole payload, and by what that is proven: ``sidecar``, where a store has noted the
-file's sums, text and trailer included, and all of them still hold; ``checksums`` of the file itself; or ``decodes``,
-where changed bytes that still decode can't be seen. ``corrupt`` is proven; ``unsupported`` files may be good;
-``unreadable`` ones could not be looked at, because of the disk or the permissions. A trailer that
-isn't noted has no rules of its own and is not read. Memory doesn't grow with the payload.
+:mod:`ds4kv.file.verdict` has the words, and what proves each. A trailer that isn't noted has no rules of its own and is
+not read. Memory doesn't grow with the payload.
 
 Small files are judged several at a time by one thread each, large ones one at a time by all threads: never more threads
 than were asked for, and the order stays that of the names.
@@ -24,13 +21,13 @@ from typing import Any
 
 import ds4kv
 from ds4kv.cli.arguments import add_threads
-from ds4kv.cli.messages import printable, reason, verdict
+from ds4kv.cli.messages import printable, reason
 from ds4kv.cli.pieces import pieces
 from ds4kv.cli.progress import Advance, progress
 from ds4kv.cli.verdicts import State
 from ds4kv.core import workers
-from ds4kv.file.note import Verdict
-from ds4kv.format.header import CHUNK_SIZE, Form
+from ds4kv.file.verdict import Verdict
+from ds4kv.format.header import CHUNK_SIZE
 
 __all__ = ["configure", "run"]
 
@@ -40,8 +37,11 @@ _AHEAD = 4  # files under way for each thread, so that a slow one holds up no th
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "The exit code is 1 if any file is not ok. With --json each file is one line, an object of path, verdict, why"
-        " (null if ok), proof (what ok is proven by: sidecar, checksums or decodes; else null), file_bytes and resumed."
+        "A file is ok if a reader gets a whole payload from it, and this proves it: sidecar, the sums that a store"
+        " has noted in .ds4kv/, of text and trailer too; checksums, its own; decodes, neither, so that a changed byte"
+        " may be unseen. A corrupt file is proven wrong. An unsupported one is of a layout that isn't read, and may be"
+        " good. An unreadable one could not be judged. The exit code is 1 if any file is not ok. With --json each file"
+        " is one line, an object of path, verdict, why (null if ok), proof (null if not ok), file_bytes and resumed."
     )
     parser.add_argument(
         "paths", metavar="FILE|DIR", nargs="+", help="a checkpoint, or a directory: all of its *.kv files"
@@ -145,7 +145,7 @@ def _done(row: dict[str, Any]) -> Future[dict[str, Any]]:
 def _row(path: str, stamp: tuple[int, int] | None, proof: str | None, error: Exception | None) -> dict[str, Any]:
     return {
         "path": path,
-        "verdict": "ok" if error is None else verdict(error),
+        "verdict": Verdict.OK if error is None else Verdict.of(error),
         "why": None if error is None else reason(error),
         "proof": proof,
         "file_bytes": None if stamp is None else stamp[0],
@@ -167,15 +167,9 @@ def _judge(path: str, own_threads: int, stopped: threading.Event, advance: Advan
                 done = status.st_size * checkpoint.payload.tell() // max(checkpoint.payload.raw_total, 1)
                 advance(path, done - told)
                 told = done
-            proof = _proof(checkpoint)
+            proof = checkpoint.proof()
     except (ds4kv.Ds4kvError, OSError, MemoryError) as error:
         return _row(path, stamp, None, error)
     finally:
         advance(path, (stamp[0] if stamp else 0) - told)
     return _row(path, stamp, proof, None)
-
-
-def _proof(checkpoint: ds4kv.CheckpointReader) -> str:
-    if checkpoint.note is not None and checkpoint.verify_trailer() is Verdict.OK:
-        return "sidecar"
-    return "checksums" if checkpoint.form is Form.CHECKED else "decodes"

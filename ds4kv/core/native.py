@@ -7,14 +7,10 @@ threads at once; :mod:`ds4kv.stream` sees to that.
 from __future__ import annotations
 
 import os
-from collections import namedtuple
+from typing import Any, NamedTuple
 
 from ds4kv.core._native import ffi, lib
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError, UnsupportedError
-
-TYPE_CHECKING = False  # importing typing would take as long as importing all of ds4kv
-if TYPE_CHECKING:
-    from typing import Any
 
 __all__ = [
     "FRAME_SIZE",
@@ -46,10 +42,9 @@ MAX_LEVEL: int = lib.DS4KV_MAX_LEVEL
 _STATE: int = lib.DS4KV_STATE
 
 
-class Frame(namedtuple("Frame", "raw_total chunk_count chunk_size form")):
+class Frame(NamedTuple):
     """What stands before the records of a region, and the chunk size and form that the file's header tells."""
 
-    __slots__ = ()
     raw_total: int
     chunk_count: int
     chunk_size: int

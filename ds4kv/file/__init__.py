@@ -2,7 +2,8 @@
 
 from ds4kv.file.api import Checkpoint, CheckpointReader, CheckpointWriter, create, dump, load, open, read_header
 from ds4kv.file.ledger import DATABASE_NAME, DIRECTORY_NAME, Ledger
-from ds4kv.file.note import Note, Verdict
+from ds4kv.file.note import Note
+from ds4kv.file.verdict import Verdict
 
 __all__ = [
     "DATABASE_NAME",

@@ -16,17 +16,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import sqlite3
 import stat
 import threading
 import time
 
 from ds4kv.core.forks import fork_waits
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import sqlite3
-
-    Row = tuple[bytes | int | float | None, ...]
+Row = tuple[bytes | int | float | None, ...]
 
 __all__ = ["Database", "UnusableError"]
 

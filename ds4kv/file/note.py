@@ -10,41 +10,29 @@ docs/architecture.md has the table of all cases.
 from __future__ import annotations
 
 import contextlib
-import enum
 import functools
 import os
 import struct
 import sys
 import time
 from array import array
-from collections import namedtuple
+from typing import NamedTuple, Self
 
 from ds4kv.core import native as _core
 from ds4kv.errors import CorruptError
+from ds4kv.file.verdict import Verdict
 from ds4kv.format.facts import facts_of, field_at, is_raw, later_facts, structure
 from ds4kv.format.header import CHUNK_SIZE, Ext
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.stream.regular import read_at
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Self
-
-__all__ = ["Note", "Verdict", "boot"]
+__all__ = ["Note", "boot"]
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _SAMPLE_COUNT = 4
 _SAMPLE_SIZE = 2048
 _LEAST_RECORD = 10  # head and block
 _SUM_SIZE = 8
-
-
-class Verdict(enum.Enum):
-    """What is known of a file. UNKNOWN: there is no note that is about it."""
-
-    OK = "ok"
-    DAMAGED = "damaged"
-    UNKNOWN = "unknown"
 
 
 @functools.cache
@@ -67,11 +55,7 @@ _NOTE = struct.Struct(f"<QQQqQ{PREFIX_SIZE}s4xQQQ{_SAMPLE_COUNT * _SUM_SIZE}s")
 _SAMPLES = struct.Struct(f"<{_SAMPLE_COUNT}Q")
 
 
-class Note(
-    namedtuple(
-        "Note", "device inode birth_ns mtime_ns boot head text_sum trailer_bytes trailer_sum samples region_sums"
-    )
-):
+class Note(NamedTuple):
     """What a file was when it was noted.
 
     ``device``, ``inode`` and ``birth_ns`` (0 where the system can't say) tell the very file from a copy; ``head`` is
@@ -79,7 +63,6 @@ class Note(
     ``region_sums`` has one sum a record, of a raw region one for each 16 MiB.
     """
 
-    __slots__ = ()
     device: int
     inode: int
     birth_ns: int

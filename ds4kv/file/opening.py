@@ -15,7 +15,8 @@ from ds4kv.core.region import PREFIX_SIZE
 from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.file.inplace import read_at_rest
 from ds4kv.file.ledger import Ledger
-from ds4kv.file.note import Note, Verdict
+from ds4kv.file.note import Note
+from ds4kv.file.verdict import Verdict
 from ds4kv.format.header import Ext
 from ds4kv.format.layout import Outline, examine
 from ds4kv.format.naming import sha1_mismatch

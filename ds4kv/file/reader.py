@@ -16,8 +16,9 @@ from ds4kv.core import workers as _workers
 from ds4kv.core.region import PREFIX_SIZE, frame_at, mid_form
 from ds4kv.errors import CorruptError
 from ds4kv.file.ledger import Ledger
-from ds4kv.file.note import Note, Verdict
+from ds4kv.file.note import Note
 from ds4kv.file.opening import OpenFile
+from ds4kv.file.verdict import Proof, Verdict
 from ds4kv.format.header import CHUNK_SIZE, Form
 from ds4kv.stream.lifetime import Single
 from ds4kv.stream.streams import PayloadReader, RawReader, region_sums
@@ -138,7 +139,16 @@ class CheckpointReader(Single):
         self.payload.seek(0)
         while self.payload.readinto(scratch):
             pass
-        return self.verify_trailer()
+        return Verdict.OK if self.proof() is Proof.SIDECAR else Verdict.UNKNOWN
+
+    def proof(self) -> Proof:
+        """By what the file is whole, for who has read all of the payload; the trailer is read here.
+
+        Raises CorruptError if that is proven wrong, and OSError.
+        """
+        if self.verify_trailer() is Verdict.OK:
+            return Proof.SIDECAR
+        return Proof.CHECKSUMS if self.form is Form.CHECKED else Proof.DECODES
 
     def verify_trailer(self) -> Verdict:
         """Reads the trailer. OK: it is what was saved; UNKNOWN: it may be anything. Raises CorruptError for damage."""

@@ -10,13 +10,9 @@ from __future__ import annotations
 import enum
 import operator
 import struct
-from collections import namedtuple
+from typing import Any, NamedTuple, Self
 
 from ds4kv.errors import CorruptError, TruncatedError, UnsupportedError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Self
 
 __all__ = ["CHUNK_SIZE", "HEADER_SIZE", "MAX_CHUNK_SIZE", "Codec", "Ext", "Form", "Header", "Layout", "Reason"]
 
@@ -90,12 +86,21 @@ class Ext(enum.IntFlag):
     THINKING_VISIBLE = 4
 
 
-_Fields = namedtuple(
-    "_Fields",
-    "tokens ctx_size layout quant_bits reason_code ext_flags codec hits chunk_size created_at last_used payload_bytes"
-    " model_id payload_abi",
-    defaults=(Layout.V2, 2, Reason.COLD, 0, Codec.NONE, 0, 0, 0, 0, 0, 0, 0),
-)
+class _Fields(NamedTuple):
+    tokens: int
+    ctx_size: int
+    layout: Layout = Layout.V2
+    quant_bits: int = 2
+    reason_code: int = Reason.COLD
+    ext_flags: int = 0
+    codec: Codec = Codec.NONE
+    hits: int = 0
+    chunk_size: int = 0
+    created_at: int = 0
+    last_used: int = 0
+    payload_bytes: int = 0
+    model_id: int = 0
+    payload_abi: int = 0
 
 
 class Header(_Fields):
@@ -110,20 +115,6 @@ class Header(_Fields):
     """
 
     __slots__ = ()
-    tokens: int
-    ctx_size: int
-    layout: Layout
-    quant_bits: int
-    reason_code: int
-    ext_flags: int
-    codec: Codec
-    hits: int
-    chunk_size: int
-    created_at: int
-    last_used: int
-    payload_bytes: int
-    model_id: int
-    payload_abi: int
 
     def __new__(cls, **fields: Any) -> Self:
         self = super().__new__(cls, **fields)

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections import namedtuple
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-TYPE_CHECKING = False
+ReadAt: TypeAlias = Callable[[int, int], bytes]
+"""read_at(offset, size): those bytes of the trailer, fewer only at its end."""
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping
-
     from _typeshed import ReadableBuffer
-
-    ReadAt = Callable[[int, int], bytes]
-    """read_at(offset, size): those bytes of the trailer, fewer only at its end."""
 
 __all__ = [
     "MAX_BLOCK_BYTES",
@@ -45,8 +42,7 @@ _MAX_ENTRIES_PER_ID = 4  # a map of more is ignored
 _MAX_ENTRIES = _MAX_ENTRIES_PER_ID * MAX_IDS
 
 
-class _Tag(namedtuple("_Tag", "opener closer")):
-    __slots__ = ()
+class _Tag(NamedTuple):
     opener: bytes
     closer: bytes
 

@@ -10,7 +10,6 @@ Danger: a file may be replaced between the look at it and its end. So who remove
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import threading
 import time
@@ -33,8 +32,6 @@ __all__ = ["Directory", "Eviction"]
 _QUARANTINE_SHARE = 10  # of the budget, a tenth
 _MAX_PENDING = 1000
 _MAX_UNREADABLE = 1000
-
-_logger = logging.getLogger("ds4kv")
 
 
 class Eviction(NamedTuple):
@@ -130,7 +127,7 @@ class Directory:
             file = entry.file
             if file not in self._unreadable and len(self._unreadable) < _MAX_UNREADABLE:
                 self._unreadable.add(file)
-                _logger.warning("kv cache text not read %s: %s", entry.path, error)
+                log.trouble("text not read", entry.path, error)
             return None
 
     def now(self) -> int:
@@ -198,7 +195,7 @@ class Directory:
                         log.evicted(entry.header, file_size=entry.file_size, path=entry.path)
                         eviction.removed.append(victim)
                 except OSError as error:
-                    _logger.warning("kv cache eviction failed %s: %s", entry.path, error.strerror or error)
+                    log.trouble("eviction failed", entry.path, error.strerror or error)
                     eviction.failed.append((victim, error))
                     stuck.append(entry)
             if not stuck:
@@ -253,7 +250,7 @@ class Directory:
                 why = "someone else has the lock"
         except OSError as error:
             why = error
-        _logger.warning("kv cache could not move corrupt file %s: %s", path, why)
+        log.trouble("could not move corrupt file", path, why)
         with self._mutex:
             self._index.leave_out(path, is_same)
 
@@ -296,7 +293,7 @@ class Directory:
         except FileNotFoundError:
             pass  # the directory itself is gone
         except OSError as error:
-            _logger.warning("kv cache hit not noted %s: %s", path, error)
+            log.trouble("hit not noted", path, error)
         return False
 
     def count_hits(self) -> None:
@@ -315,7 +312,7 @@ class Directory:
             except FileNotFoundError:
                 pass  # evicted while it was loaded
             except (OSError, Ds4kvError) as failure:
-                _logger.warning("kv cache hit not noted %s: %s", path, failure)
+                log.trouble("hit not noted", path, failure)
 
     def close(self) -> None:
         """Counts the hits that are left, if the lock is free, and closes the ledger."""
@@ -325,7 +322,7 @@ class Directory:
                     if is_free:
                         self.count_hits()
             except OSError as error:
-                _logger.warning("kv cache hits not noted in %s: %s", self.path, error)
+                log.trouble("hits not noted in", self.path, error)
         self.ledger.close()
 
 

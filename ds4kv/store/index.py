@@ -11,9 +11,8 @@ import functools
 import os
 import stat
 import time
-from collections import namedtuple
 from collections.abc import Callable
-from typing import Self, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 from ds4kv.core.region import PREFIX_SIZE, Examiner
 from ds4kv.errors import Ds4kvError
@@ -31,20 +30,7 @@ __all__ = ["Entry", "Index", "read_entry", "read_text", "stamp"]
 _COARSEST_TICK_NS = 2_000_000_000
 
 
-_Fields = namedtuple(
-    "_Fields", "sha path file_size text_bytes tokens ctx_size quant_bits head layout device inode mtime_ns ctime_ns"
-)
-
-
-class Entry(_Fields):
-    """A checkpoint as the directory shows it.
-
-    ``sha`` is the key, 40 lower-case hex digits; ``path`` keeps the spelling of the file's name. ``file_size`` and
-    ``text_bytes`` are in bytes. ``tokens``, ``ctx_size`` and ``quant_bits`` are the header's, ``head`` its 48 bytes and
-    ``layout`` what they are to be read as.
-    The rest is from the file's status, and tells this state of it from any other.
-    """
-
+class _Fields(NamedTuple):
     sha: str
     path: str
     file_size: int
@@ -58,6 +44,17 @@ class Entry(_Fields):
     inode: int
     mtime_ns: int
     ctime_ns: int
+
+
+class Entry(_Fields):
+    """A checkpoint as the directory shows it.
+
+    ``sha`` is the key, 40 lower-case hex digits; ``path`` keeps the spelling of the file's name. ``file_size`` and
+    ``text_bytes`` are in bytes. ``tokens``, ``ctx_size`` and ``quant_bits`` are the header's, ``head`` its 48 bytes and
+    ``layout`` what they are to be read as.
+    The rest is from the file's status, and tells this state of it from any other.
+    """
+
     matched: bytes | None = None
     """The beginning of the prompt that it was found for, which is its text."""
 

@@ -26,16 +26,13 @@ __all__ = [
     "load_failed",
     "mkdir_failed",
     "opened",
-    "persisting",
     "replaced",
     "skipped_for_estimate",
-    "skipped_for_live_checkpoint",
     "skipped_for_size",
     "skipped_for_text",
-    "skipped_for_tool_map",
     "store_failed",
     "stored",
-    "tool_map_refused",
+    "trouble",
 ]
 
 # ds4's words for what is wrong with a file, by the field of our errors.
@@ -105,19 +102,9 @@ def stored(header: Header, *, file_size: int, raw_total: int, seconds: float, tr
     )
 
 
-def skipped_for_live_checkpoint(tokens: int, reason: str, live_tokens: int) -> None:
-    """Not saved: the session is not at the length to store but at ``live_tokens``; -1 if there is none."""
-    _logger.info("kv cache skipped tokens=%d reason=%s live checkpoint elsewhere live=%d", tokens, reason, live_tokens)
-
-
 def skipped_for_text(tokens: int) -> None:
     """Not saved: the text's length doesn't fit in 32 bits."""
     _logger.info("kv cache skipped tokens=%d rendered text too large", tokens)
-
-
-def skipped_for_tool_map(tokens: int, reason: str) -> None:
-    """Not saved: no file holds a tool map of that size."""
-    _logger.info("kv cache skipped tokens=%d reason=%s tool map size overflow", tokens, reason)
 
 
 def skipped_for_estimate(tokens: int, reason: str, *, file_size: int, budget_bytes: int) -> None:
@@ -167,13 +154,10 @@ def evicted(header: Header, *, file_size: int, path: str) -> None:
     )
 
 
-def hit(
-    header: Header, *, text_bytes: int, seconds: float, path: str, consumed: bool = False, responses: bool = False
-) -> None:
-    """A checkpoint was loaded. ``consumed``: and removed by that; ``responses``: for the Responses API."""
+def hit(header: Header, *, text_bytes: int, seconds: float, path: str, consumed: bool = False) -> None:
+    """A checkpoint was loaded. ``consumed``: and removed by that."""
     _logger.info(
-        "kv cache hit text%s tokens=%d text=%d quant=%d key=%s load=%s ms%s file=%s",
-        _protocol(responses),
+        "kv cache hit text tokens=%d text=%d quant=%d key=%s load=%s ms%s file=%s",
         header.tokens,
         text_bytes,
         header.quant_bits,
@@ -184,34 +168,32 @@ def hit(
     )
 
 
-def load_failed(path: str, error: BaseException, seconds: float, *, responses: bool = False) -> None:
+def load_failed(path: str, error: BaseException, seconds: float) -> None:
     """A checkpoint could not be loaded. Where ds4 has words for the error these are logged, else the error's own."""
     cause = _CAUSES.get(error.field or "") if isinstance(error, Ds4kvError) else None
     _logger.warning(
-        "kv cache load failed%s %s: %s load=%s ms",
-        _protocol(responses),
+        "kv cache load failed %s: %s load=%s ms",
         _line(path),
         cause or _cause(error),
         _ms(seconds),
     )
 
 
-def discarded(path: str, *, responses: bool = False) -> None:
+def discarded(path: str) -> None:
     """A checkpoint that is proven corrupt was taken out of the directory."""
-    _logger.warning("kv cache discarded corrupt text-prefix payload%s %s", _protocol(responses), _line(path))
+    _logger.warning("kv cache discarded corrupt text-prefix payload %s", _line(path))
 
 
-def persisting(tokens: int) -> None:
-    """The session will be stored because the engine shuts down."""
-    _logger.info("persisting current KV cache before shutdown tokens=%d", tokens)
+def trouble(what: str, path: str, why: object) -> None:
+    """Something went wrong that costs no checkpoint and no state: what, with which file or directory, and why.
+
+    None of ds4-server's lines: what goes wrong there is another thing.
+    """
+    _logger.warning("kv cache %s %s: %s", what, _line(path), _line(str(why)))
 
 
 def _against_budget(file_size: int, budget_bytes: int) -> str:
     return f"size={_mib(file_size)} MiB safe={_mib(with_slack(file_size))} MiB budget={_mib(budget_bytes)} MiB"
-
-
-def _protocol(responses: bool) -> str:
-    return " RESPPROTO" if responses else ""
 
 
 def _word(codec: Codec) -> str:
@@ -237,8 +219,3 @@ def _cause(error: BaseException) -> str:
 def _line(text: str) -> str:
     """The text, quoted if it would break the line or fake another one."""
     return text if text.isprintable() else repr(text)
-
-
-def tool_map_refused(path: str, error: Ds4kvError | OSError) -> None:
-    """A trailer was proven wrong, or the file that it is in, or can't be read. No line of ds4-server's."""
-    _logger.warning("kv cache tool map not imported %s: %s", path, error)

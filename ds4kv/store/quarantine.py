@@ -8,18 +8,17 @@ removed. The newest stays, whatever its size.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 from collections.abc import Container
 from typing import NamedTuple
 
+from ds4kv.store import log
+
 __all__ = ["DIRECTORY_NAME", "MAX_FILES", "Quarantine", "Quarantined"]
 
 DIRECTORY_NAME = "quarantine"
 MAX_FILES = 64
-
-_logger = logging.getLogger("ds4kv")
 
 
 class Quarantined(NamedTuple):
@@ -91,7 +90,7 @@ class Quarantine:
             try:
                 os.unlink(file.path)
             except OSError as error:  # and the next one goes in its place
-                _logger.warning("kv cache could not remove from quarantine %s: %s", file.path, error)
+                log.trouble("could not remove from quarantine", file.path, error)
                 continue
             count, total = count - 1, total - file.file_size
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import errno
 import functools
-import logging
 
 from ds4kv.file.draft import OutputFile
 from ds4kv.file.writer import CheckpointWriter
-from ds4kv.store import policy
+from ds4kv.store import log, policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["NO_SPACE", "Room", "StoreWriter", "over_budget"]
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-_logger = logging.getLogger("ds4kv")
 
 
 class Room:
@@ -50,7 +47,7 @@ class Room:
                 self._left = sum(entry.file_size for entry in self._directory.entries()) // 2
             freed = self._directory.make_room(size, need=size, most=self._left)
         except OSError as error:  # and the full disk is what the engine is told of
-            _logger.warning("kv cache no room made %s: %s", self._directory.path, error)
+            log.trouble("no room made", self._directory.path, error)
             return False
         self._left -= freed
         return freed > 0

@@ -7,7 +7,6 @@ on, and need not look at what became of it.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from ds4kv.store.room import StoreWriter
 
 __all__ = ["NewSave", "PresentSave", "Save"]
-
-_logger = logging.getLogger("ds4kv")
 
 
 class Save(Finishable):
@@ -91,7 +88,7 @@ class PresentSave(Save):
         except TimeoutError as error:
             self.entry = self._present
             self.refusal = f"the checkpoint is there, and its tool map stays as it is: {error.strerror}"
-            _logger.warning("kv cache tool map not written %s: %s", path, error)
+            log.trouble("tool map not written", path, error)
         except FileNotFoundError:
             pass
         if self.entry is None:
@@ -164,7 +161,7 @@ class NewSave(Save):
                 raise  # the directory itself was removed, and the draft with it
             except OSError as error:
                 # A rename is whole without the lock. What waits for it is the eviction, which the next save does.
-                _logger.warning("kv cache stores without the lock, and evicts nothing: %s", error)
+                log.trouble("stores without the lock, and evicts nothing", directory.path, error)
                 may_evict = False
             entry = self._publish()
             if may_evict:
@@ -172,7 +169,7 @@ class NewSave(Save):
                 try:
                     directory.evict_locked(protected=entry.sha)
                 except OSError as error:
-                    _logger.warning("kv cache not evicted %s: %s", directory.path, error)
+                    log.trouble("not evicted", directory.path, error)
 
     def _publish(self) -> Entry:
         writer, directory = self._writer, self._directory

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from ds4kv.file.reader import CheckpointReader
 from ds4kv.file.writer import CheckpointWriter
 from ds4kv.format.header import Reason
 from ds4kv.format.layout import PREFIX_SIZE
+from ds4kv.store import log
 from ds4kv.store.directory import Directory
 from ds4kv.store.index import Entry, read_text
 from ds4kv.stream.regular import RegularFile
@@ -39,8 +39,6 @@ _TURN_BYTES = 1 << 16  # of which a title is made: blanks in a row count once
 _PIECE_SIZE = 1 << 20
 _USER_TURN = "<\uff5cUser\uff5c>".encode()
 _MARKER = "<\uff5c".encode()
-
-_logger = logging.getLogger("ds4kv")
 
 
 class Session(NamedTuple):
@@ -145,7 +143,7 @@ class Sessions:
                     try:
                         self._directory.unlink(entry.path, entry.file)
                     except OSError as error:
-                        _logger.warning("kv cache could not remove shorter session %s: %s", entry.path, error)
+                        log.trouble("could not remove shorter session", entry.path, error)
 
     def load_sysprompt(self, text: ReadableBuffer, *, quant_bits: int) -> CheckpointReader | None:
         """Opens the checkpoint of the system prompt, if it is of this very text and quantization.
@@ -239,5 +237,5 @@ def _if_readable(read: Callable[[Entry], T | None], entry: Entry) -> T | None:
     try:
         return read(entry)
     except OSError as error:
-        _logger.warning("kv cache could not read %s: %s", entry.path, error)
+        log.trouble("could not read", entry.path, error)
         return None

@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from ds4kv.errors import CorruptError
-from ds4kv.file.note import Verdict
 from ds4kv.file.reader import CheckpointReader
+from ds4kv.file.verdict import Verdict
 from ds4kv.store import log, lookup, policy
 from ds4kv.store.admission import Saves, Wanted
 from ds4kv.store.background import Background, SaveFuture
@@ -193,7 +193,7 @@ class Store:
             with CheckpointReader(entry.path, workers=self._settings.workers, ledger=self._directory.ledger) as reader:
                 return reader.verify()
         except CorruptError:
-            return Verdict.DAMAGED
+            return Verdict.CORRUPT
 
     def rebuild_integrity(self) -> list[Entry]:
         """Notes the sums of all checkpoints that have none, as they are now; what was noted.

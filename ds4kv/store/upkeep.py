@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+from collections.abc import Iterable
 
 from ds4kv.errors import CorruptError
 from ds4kv.file.draft import sweep
@@ -13,19 +13,12 @@ from ds4kv.file.reader import CheckpointReader
 from ds4kv.format.header import Ext
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.store import log
+from ds4kv.store.directory import Directory
+from ds4kv.store.index import Entry
 from ds4kv.store.load import read_noted_tool_map
 from ds4kv.stream.regular import RegularFile
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from ds4kv.store.directory import Directory
-    from ds4kv.store.index import Entry
-
 __all__ = ["import_tool_maps", "make_notes", "tidy"]
-
-_logger = logging.getLogger("ds4kv")
 
 
 def tidy(directory: Directory, *, evict: bool) -> None:
@@ -34,14 +27,14 @@ def tidy(directory: Directory, *, evict: bool) -> None:
     Where the directory isn't ours to write, or somebody has its lock, the log says so. Raises OSError.
     """
     if not os.access(directory.path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        _logger.warning("kv cache is not ours to write, and nothing is evicted: %s", directory.path)
+        log.trouble("evicts nothing in", directory.path, "it is not ours to write")
         return
     sweep(directory.path)
     try:
         if evict:
             directory.evict()
     except TimeoutError as error:  # the next save evicts
-        _logger.warning("kv cache not evicted %s: %s", directory.path, error)
+        log.trouble("not evicted", directory.path, error)
     directory.ledger.forget_absent()
 
 
@@ -96,5 +89,5 @@ def _read_tool_map(directory: Directory, entry: Entry, wanted: set[bytes]) -> di
     except FileNotFoundError:
         return {}  # evicted since it was listed
     except (CorruptError, OSError) as error:
-        log.tool_map_refused(entry.path, error)  # and the file is the next load's to judge
+        log.trouble("tool map not imported", entry.path, error)  # and the file is the next load's to judge
         return {}

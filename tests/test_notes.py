@@ -92,11 +92,11 @@ def expected(is_same: bool, is_noted: bool, is_boot: bool, header: str, region: 
     """The table of docs/architecture.md."""
     if is_same and is_noted and is_boot:
         is_all_same = (header, region, trailer) == ("same header", "same region", "same trailer")
-        return "ok" if is_all_same else "damaged"
+        return "ok" if is_all_same else "corrupt"
     if header == "other header" or region == "another region":
         return "unknown"
     if region == "rotten region":
-        return "damaged"
+        return "corrupt"
     return "ok" if trailer == "same trailer" else "unknown"
 
 
@@ -125,7 +125,7 @@ def verdicts(folder: Path, path: Path, data: bytes, capsys: pytest.CaptureFixtur
         try:
             said[door] = _through(door, folder, path, data, capsys)
         except ds4kv.CorruptError:
-            said[door] = "damaged"
+            said[door] = "corrupt"
     return said
 
 
@@ -143,7 +143,7 @@ def _through(door: str, folder: Path, path: Path, data: bytes, capsys: pytest.Ca
         out = capsys.readouterr().out
         if ": corrupt:" in out:
             assert code == 1
-            return "damaged"
+            return "corrupt"
         assert code == 0
         return "ok" if "sidecar" in out else "unknown"
     with Store(folder, workers=1) as store:
@@ -184,12 +184,12 @@ def test_every_cell(
     said = verdicts(tmp_path, path, data, capsys)
     if cell == "unknown" and not decodes:
         # The blocks are no blocks, or those of another payload: no note is needed to tell the first.
-        assert set(said.values()) in ({"damaged"}, {"unknown", "loads"})
+        assert set(said.values()) in ({"corrupt"}, {"unknown", "loads"})
         return
-    if cell == "damaged" and (header, region) == ("same header", "same region"):
-        assert said["load"] == "damaged"  # the trailer alone; who loads by a store may find that out at the hit
+    if cell == "corrupt" and (header, region) == ("same header", "same region"):
+        assert said["load"] == "corrupt"  # the trailer alone; who loads by a store may find that out at the hit
         del said["store load"]
-    loads = "damaged" if cell == "damaged" else "loads"
+    loads = "corrupt" if cell == "corrupt" else "loads"
     assert said == {door: loads if "load" in door else cell for door in said}
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import dead_pid
 from processes import started, status_of_fork
 
 import ds4kv
@@ -47,12 +48,6 @@ def names(directory: Path) -> list[str]:
 
 def drafts(directory: Path) -> list[str]:
     return [name for name in names(directory) if ".tmp." in name]
-
-
-def dead_pid() -> int:
-    with started([sys.executable, "-c", ""]) as child:
-        child.finish()
-    return child.pid
 
 
 # ---- its life
@@ -188,6 +183,7 @@ BEGIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["create", "store", "sessions"])
 def test_what_a_killed_writer_left_goes_with_the_next_one_of_that_name(how: str, tmp_path: Path) -> None:
     code = f"""
@@ -554,6 +550,7 @@ def writes(directory: Path) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["close", "abandon", "dump", "convert", "upgrade"])
 @pytest.mark.timeout(180)
 def test_broken_off_anywhere_it_leaves_nothing(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -583,6 +580,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "call"), [(how, call) for how, calls in CALLS.items() for call in calls])
 def test_whatever_fails_it_leaves_nothing_open(
     how: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

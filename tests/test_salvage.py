@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 import reference
+from helpers import GOLDEN, MANIFEST, damage_quietly
 
 import ds4kv
 from ds4kv.cli import main
 from ds4kv.file.salvage import Damage, Wreck, examine
 from ds4kv.store.store import Store
 
-GOLDEN = Path(__file__).parent / "golden"
-MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
 BAD = GOLDEN / "bad"
 BASE = (BAD / "base.payload.bin").read_bytes()
 
@@ -172,6 +171,7 @@ def test_a_block_size_that_is_wrong_by_little(layout: str, tmp_path: Path) -> No
             assert good_bytes <= (chunk + 1) * CHUNK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["v1", *LAYOUTS])
 def test_cut_short_anywhere(layout: str, tmp_path: Path) -> None:
     payload = PAYLOAD[: 2 * 256 + 100]
@@ -315,6 +315,7 @@ def test_without_salvage_damage_is_an_error(tmp_path: Path) -> None:
         ds4kv.load(path)
 
 
+@pytest.mark.slow
 @every_layout
 def test_any_bytes_changed_give_no_surprise(layout: str, tmp_path: Path) -> None:
     content = make(tmp_path, layout).read_bytes()
@@ -353,14 +354,6 @@ def noted(directory: Path, payload: bytes, layout: str, codec: str) -> Path:
 
 TOOL_CALL = b"<tool_calls>one</tool_calls>"
 LARGE = 2 * ds4kv.format.header.CHUNK_SIZE + 1000
-
-
-def damage_quietly(path: Path, offset: int) -> None:
-    """Changes a byte as a disk does, without a trace in the file's times."""
-    status = path.stat()
-    content = path.read_bytes()[offset : offset + 1]
-    overwrite(path, offset, bytes([content[0] ^ 1]))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_sums_show_which_part_of_a_raw_payload_is_damaged(tmp_path: Path) -> None:

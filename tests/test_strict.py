@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import reference
+from helpers import MIB
 from reference import (
     build,
     build_checked,
@@ -32,7 +33,6 @@ from reference import (
 import ds4kv
 from ds4kv.format.header import Form
 
-MIB = 1 << 20
 CHUNK = 64
 PAYLOAD = bytes((7 * i + 3) % 251 for i in range(2 * CHUNK + 22))  # two full chunks and a short one
 A, B, C = (PAYLOAD[i : i + CHUNK] for i in range(0, len(PAYLOAD), CHUNK))
@@ -405,6 +405,7 @@ def test_the_good_files_are_good(tmp_path: Path) -> None:
         loads(tmp_path / "good.kv", data, None)
 
 
+@pytest.mark.slow
 @files
 @few_workers
 def test_file_rule(rule: FileRule, workers: int | None, tmp_path: Path) -> None:
@@ -423,6 +424,7 @@ def test_the_other_layout_is_named(tmp_path: Path) -> None:
     assert "v2-crc" in str(refused(path, reference.UNSUPPORTED, None))
 
 
+@pytest.mark.slow
 @regions
 @workers
 def test_region_rule_in_a_file(rule: RegionRule, workers: int | None, tmp_path: Path) -> None:
@@ -471,6 +473,7 @@ def inside(region: bytes, start: int) -> io.BytesIO:
     return fp
 
 
+@pytest.mark.slow
 @regions
 @workers
 def test_region_rule_in_a_stream(rule: RegionRule, workers: int | None) -> None:

@@ -55,6 +55,13 @@ def lead_to_pages(app: Sphinx, page: nodes.document) -> None:
         link["reftarget"] = pages.get(link["reftarget"], link["reftarget"])
 
 
+def say_nothing_of_fields(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """A named tuple says of each of its fields that it is an alias for a number; its own docstring says more."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
+
+
 def setup(app: Sphinx) -> None:
     app.add_lexer("hexdump", TextLexer)  # FORMAT.md's have words in them
+    app.connect("autodoc-process-docstring", say_nothing_of_fields)
     app.connect("doctree-read", lead_to_pages)

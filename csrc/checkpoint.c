@@ -1,5 +1,5 @@
 /*
- * checkpoint.c - what reading a checkpoint and writing one have in common.
+ * checkpoint.c - what open.c, create.c and close.c share: a file's name, an object made and freed, a payload's end.
  */
 #include "checkpoint.h"
 

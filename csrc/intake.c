@@ -1,5 +1,5 @@
 /*
- * intake.c - records in: asked for and put, or read where they lie.
+ * intake.c - the first half of a reader: records in, which their owner puts, or which are read where they lie.
  */
 #include "intake.h"
 

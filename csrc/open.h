@@ -1,5 +1,5 @@
 /*
- * open.h - the end of a checkpoint that was read.
+ * open.h - what close.c asks of a checkpoint that was read: whether its payload was proven wrong on the way.
  */
 #ifndef DS4KV_OPEN_H
 #define DS4KV_OPEN_H

@@ -1,5 +1,5 @@
 /*
- * stream.c - what the two streams of a payload have in common.
+ * stream.c - what sink.c and source.c have in common: a status as an errno, and how many workers.
  */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "stream.h"

@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 from processes import DEADLINE
 
+import ds4kv
+
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.M | re.S)
 PAGES = [str(page.relative_to(DOCS)) for page in sorted(DOCS.rglob("*.md")) if BLOCK.search(page.read_text())]
@@ -61,3 +63,8 @@ def test_examples_do_what_they_say(page: str, tmp_path: Path, monkeypatch: pytes
 def test_every_block_is_of_a_kind_that_somebody_checks() -> None:
     kinds = {kind for page in DOCS.rglob("*.md") for kind in re.findall(r"^```([\w{}-]+)$", page.read_text(), re.M)}
     assert kinds == {"python", "console", "text", "c", "{eval-rst}", "{toctree}", "{command-line}", "{rooms}"}
+
+
+@pytest.mark.parametrize("name", ds4kv.__all__)
+def test_every_public_name_is_in_the_reference(name: str) -> None:
+    assert re.search(rf"^\.\. auto\w+:: {name}\b", (DOCS / "reference" / "python.md").read_text(), re.M)

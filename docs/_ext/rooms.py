@@ -6,12 +6,13 @@ import importlib
 import inspect
 import pkgutil
 import re
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-ROOMS = ["core", "format", "stream", "file", "store", "cli"]
+ROOMS = re.compile(r"\*\*(core(?: < \w+)+)\*\*")  # as architecture.md shows them
 ROLE = re.compile(r":\w+:(`[^`]+`)")
 
 
@@ -24,7 +25,8 @@ def described(name: str) -> list[str]:
 class Rooms(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         lines = []
-        for room in ROOMS:
+        page = Path(self.env.srcdir, "architecture.md").read_text(encoding="utf-8")
+        for room in ROOMS.search(page)[1].split(" < "):
             package = importlib.import_module(f"ds4kv.{room}")
             names = [module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "_native"]
             lines += [f"## ds4kv.{room}", "", "```{eval-rst}", *(inspect.getdoc(package) or "").splitlines(), ""]

@@ -16,14 +16,17 @@ import contextlib
 import errno
 import fcntl
 import os
-import sqlite3
 import stat
 import threading
 import time
+from typing import TYPE_CHECKING, TypeAlias
 
 from ds4kv.core.forks import fork_waits
 
-Row = tuple[bytes | int | float | None, ...]
+if TYPE_CHECKING:
+    import sqlite3
+
+Row: TypeAlias = tuple[bytes | int | float | None, ...]
 
 __all__ = ["Database", "UnusableError"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ds4kv
-from ds4kv.cli import synthetic
+from ds4kv.cli import engine_math
 from ds4kv.cli.synthetic import payload, payload_bytes
 
 LAYERS = range(43)
@@ -259,10 +259,12 @@ def test_zeros_keep_their_sign() -> None:
         assert (words(rows) == 0).any()
 
 
-@pytest.mark.parametrize(("grid", "codes"), [(synthetic._E4M3, e4m3()), (synthetic._E2M1, E2M1)], ids=["e4m3", "e2m1"])
+@pytest.mark.parametrize(
+    ("grid", "codes"), [(engine_math.E4M3, e4m3()), (engine_math.E2M1, E2M1)], ids=["e4m3", "e2m1"]
+)
 @pytest.mark.parametrize("scale", [2.0**-12, 1.0, 8.0])
 def test_rounding_is_to_nearest_and_ties_go_to_the_even_code(
-    grid: synthetic._Minifloat, codes: list[float], scale: float
+    grid: engine_math.Minifloat, codes: list[float], scale: float
 ) -> None:
     cases = []
     for code, (low, high) in enumerate(itertools.pairwise(codes)):
@@ -272,7 +274,7 @@ def test_rounding_is_to_nearest_and_ties_go_to_the_even_code(
     given, expected = np.array(cases, np.float32).T * np.float32(scale)
     # Each case has a group of its own; the largest code beside it sets the scale.
     groups = np.stack([given, -given, np.full_like(given, codes[-1] * scale)], axis=1)
-    synthetic._round(groups, grid)
+    engine_math.round_to(groups, grid)
     assert (words(groups[:, 0]) == words(expected)).all()
     assert (words(groups[:, 1]) == words(-expected)).all()
     assert (groups[:, 2] == np.float32(codes[-1] * scale)).all()
@@ -281,7 +283,7 @@ def test_rounding_is_to_nearest_and_ties_go_to_the_even_code(
 def test_the_scale_is_the_smallest_power_of_two_that_fits() -> None:
     fits, too_large = np.float32(448), np.nextafter(np.float32(448), np.float32(1e9))
     groups = np.array([[fits, 2.0**-9], [too_large, 2.0**-9], [0, 0]], np.float32)
-    synthetic._round(groups, synthetic._E4M3)
+    engine_math.round_to(groups, engine_math.E4M3)
     assert groups.tolist() == [[448, 2.0**-9], [448, 0], [0, 0]]
 
 
@@ -290,11 +292,11 @@ def test_hadamard_is_the_matrix_product() -> None:
     while len(matrix) < 128:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
     rows = np.random.default_rng(0).standard_normal((7, 128)).astype(np.float32)
-    np.testing.assert_allclose(synthetic._hadamard(rows), rows @ matrix / 128**0.5, atol=1e-5)
+    np.testing.assert_allclose(engine_math.hadamard(rows), rows @ matrix / 128**0.5, atol=1e-5)
 
 
 def test_rope_turns_pairs_by_position_times_frequency() -> None:
-    rope = synthetic._rope(compressed=False, tokens_per_row=1)
+    rope = engine_math.rope(compressed=False, tokens_per_row=1)
     rows = np.ones((256, 64), np.float32)
     rope.rotate(rows, 1024)
     angles = np.outer(np.arange(1024, 1280), 10_000.0 ** (-np.arange(32) / 32))
@@ -303,7 +305,7 @@ def test_rope_turns_pairs_by_position_times_frequency() -> None:
 
 
 def test_rope_of_compressed_rows_is_stretched_where_it_is_slow() -> None:
-    rope = synthetic._rope(compressed=True, tokens_per_row=128)
+    rope = engine_math.rope(compressed=True, tokens_per_row=128)
     rows = np.tile(np.array([1, 0], np.float32), (256, 32))
     rope.rotate(rows, 0)
     speeds = np.arctan2(rows[1, 1::2], rows[1, 0::2])

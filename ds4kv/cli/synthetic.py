@@ -29,14 +29,15 @@ from collections.abc import Iterator
 from enum import IntEnum
 from functools import cache
 from statistics import NormalDist
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ds4kv.cli.engine_math import E2M1, PIECE_ROWS, ROPE_DIM, Floats, Rope, hadamard, rope, round_all_but_rope, round_to
+
 __all__ = ["payload", "payload_bytes"]
 
-Floats: TypeAlias = NDArray[np.float32]
 Words: TypeAlias = NDArray[np.uint32]
 
 # The model. Layers 0 and 1 keep raw rows only. From layer 2 on, one compressed row stands for 4 tokens on even
@@ -46,7 +47,6 @@ LAYER_RATIOS = (0, 0, *(128 if layer % 2 else 4 for layer in range(2, 43)))
 LAYER_COUNT = len(LAYER_RATIOS)
 HEAD_DIM = 512
 INDEXER_DIM = 128
-ROPE_DIM = 64
 RAW_WINDOW = 128
 
 # The engine reads a prompt in prefill chunks of this many tokens; where they end decides what a state holds.
@@ -55,9 +55,6 @@ PREFILL_CHUNK = 2048
 HEADER_WORDS = 13
 WORD_BYTES = 4
 
-_SIGN_BIT = np.int32(-(1 << 31))
-_EXPONENT_BITS = np.int32(0x7F800000)
-
 # How rows are drawn, see _rows(). WEIGHT_SPREAD is in natural logarithm, the others in units of the standard
 # deviation of a channel.
 WEIGHT_SPREAD = 1.6
@@ -65,7 +62,6 @@ OFFSET_SPREAD = 2.7
 SEGMENT_SPREAD = 0.3
 SEGMENT_ROWS = 64
 
-PIECE_ROWS = 256
 PIECE_IDS = 1 << 17
 
 
@@ -79,19 +75,6 @@ class _Tensor(IntEnum):
     STATE = 4
     INDEXER = 5
     INDEXER_STATE = 6
-
-
-class _Minifloat(NamedTuple):
-    """A float format of a few bits; a group of values shares one power of two as its scale."""
-
-    mantissa_bits: int
-    min_exponent: int
-    largest: float
-    group_size: int
-
-
-_E4M3 = _Minifloat(mantissa_bits=3, min_exponent=-6, largest=448.0, group_size=64)
-_E2M1 = _Minifloat(mantissa_bits=1, min_exponent=0, largest=6.0, group_size=32)
 
 
 def payload_bytes(tokens: int, ctx_size: int) -> int:
@@ -176,27 +159,27 @@ def _logits(tokens: int, seed: int) -> Floats:
 
 
 def _raw_rows(tokens: int, layer: int, seed: int) -> Iterator[Floats]:
-    rope = _rope(compressed=LAYER_RATIOS[layer] > 0, tokens_per_row=1)
+    rotation = rope(compressed=LAYER_RATIOS[layer] > 0, tokens_per_row=1)
     first = max(tokens - RAW_WINDOW, 0)
-    for rows in _rows(first, tokens, HEAD_DIM, rope, (seed, _Tensor.RAW, layer)):
-        _round_all_but_rope(rows)
+    for rows in _rows(first, tokens, HEAD_DIM, rotation, (seed, _Tensor.RAW, layer)):
+        round_all_but_rope(rows)
         yield rows.astype(np.float16).astype(np.float32)
 
 
 def _compressed_rows(tokens: int, layer: int, seed: int) -> Iterator[Floats]:
     ratio = LAYER_RATIOS[layer]
-    rope = _rope(compressed=True, tokens_per_row=ratio)
-    for rows in _rows(0, tokens // ratio, HEAD_DIM, rope, (seed, _Tensor.COMPRESSED, layer)):
-        _round_all_but_rope(rows)
+    rotation = rope(compressed=True, tokens_per_row=ratio)
+    for rows in _rows(0, tokens // ratio, HEAD_DIM, rotation, (seed, _Tensor.COMPRESSED, layer)):
+        round_all_but_rope(rows)
         yield rows
 
 
 def _indexer_rows(tokens: int, layer: int, seed: int) -> Iterator[Floats]:
     ratio = LAYER_RATIOS[layer]
-    rope = _rope(compressed=True, tokens_per_row=ratio)
-    for rows in _rows(0, tokens // ratio, INDEXER_DIM, rope, (seed, _Tensor.INDEXER, layer)):
-        mixed = _hadamard(rows)
-        _round(mixed.reshape(len(mixed), -1, _E2M1.group_size), _E2M1)
+    rotation = rope(compressed=True, tokens_per_row=ratio)
+    for rows in _rows(0, tokens // ratio, INDEXER_DIM, rotation, (seed, _Tensor.INDEXER, layer)):
+        mixed = hadamard(rows)
+        round_to(mixed.reshape(len(mixed), -1, E2M1.group_size), E2M1)
         yield mixed
 
 
@@ -236,7 +219,7 @@ def _held_positions(tokens: int, ratio: int) -> list[int]:
     return previous + current
 
 
-def _rows(first: int, end: int, dim: int, rope: _Rope, key: tuple[int, ...]) -> Iterator[Floats]:
+def _rows(first: int, end: int, dim: int, rotation: Rope, key: tuple[int, ...]) -> Iterator[Floats]:
     """Yields rows ``first`` to ``end - 1`` of one tensor in pieces: normed and rotated, not yet rounded to a grid.
 
     A channel is Gaussian noise around an offset of its own, with a part of the noise held for a segment of rows
@@ -255,88 +238,8 @@ def _rows(first: int, end: int, dim: int, rope: _Rope, key: tuple[int, ...]) -> 
         norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         rows *= weights
         rows /= norms[:, np.newaxis]
-        rope.rotate(rows[:, -ROPE_DIM:], start)
+        rotation.rotate(rows[:, -ROPE_DIM:], start)
         yield rows[max(first - start, 0) : end - start]
-
-
-class _Rope:
-    """Rotary position embedding: a pair of channels is a complex number, turned in proportion to position."""
-
-    def __init__(self, frequencies: NDArray[np.float64], tokens_per_row: int) -> None:
-        self._speeds = 1j * frequencies * tokens_per_row
-        self._turns = np.exp(np.outer(np.arange(PIECE_ROWS), self._speeds)).astype(np.complex64)
-
-    def rotate(self, channels: Floats, first: int) -> None:
-        """Turns the channels of consecutive rows; the first of them is row ``first`` of the tensor."""
-        pairs = channels.view(np.complex64)
-        pairs *= self._turns * np.exp(first * self._speeds).astype(np.complex64)
-
-
-@cache
-def _rope(*, compressed: bool, tokens_per_row: int) -> _Rope:
-    base = 160_000.0 if compressed else 10_000.0
-    frequencies = base ** (-np.arange(0, ROPE_DIM, 2) / ROPE_DIM)
-    if compressed:
-        frequencies *= _yarn(base)
-    return _Rope(frequencies, tokens_per_row)
-
-
-def _yarn(base: float) -> NDArray[np.float64]:
-    """Returns the factors by which YaRN slows the pairs down to make a 16 times longer context fit.
-
-    Pairs that turn more than 32 times over the context of the training stay, those that turn less than once
-    are slowed 16 times, and there is a ramp between them.
-    """
-    stretch, trained_ctx, fast_turns, slow_turns = 16, 65536, 32, 1
-
-    def pair_that_turns(turns: int) -> float:
-        return ROPE_DIM / 2 * math.log(trained_ctx / (2 * math.pi * turns), base)
-
-    low = math.floor(pair_that_turns(fast_turns))
-    high = math.ceil(pair_that_turns(slow_turns))
-    ramp = np.clip((np.arange(ROPE_DIM // 2) - low) / (high - low), 0, 1)
-    factors: NDArray[np.float64] = 1 - ramp + ramp / stretch
-    return factors
-
-
-def _hadamard(rows: Floats) -> Floats:
-    """Returns the orthonormal Walsh-Hadamard transform of each row.
-
-    Butterflies over whole channels, not a matrix product: the threads of a BLAS fight for the cores with the
-    compressor that the payload is made for, and then take four times as long.
-    """
-    dim = rows.shape[1]
-    channels = np.ascontiguousarray(rows.T)
-    # Each round transforms the highest bit of the channel number and makes it the lowest.
-    for _ in range(dim.bit_length() - 1):
-        low, high = channels[: dim // 2], channels[dim // 2 :]
-        channels = np.stack((low + high, low - high), axis=1).reshape(dim, -1)
-    return np.multiply(channels.T, np.float32(dim**-0.5), order="C")
-
-
-def _round_all_but_rope(rows: Floats) -> None:
-    groups = rows.reshape(len(rows), -1, _E4M3.group_size)
-    _round(groups[:, : -ROPE_DIM // _E4M3.group_size], _E4M3)
-
-
-def _round(groups: Floats, grid: _Minifloat) -> None:
-    """Rounds groups, the last axis, to the grid in place: to nearest, ties to even, the sign of a zero kept."""
-    magnitudes = np.abs(groups)
-    bits = magnitudes.view(np.int32)
-    # Floats that are not negative are in the order of their bits, and integers have the faster maximum.
-    amax = bits.max(axis=-1, keepdims=True).view(np.float32)
-    fraction, exponent = np.frexp(np.maximum(amax, np.float32(1e-4)) / np.float32(grid.largest))
-    scale_exponent = exponent - (fraction == 0.5)
-    # The power of two below a value, or the smallest normal one, is 2**mantissa_bits grid steps. Adding so many
-    # of it that a step becomes the last bit of the sum leaves the rounding to the FPU.
-    anchors = (bits & _EXPONENT_BITS).view(np.float32)
-    np.maximum(anchors, np.ldexp(np.float32(1), scale_exponent + grid.min_exponent), out=anchors)
-    anchors *= np.float32(2.0 ** (23 - grid.mantissa_bits))
-    magnitudes += anchors
-    magnitudes -= anchors
-    words = groups.view(np.int32)
-    words &= _SIGN_BIT
-    words |= bits
 
 
 def _bits(seed: int, *key: int) -> np.random.SFC64:

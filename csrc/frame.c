@@ -145,7 +145,7 @@ int record_head_decode(record_head *head, const uint8_t *bytes, const ds4kv_fram
 
     if (raw_size != frame_raw_size(frame, index))
         return fault_set(fault, DS4KV_CORRUPT, offset, "raw_size",
-                         "chunk %" PRIu32 " claims %" PRIu32 " payload bytes, the frame leaves it %" PRIu32, index,
+                         "chunk %" PRIu32 " claims %" PRIu32 " payload bytes, and has %" PRIu32 " by the frame", index,
                          raw_size, frame_raw_size(frame, index));
     if (!block_can_be(block_size, raw_size, frame->chunk_size))
         return fault_set(fault, DS4KV_CORRUPT, offset + 4, "block_size",

@@ -138,7 +138,8 @@ int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, int layout, d
         return fault_set(fault, DS4KV_PARAM, 3, "layout", "layout %d is none of version 2", layout);
     if (memcmp(head, MAGIC, sizeof MAGIC) != 0)
         return fault_set(fault, DS4KV_CORRUPT, 0, "magic",
-                         "a checkpoint begins with 4b 56 43, this with %02x %02x %02x", head[0], head[1], head[2]);
+                         "a checkpoint begins with KVC (4b 56 43), this with %02x %02x %02x", head[0], head[1],
+                         head[2]);
     if (head[3] != 1 && head[3] != 2)
         return fault_set(fault, DS4KV_UNSUPPORTED, 3, "version", "version %d; versions 1 and 2 are known here", head[3]);
     ds4kv_header found = {

@@ -31,8 +31,8 @@ static int ended(const ds4kv_record *record, uint64_t file_size, uint64_t region
 {
     if (file_size < region_end)
         return fault_set(fault, DS4KV_CORRUPT, record->offset < file_size ? record->offset : file_size, "region",
-                         "chunk %" PRIu32 ": the file ends at byte %" PRIu64 ", its region should at %" PRIu64, record->index,
-                         file_size, region_end);
+                         "chunk %" PRIu32 ": the file ends at byte %" PRIu64 ", the payload at %" PRIu64 " by the header",
+                         record->index, file_size, region_end);
     return fault_set(fault, DS4KV_CORRUPT, record->offset < region_end ? record->offset : region_end, "region",
                      "chunk %" PRIu32 ": the region ends at byte %" PRIu64 ", before the record does", record->index,
                      region_end);

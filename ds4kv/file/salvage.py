@@ -194,7 +194,7 @@ class Wreck:
         raw_total, here = self.header.payload_bytes, self.claimed_bytes
         if here < raw_total:
             file_size, region_end = self._file.fp.status.st_size, self._file.outline.region_end
-            why = f"the file ends at byte {file_size}, its region should at {region_end}"
+            why = f"the file ends at byte {file_size}, and by its header the payload ends at {region_end}"
             self._lost = Damage(here, raw_total, file_size, why)
         return raw_total
 
@@ -205,7 +205,8 @@ class Wreck:
             return claimed
         if self._records and framed is not None and self._contradicts(framed) and not self._is_good_last(broken):
             last = self._records.pop()
-            broken = last.offset, f"chunk {len(self._records)} claims {last.raw_size} payload bytes, the frame others"
+            why = f"chunk {len(self._records)} claims {last.raw_size} payload bytes, and has others by the frame"
+            broken = last.offset, why
         elif broken is None or (framed is not None and framed < claimed):
             framed = claimed if broken is None else None
             why = f"the frame can't be true: the records hold {claimed} bytes of payload"

@@ -59,7 +59,7 @@ def error_line(stderr: str) -> str:
         (["frobnicate"], "choose from"),
         (["--frobnicate"], "COMMAND"),
         (["info"], "FILE (try: ds4kv info --help)"),
-        (["info", "a", "b"], "unrecognized arguments: b"),
+        (["info", "a", "b"], "unrecognized arguments: b (try: ds4kv info --help)"),
         (["info", "--js", "a"], "unrecognized arguments: --js"),
         (["verify"], "FILE|DIR"),
         (["verify", str(CONTROL), "--threads", "65"], "from 0 to 64"),

@@ -78,7 +78,9 @@ def _run(argv: Sequence[str]) -> int:
         if argv and argv[0] == name:
             command = importlib.import_module(f"ds4kv.cli.{name}")
             command.configure(subparser)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # which the subcommand's own --help is to be tried for
+        subparsers.choices[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     code: int = command.run(args)
     return code
 

@@ -92,13 +92,16 @@ def _writable(header: Header) -> Header:
 def _tell(args: argparse.Namespace, wreck: Wreck, saved_bytes: int, damage: tuple[Damage, ...]) -> None:
     of = "" if wreck.raw_total is None else f" of {wreck.raw_total:,}"
     print(f"{printable(args.out)}: {saved_bytes:,}{of} bytes of payload saved")
-    for start, stop, offset, why in damage:
+    lost_bytes = sum((stop or start) - start for start, stop, *_ in damage)
+    behind = 0 if wreck.raw_total is None else wreck.raw_total - saved_bytes - lost_bytes
+    for number, (start, stop, offset, why) in enumerate(damage, 1):
         if start == stop:
             lost = "no payload lost"
         elif stop is None:
             lost = f"lost: all from byte {start:,} on"
         else:
             lost = f"lost: bytes {start:,} to {stop - 1:,}, {stop - start:,} bytes"
-        print(f"{lost}: {why} (byte {offset})")
+        rest = f"; not saved: {behind:,} good bytes behind it" if behind and number == len(damage) else ""
+        print(f"{lost}: {why} (byte {offset}){rest}")
     if not damage:
         print("nothing is lost: no damage was found" if wreck.is_proven else f"no damage was found; {_UNSEEN}")

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from processes import Child, started
 
-from ds4kv.file import lock
+from ds4kv.file import lock, trouble
 from ds4kv.file.lock import LOCK_NAME, locked, tried
 from ds4kv.store.store import Store
 
@@ -62,7 +62,7 @@ def users_directory() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_told", set())
+    monkeypatch.setattr(trouble, "_told", set())
 
 
 def mode(path: Path) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from ds4kv.cli.messages import printable
 from ds4kv.file.lock import LOCK_NAME
+from ds4kv.file.trouble import logger
 
 __all__ = ["telling_warnings", "waiting_for"]
 
@@ -32,9 +33,9 @@ class _ToStderr(logging.Handler):
 @contextlib.contextmanager
 def telling_warnings() -> Iterator[None]:
     """Has the warnings that the library logs on stderr, a line each, within the block."""
-    logger, handler = logging.getLogger("ds4kv"), _ToStderr(logging.WARNING)
-    logger.addHandler(handler)
+    handler = _ToStderr(logging.WARNING)
+    logger().addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger().removeHandler(handler)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from ds4kv.errors import Ds4kvError
+from ds4kv.file.trouble import printable
 from ds4kv.file.verdict import Verdict
 
 __all__ = ["describe", "printable", "reason"]
-
-
-def printable(name: str) -> str:
-    """A path or text as it is, or quoted if it could move the cursor or fake a line."""
-    return name if name.isprintable() else repr(name)
 
 
 def reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ import os
 from ds4kv.file.database import Database, UnusableError
 from ds4kv.file.lock import tried
 from ds4kv.file.note import Note
+from ds4kv.file.trouble import trouble, trouble_once
 
 __all__ = ["DATABASE_NAME", "DIRECTORY_NAME", "Ledger"]
 
@@ -14,7 +15,6 @@ DIRECTORY_NAME = ".ds4kv"
 DATABASE_NAME = "integrity.sqlite"
 
 _MAX_NAME_BYTES = 255
-_MAX_DIRECTORIES = 1024
 
 
 class Ledger:
@@ -102,23 +102,8 @@ class Ledger:
             self._complain(error)
             return []
         if why is not None:
-            _warn("kv cache integrity index made anew %s: %s", self._database.path, why)
+            trouble("integrity index made anew", self._database.path, why)
         return rows
 
     def _complain(self, error: Exception) -> None:
-        directory = os.path.abspath(self.directory)
-        if directory in _told:
-            return
-        if len(_told) >= _MAX_DIRECTORIES:
-            _told.clear()  # rather a second word than a list without end
-        _told.add(directory)
-        _warn("kv cache goes without its integrity index %s: %s", self._database.path, error)
-
-
-_told: set[str] = set()
-
-
-def _warn(message: str, path: str, error: Exception) -> None:
-    import logging  # here, for who opens a file and no store
-
-    logging.getLogger("ds4kv").warning(message, path, error)
+        trouble_once("goes without its integrity index", self._database.path, error)

@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ds4kv.core.forks import fork_waits
+from ds4kv.file.trouble import trouble_once
 
 __all__ = ["LOCK_NAME", "Lock", "OnWait", "locked", "tried"]
 
@@ -50,7 +50,6 @@ _NOT_TO_BE_HAD = frozenset(
 
 _files: dict[int, weakref.ref[io.FileIO]] = {}
 """The lock files that are open, by their ids; a WeakSet takes ten times as long."""
-_told: set[str] = set()
 
 
 def _leave_to_parent() -> None:
@@ -102,7 +101,8 @@ class Lock:
             self._close()
             if error.errno not in _NOT_TO_BE_HAD:
                 raise
-            _tell(self._directory, error)
+            path = os.path.join(self._directory, LOCK_NAME)
+            trouble_once("goes without its lock", path, error.strerror or error)
             return self._seconds is None
         if is_held:
             with contextlib.suppress(OSError):  # room is made on a full disk with this lock held
@@ -252,14 +252,3 @@ def _set_turnstile(file: io.FileIO, kind: int) -> bool:
 
 def _holder(file: io.FileIO) -> str:
     return os.pread(file.fileno(), 20, 0).decode("ascii", "replace").strip() or "unknown"
-
-
-def _tell(directory: str, error: OSError) -> None:
-    if directory not in _told and len(_told) < 1000:
-        _told.add(directory)
-        with fork_waits:
-            import logging  # here, for who opens a file and no store
-
-        logging.getLogger("ds4kv").warning(
-            "kv cache goes without its lock %s: %s", os.path.join(directory, LOCK_NAME), error.strerror or error
-        )

@@ -4,15 +4,13 @@ One function an event, each logging one line to the standard library's logger ``
 front. Failures are warnings, all else is information. Sizes are given in bytes and logged in MiB (2^20 bytes), times
 are given in seconds and logged in ms.
 
-This module imports ``logging``, which takes as long as the rest of ds4kv, so nothing does that a program imports
-without opening a store.
+What went wrong and is none of ds4-server's lines goes through :mod:`ds4kv.file.trouble`.
 """
 
 from __future__ import annotations
 
-import logging
-
 from ds4kv.errors import Ds4kvError
+from ds4kv.file.trouble import logger, printable, trouble
 from ds4kv.format.header import CHUNK_SIZE, Codec, Ext, Header, Layout
 from ds4kv.store.policy import HIT_HALF_LIFE, with_slack
 from ds4kv.store.settings import Settings
@@ -46,7 +44,7 @@ _CAUSES = {
     **dict.fromkeys(("frame", "chunk_count", "raw_total"), "LZ4 reader could not be opened"),
 }
 
-_logger = logging.getLogger("ds4kv")
+_logger = logger()
 
 
 def key_kind(ext_flags: int) -> str:
@@ -62,7 +60,7 @@ def opened(directory: str, settings: Settings) -> None:
     _logger.info(
         "KV disk cache %s (budget=%d MiB, cross-quant=%s, min=%d, cold_max=%d, continued=%d, trim=%d, align=%d,"
         " hit_half_life=%ds%s)",
-        _line(directory),
+        printable(directory),
         settings.budget_bytes >> 20,
         "reject" if settings.reject_different_quant else "accept",
         settings.min_tokens,
@@ -77,7 +75,7 @@ def opened(directory: str, settings: Settings) -> None:
 
 def mkdir_failed(directory: str, error: OSError) -> None:
     """The directory could not be made."""
-    _logger.warning("failed to create KV cache directory %s: %s", _line(directory), _cause(error))
+    _logger.warning("failed to create KV cache directory %s: %s", printable(directory), _cause(error))
 
 
 def stored(header: Header, *, file_size: int, raw_total: int, seconds: float, trimmed: int = 0) -> None:
@@ -130,7 +128,7 @@ def skipped_for_size(tokens: int, reason: str, *, file_size: int, budget_bytes: 
 
 def create_failed(path: str, error: OSError, seconds: float) -> None:
     """The temporary file could not be made."""
-    _logger.warning("kv cache failed to create %s: %s save=%s ms", _line(path), _cause(error), _ms(seconds))
+    _logger.warning("kv cache failed to create %s: %s save=%s ms", printable(path), _cause(error), _ms(seconds))
 
 
 def store_failed(reason: str, error: BaseException, seconds: float) -> None:
@@ -140,7 +138,7 @@ def store_failed(reason: str, error: BaseException, seconds: float) -> None:
 
 def replaced(path: str) -> None:
     """A file of the same name that this engine can't use was removed, for a new one."""
-    _logger.info("kv cache replaced incompatible file %s", _line(path))
+    _logger.info("kv cache replaced incompatible file %s", printable(path))
 
 
 def evicted(header: Header, *, file_size: int, path: str) -> None:
@@ -150,7 +148,7 @@ def evicted(header: Header, *, file_size: int, path: str) -> None:
         header.tokens,
         header.hits,
         _mib(file_size),
-        _line(path),
+        printable(path),
     )
 
 
@@ -164,7 +162,7 @@ def hit(header: Header, *, text_bytes: int, seconds: float, path: str, consumed:
         key_kind(header.ext_flags),
         _ms(seconds),
         " consumed" if consumed else "",
-        _line(path),
+        printable(path),
     )
 
 
@@ -173,7 +171,7 @@ def load_failed(path: str, error: BaseException, seconds: float) -> None:
     cause = _CAUSES.get(error.field or "") if isinstance(error, Ds4kvError) else None
     _logger.warning(
         "kv cache load failed %s: %s load=%s ms",
-        _line(path),
+        printable(path),
         cause or _cause(error),
         _ms(seconds),
     )
@@ -181,15 +179,7 @@ def load_failed(path: str, error: BaseException, seconds: float) -> None:
 
 def discarded(path: str) -> None:
     """A checkpoint that is proven corrupt was taken out of the directory."""
-    _logger.warning("kv cache discarded corrupt text-prefix payload %s", _line(path))
-
-
-def trouble(what: str, path: str, why: object) -> None:
-    """Something went wrong that costs no checkpoint and no state: what, with which file or directory, and why.
-
-    None of ds4-server's lines: what goes wrong there is another thing.
-    """
-    _logger.warning("kv cache %s %s: %s", what, _line(path), _line(str(why)))
+    _logger.warning("kv cache discarded corrupt text-prefix payload %s", printable(path))
 
 
 def _against_budget(file_size: int, budget_bytes: int) -> str:
@@ -213,9 +203,4 @@ def _cause(error: BaseException) -> str:
         return error.strerror
     if isinstance(error, Ds4kvError):
         return error.why if error.offset is None else f"{error.why} at byte {error.offset}"
-    return _line(str(error) or type(error).__name__)
-
-
-def _line(text: str) -> str:
-    """The text, quoted if it would break the line or fake another one."""
-    return text if text.isprintable() else repr(text)
+    return printable(str(error) or type(error).__name__)

@@ -49,6 +49,7 @@ PAGES = {
     "README": "index",
     "FORMAT": "reference/format",
     "CHANGELOG": "changelog",
+    "CONTRIBUTING": "contributing",
     "bench/README": "benchmarks",
 }
 """Files outside of this folder that are pages of the site, and where."""

@@ -4,6 +4,7 @@ The Python reference comes from the docstrings of the ds4kv that is installed, t
 that of C from the headers. Nothing is fetched, neither to build the site nor to read it.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -44,8 +45,19 @@ nitpick_ignore_regex = [
     ("py:class", r"Ledger|ds4kv\.file\.note\.Note"),  # of arguments that are the store's own
 ]
 
-PAGES = {"FORMAT": "reference/format", "bench/README": "benchmarks"}
+PAGES = {
+    "README": "index",
+    "FORMAT": "reference/format",
+    "CHANGELOG": "changelog",
+    "CONTRIBUTING": "contributing",
+    "bench/README": "benchmarks",
+}
 """Files outside of this folder that are pages of the site, and where."""
+
+
+def lead_from_here(app: Sphinx, file: Path, docname: str, content: list[str]) -> None:
+    """Links in an included file are relative to where it lies: from now on to this folder."""
+    content[0] = re.sub(r"\]\((?![a-z]+:|#)", f"](/{file.parent}/", content[0])
 
 
 def lead_to_pages(app: Sphinx, page: nodes.document) -> None:
@@ -64,4 +76,5 @@ def say_nothing_of_fields(app: Sphinx, what: str, name: str, thing: object, opti
 def setup(app: Sphinx) -> None:
     app.add_lexer("hexdump", TextLexer)  # FORMAT.md's have words in them
     app.connect("autodoc-process-docstring", say_nothing_of_fields)
+    app.connect("include-read", lead_from_here)
     app.connect("doctree-read", lead_to_pages)

@@ -23,7 +23,11 @@ import ds4kv
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.M | re.S)
-PAGES = [str(page.relative_to(DOCS)) for page in sorted(DOCS.rglob("*.md")) if BLOCK.search(page.read_text())]
+PAGES = [
+    pytest.param(str(page.relative_to(DOCS)), marks=pytest.mark.slow if "```console" in page.read_text() else ())
+    for page in sorted(DOCS.rglob("*.md"))
+    if BLOCK.search(page.read_text())
+]
 
 
 def check(shown: str, printed: str) -> None:

@@ -1,4 +1,4 @@
-"""A stream of any length through one small buffer."""
+"""A payload of any length, read piece by piece through one small buffer."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""An SQLite database that may be anybody's: copied with its directory, cut short, made by an enemy, or not there.
+"""The SQLite database that a ledger keeps its notes in. It may be anybody's: copied with its directory, cut short,
+made by an enemy, or not there.
 
-Nothing here may end or hold up an engine. No part of the file is ever mapped, as a mapped file that another program
-cuts short is a signal: so it is opened by SQLite's ``unix-none``, which can't have a write-ahead log with its shared
-memory, and ``flock`` on the directory keeps processes apart. Only a file with our one table and nothing else is read;
-a statement has 0.25 s, and a value 16 MiB. Links are not followed.
+Nothing here may end or hold up an engine. No part of the file is ever mapped: if another program cut it short, that
+would be a signal. So SQLite opens it by ``unix-none``, which has neither shared memory nor locks, and ``flock`` on the
+directory keeps processes apart. Only a file with our one table and nothing else is read. A statement has 0.25 s, a
+value 16 MiB. Links are not followed.
 
 What it holds is help, and says itself whether it is whole. So it is written in place, without a journal, and never sent
 to the disk: a process that is killed in those microseconds, or a power cut, may cost the whole database, and then it is

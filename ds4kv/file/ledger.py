@@ -1,4 +1,4 @@
-"""The notes of a directory's files, in a database beside them."""
+"""The notes of a directory's files, by file name, in a database beside them: ``.ds4kv/integrity.sqlite``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What writers that were killed left in a directory, and which of it may be removed.
 
-A draft of ours is named after its target: ``NAME.tmp.PID.`` and 8 hex digits. Its writer holds flock on it, which says
-in every container that it lives: a process id says so only where that process can be seen.
+A draft of ours is named after its target: ``NAME.tmp.PID.`` and 8 hex digits. As long as its writer lives, it holds
+flock on it, which is seen from every container; a process id means something in its own alone.
 ds4-server and ds4-agent end theirs in ``.tmp.PID`` and ``.tmp.`` and 6 characters, and hold no lock. So those go by the
 process id, or by their age.
 """

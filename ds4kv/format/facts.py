@@ -1,8 +1,10 @@
-"""Header and text length, 52 bytes, by what of them may change in a file that has its name already.
+"""What of a header other programs change in place, and what is left of it: the *facts* of a file.
 
-ds4 changes in place: hits and last use at a hit, the flag of a trailer. And as it writes all of the header back, what
-it did not know is gone then: an unknown reason, and of a raw region bytes 7, 20 to 23 and the version. The *facts* of
-a head are what is left without hits, last use and flag.
+A note holds the header that a file was saved with. Of a file that ds4 has used since it must not call damage what ds4
+changes: hits and last use at a hit, the flag of a trailer. And ds4 writes all of a header back, so what it didn't know
+is gone then: an unknown reason, and of a raw region the version and bytes 7 and 20 to 23.
+
+A *head* is header and text length, 52 bytes. Its facts are what is left without hits, last use and flag.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The cffi builder of ds4kv.core._native: the C core, vendored lz4 and xxHash, and nothing else, in one extension.
+"""The cffi builder of ds4kv.core._native: what Python sees of the C core, and nothing else, in one extension.
 
 ds4kv.h and ds4kv_file.h are one text for two compilers. What stands between their two cdef marks is plain C
 prototypes and types; it is cut out here for cffi, so that no second copy of the API can drift from the first.
@@ -14,26 +14,6 @@ from cffi import FFI
 CSRC = Path(os.path.relpath(Path(__file__).resolve().parent))
 VENDOR = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "vendor"))
 LZ4, XXHASH = VENDOR / "lz4", VENDOR / "xxhash"
-
-CORE = [
-    "cookie.c",
-    "fault.c",
-    "chunk.c",
-    "file.c",
-    "hash.c",
-    "transpose.c",
-    "frame.c",
-    "codec.c",
-    "ring.c",
-    "writer.c",
-    "intake.c",
-    "reader.c",
-    "oneshot.c",
-    "header.c",
-    "layout.c",
-    "mid.c",
-    "walk.c",
-]
 
 
 def cdef_of(header: str) -> str:
@@ -70,13 +50,11 @@ ffibuilder.cdef(PYTHON_OWNED)
 ffibuilder.set_source(
     "ds4kv.core._native",
     '#include "ds4kv_file.h"\n#include "python_owned.h"\n#include "python_file.h"',
-    sources=[str(CSRC / name) for name in CORE] + [str(LZ4 / name) for name in ("lz4.c", "lz4hc.c")],
-    depends=[str(path) for folder in (CSRC, LZ4, XXHASH) for path in sorted(folder.glob("*.h"))],
-    include_dirs=[str(CSRC), str(LZ4), str(XXHASH)],
-    # No symbol is visible but PyInit__native: in the extension ds4kv.h marks nothing for export,
-    # and lz4 would otherwise mark all of its own.
-    define_macros=[("DS4KV_API", ""), ("LZ4LIB_VISIBILITY", "")],
+    sources=[],  # the core itself comes as an archive, from setup.py
+    depends=[str(path) for folder in (CSRC, LZ4, XXHASH) for path in sorted(folder.glob("*.[ch]"))],
+    include_dirs=[str(CSRC)],
     # -g0: CPython's own flags ask for debug information, which would be most of the wheel.
     extra_compile_args=["-O3", "-std=c11", "-pthread", "-fvisibility=hidden", "-g0"],
-    extra_link_args=["-pthread"],
+    # No symbol is visible but PyInit__native: what the archive marks for export, for C programs, is hidden here.
+    extra_link_args=["-pthread", "-Wl,--exclude-libs,ALL"],
 )

@@ -1,4 +1,4 @@
-"""The tests are of the installed package: what users get, built from what the wheel carries."""
+"""The tests are of the installed package: what the wheel carries, or an editable install while one works on it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers import is_editable
 
 ROOT = Path(__file__).resolve().parent.parent
-INSTALL = "run `.venv/bin/pip install '.[cli,test]' && .venv/bin/pytest` in the repo's root"
+INSTALL = "run `make test`, or `.venv/bin/pip install '.[cli,test]' && .venv/bin/pytest`, in the repo's root"
 
 
 def pytest_configure() -> None:
@@ -19,5 +20,9 @@ def pytest_configure() -> None:
     found = importlib.util.find_spec("ds4kv")
     if found is None:
         raise pytest.UsageError(f"ds4kv is not installed: {INSTALL}")
-    if Path(found.origin).is_relative_to(ROOT / "ds4kv"):
+    if not Path(found.origin).is_relative_to(ROOT / "ds4kv"):
+        return
+    if not is_editable():
         raise pytest.UsageError(f"these tests want the installed ds4kv, not the source folder: {INSTALL}")
+    if os.environ.get("CI"):
+        raise pytest.UsageError("in CI the tests want what the wheel carries, not an editable install")

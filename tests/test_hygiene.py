@@ -42,6 +42,13 @@ def test_processes_are_started_by_the_helpers(path: Path) -> None:
         assert loose_ends(path.read_text()) == []
 
 
+def test_make_knows_every_test_file_by_one_room() -> None:
+    makefile = (TESTS.parent / "Makefile").read_text().replace("\\\n", " ")
+    rooms = re.search(r"^ROOMS += (.*)", makefile, re.M)[1].split()
+    named = [name for room in rooms for name in re.search(rf"^{room} += (.*)", makefile, re.M)[1].split()]
+    assert sorted(named) == sorted(path.stem.removeprefix("test_") for path in TESTS.glob("test_*.py"))
+
+
 def test_the_rule_sees_what_it_forbids() -> None:
     code = "import multiprocessing\nos.fork()\nsubprocess.run(a)\nsubprocess.run(a, timeout=1)\nsubprocess.Popen(a)\n"
     assert sorted(loose_ends(code)) == [1, 2, 3, 5]

@@ -8,15 +8,20 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
+import venv
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import is_editable
 from processes import DEADLINE
 
 import ds4kv
 
-VENDORED = Path(__file__).resolve().parent.parent / "vendor" / "lz4"
+ROOT = Path(__file__).resolve().parent.parent
+VENDORED = ROOT / "vendor" / "lz4"
 SOURCES = ["lz4.c", "lz4.h", "lz4hc.c", "lz4hc.h"]
 
 vendor = SimpleNamespace(**runpy.run_path(str(VENDORED / "fetch.py")))
@@ -167,6 +172,7 @@ def test_the_extension_exports_its_init_function_alone():
     assert [line.split()[-1] for line in nm.splitlines()] == ["PyInit__native"]
 
 
+@pytest.mark.skipif(is_editable(), reason="an editable install has its files in the source folder")
 def test_what_is_installed():
     distribution = importlib.metadata.distribution("ds4kv")
     installed = [str(path) for path in distribution.files]
@@ -177,6 +183,81 @@ def test_what_is_installed():
     assert {path.split("/")[0] for path in installed if path.endswith(".py")} == {"ds4kv", "ds4kv_command.py"}
     licences = [path for path in installed if path.endswith("LICENSE")]
     assert len(licences) == 3, "ds4kv's own, and those of lz4 and xxHash, whose code the wheel carries"
+
+
+MADE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "include", "lib", "engine")
+
+
+def version_of(package):
+    try:
+        return int(importlib.metadata.version(package).partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(version_of("setuptools") < 77, reason="needs setuptools 77")
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_an_editable_install_is_the_source_folder_and_leaves_nothing_in_a_wheel(tmp_path):
+    source = tmp_path / "ds4kv"
+    shutil.copytree(ROOT, source, ignore=MADE)
+    shutil.copy(ROOT / ".gitignore", source)
+    venv.create(tmp_path / "venv", symlinks=True)
+    [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
+    for path in Path(importlib.metadata.distribution("setuptools").locate_file("")).iterdir():
+        if "ds4kv" not in path.name and path.suffix != ".pth":
+            (packages / path.name).symlink_to(path)
+
+    def run(*command):
+        ran = subprocess.run(
+            command, cwd=source, capture_output=True, text=True, timeout=250, env={**os.environ, "PIP_NO_INDEX": "1"}
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def status():
+        return run("git", "status", "--porcelain")
+
+    def lz4():
+        return run(python, "-c", "from ds4kv.core import _native as n; print(n.ffi.string(n.lib.ds4kv_lz4_version()))")
+
+    python = tmp_path / "venv" / "bin" / "python"
+    run("git", "init", "--quiet")
+    run("git", "add", "--all")
+    run("git", "-c", "user.name=t", "-c", "user.email=t", "commit", "--quiet", "--message", "all")
+    run(python, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--editable", ".")
+    assert status() == ""
+    where = run(python, "-c", "import ds4kv; print(ds4kv.__file__, ds4kv.get_include(), ds4kv.get_library())").split()
+    package = source / "ds4kv"
+    assert where == [str(package / name) for name in ("__init__.py", "include", "lib/libds4kv.a")]
+    assert {path.name for path in (package / "include").iterdir()} == {p.name for p in source.glob("csrc/ds4kv*.h")}
+
+    # One command takes up a change in C.
+    [core] = [path for path in source.glob("csrc/*.c") if "return LZ4_versionString();" in path.read_text()]
+    text = core.read_text()
+    core.write_text(text.replace("return LZ4_versionString();", 'return "changed";'))
+    run(python, "setup.py", "build_ext", "--inplace")
+    assert "changed" in lz4()
+    core.write_text(text)
+
+    # What is built there afterwards carries nothing of all that.
+    for folder in (source / "build").glob("lib*/ds4kv"):
+        (folder / "gone.py").touch()
+    (source / "dist").mkdir()
+    for what in ("sdist", "wheel"):
+        run(python, "-c", f"from setuptools.build_meta import *; build_{what}('dist')")
+    [sdist], [wheel] = source.glob("dist/*.tar.gz"), source.glob("dist/*.whl")
+    with tarfile.open(sdist) as archive:
+        shipped = {name.partition("/")[2] for name in archive.getnames()}
+    assert "csrc/ring.c" in shipped
+    assert [name for name in shipped if name.endswith((".so", ".a", ".o")) or "include" in name] == []
+    modules = {str(path.relative_to(source)) for path in package.rglob("*.py")}
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if name.startswith("ds4kv/")}
+    assert {name for name in names if name.endswith(".py")} == modules
+    assert len([name for name in names if name.endswith(".so")]) == 1
+    assert status() == ""
 
 
 def test_importing_ds4kv_needs_nothing_but_cffi():

@@ -1,0 +1,72 @@
+#: make dev     a .venv with ds4kv installed in editable form, all tools, and the hooks of git; once, and after
+#:              a change in pyproject.toml or setup.py
+#: make test    the fast tests; `make test T=store`: of tests/test_store*.py, `make test ROOM=stream`: of one room
+#: make check   what must be green before a commit: linters, types, the C core's tests, all tests
+#: make bench   every benchmark on little; bench/README.md says how to measure
+#: make clean   removes what was built, but .venv
+#:
+#: C that has changed is compiled by itself before tests run. CONTRIBUTING.md says the rest.
+
+PYTHON = python3
+BIN    = .venv/bin
+BUILT  = build/in-place
+C      = $(wildcard csrc/*.[ch])
+
+# Which tests look at which room. A test that is here twice or not at all fails tests/test_hygiene.py.
+core   = arguments c_api c_files cancel forks memory signals
+format = format_md golden header layouts mutations strict trailer
+stream = checked fileobj stream stream_files
+file   = checkpoint draft integrity ledger lock notes rewrite salvage
+store  = background index log policy quarantine sessions store store_crash store_model store_processes store_room \
+         store_trouble upgrade
+cli    = cli cli_changes cli_store cli_streams synthetic
+house  = house hygiene packaging readme
+ROOMS  = core format stream file store cli house
+
+ifdef ROOM
+TESTS := $(if $(filter $(ROOM),$(ROOMS)),$(patsubst %,tests/test_%.py,$($(ROOM))),$(error ROOM is one of $(ROOMS)))
+endif
+ifdef T
+TESTS := $(or $(wildcard tests/test_$(T)*.py),$(error there is no tests/test_$(T)*.py))
+endif
+
+.PHONY: help dev editable test check bench clean
+
+help:
+	@sed -n 's/^#: \{0,1\}//p' Makefile
+
+dev:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[bench,cli,dev,test]'
+	@mkdir -p build && touch $(BUILT)
+	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit install; fi
+
+# `pip install .` puts a copy there, which would be tested instead of what was just edited.
+editable:
+	@ls .venv/lib/python*/site-packages/__editable__.ds4kv-*.pth >/dev/null 2>&1 || \
+	    { echo 'no editable ds4kv in .venv: run make dev' >&2; exit 1; }
+
+$(BUILT): $(C) csrc/build_ffi.py setup.py | editable
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@mkdir -p $(@D) && touch $@
+
+test: editable $(BUILT)
+	$(BIN)/pytest -n auto -m "not slow" $(TESTS)
+
+check: editable $(BUILT)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict ds4kv
+	$(MAKE) -C csrc check
+	$(BIN)/pytest -n auto
+
+bench: editable $(BUILT)
+	for what in reach small disk sweep layouts; do \
+	    $(BIN)/python bench/throughput.py $$what --tokens 300 --rounds 1 --dir build || exit 1; done
+	$(BIN)/python bench/memory.py --mib 64 --workers 1 --dir build
+	$(BIN)/python bench/peers.py --tokens 300 --rounds 1 --dir build
+	$(BIN)/python bench/store.py --entries 10 --prompt-kib 20 --dir build
+
+clean:
+	rm -rf build dist *.egg-info ds4kv/include ds4kv/lib ds4kv/core/_native*.so
+	$(MAKE) -C csrc clean

@@ -4,7 +4,6 @@ what it refuses."""
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import shutil
@@ -17,13 +16,12 @@ import pytest
 import reference
 import test_layouts
 import test_strict
+from helpers import GOLDEN, MANIFEST
 from processes import DEADLINE
 
 import ds4kv
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = Path(__file__).parent / "golden"
-MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
 STATUS = {
     ds4kv.CorruptError: -1,
     ds4kv.TruncatedError: -2,

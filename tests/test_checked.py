@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import reference
+from helpers import MIB
 
 import ds4kv
 from ds4kv.format.header import Form
 from ds4kv.stream.streams import PayloadReader, PayloadWriter, RawWriter, region_sums
 
-MIB = 1 << 20
 FACTS: dict[str, Any] = {"tokens": 7, "ctx_size": 9, "created_at": 1_780_000_000, "model_id": 3, "payload_abi": 2}
 NOISE = random.Random(1).randbytes(3 * MIB)
 WORDS = b"".join(word.to_bytes(4, "little") for word in range(0, 300_000 * 7, 7))

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
+from helpers import text_like
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import DEADLINE, forked, started, status_of_fork
@@ -30,11 +31,6 @@ import ds4kv
 from ds4kv import Codec, Layout
 
 FACTS = {"tokens": 640, "ctx_size": 4096, "created_at": 1_700_000_000}
-
-
-def text_like(size: int) -> bytes:
-    words = np.random.default_rng(1).integers(0, 12, size // 4 + 1, dtype=np.uint32) << 20
-    return words.tobytes()[:size]
 
 
 PAYLOAD = text_like(200_000)

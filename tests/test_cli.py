@@ -21,20 +21,18 @@ from typing import Any
 
 import pytest
 import reference
+from helpers import GOLDEN, MANIFEST, MIB, golden
 from processes import DEADLINE, started
 
 import ds4kv
 from ds4kv.cli import main
 from ds4kv.store.store import Store
 
-GOLDEN = Path(__file__).parent / "golden"
-MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
 GOOD = MANIFEST["good"]
 BAD = {case["file"]: case["verdict"] for case in MANIFEST["bad"]["cases"]}
 CONTROL = GOLDEN / MANIFEST["bad"]["control"]["file"]
 FLIPPED = GOLDEN / "bad/flip_token.kv"
 WITH_TRAILER = GOLDEN / "s04_trailer.v2.lz4.kv"
-MIB = 1 << 20
 
 every_good = pytest.mark.parametrize("case", GOOD, ids=[case["file"] for case in GOOD])
 
@@ -49,10 +47,6 @@ def error_line(stderr: str) -> str:
     assert stderr.startswith("ds4kv: error: ")
     assert stderr.count("\n") == 1
     return stderr.removeprefix("ds4kv: error: ").rstrip("\n")
-
-
-def content(name: str | None) -> bytes:
-    return (GOLDEN / name).read_bytes() if name else b""
 
 
 # ------------------------------------------------------------------------------------- all commands
@@ -183,7 +177,7 @@ def test_info_as_json(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) 
     facts = json.loads(capsys.readouterr().out)
     header = case["header"]
     codec = ds4kv.Codec(header["codec"])
-    payload, text = content(case["payload"]), content(case["text"])
+    payload, text = golden(case["payload"]), golden(case["text"])
     assert {name: facts[name] for name in header if name not in ("codec", "chunk_size")} == {
         name: value for name, value in header.items() if name not in ("codec", "chunk_size")
     }
@@ -193,7 +187,7 @@ def test_info_as_json(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) 
     assert facts["raw_total"] == len(payload)
     assert facts["text_bytes"] == len(text)
     assert text.decode(errors="replace").startswith(facts["text_start"])
-    assert facts["trailer_bytes"] == len(content(case["trailer"]))
+    assert facts["trailer_bytes"] == len(golden(case["trailer"]))
     if codec is not ds4kv.Codec.NONE:
         assert facts["chunk_count"] == -(-len(payload) // header["chunk_size"])
         assert facts["ratio"] == pytest.approx(len(payload) / header["payload_bytes"])
@@ -501,9 +495,9 @@ print(peak() - before, file=sys.stderr)
 @every_good
 def test_cat(case: dict[str, Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["cat", str(GOLDEN / case["file"])]) == 0
-    assert capfdbinary.readouterr().out == content(case["payload"])
+    assert capfdbinary.readouterr().out == golden(case["payload"])
     assert main(["cat", "--text", str(GOLDEN / case["file"])]) == 0
-    assert capfdbinary.readouterr().out == content(case["text"])
+    assert capfdbinary.readouterr().out == golden(case["text"])
 
 
 def test_cat_is_quiet_about_a_reader_that_left(tmp_path: Path) -> None:
@@ -546,7 +540,7 @@ def test_convert_makes_the_file_that_the_reference_makes(
 ) -> None:
     target = tmp_path / "new.kv"
     assert main(["convert", str(GOLDEN / source), str(target), *options]) == 0
-    assert target.read_bytes() == content(expected)
+    assert target.read_bytes() == golden(expected)
     assert capsys.readouterr().out.startswith(f"{target}: ")
     assert list(tmp_path.iterdir()) == [target]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers import answer
 from processes import DEADLINE
 
 from ds4kv.cli import main
@@ -110,10 +109,6 @@ def test_a_lock_that_is_not_to_be_had_is_told(kv: Path, capsys: pytest.CaptureFi
 
 
 # ---------------------------------------------------------------------------------------- quarantine
-
-
-def answer(capsys: pytest.CaptureFixture[str]) -> Any:
-    return json.loads(capsys.readouterr().out)
 
 
 def set_aside(kv: Path, *names: str) -> None:

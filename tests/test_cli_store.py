@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import reference
+from helpers import answer, sha1, state
 from processes import DEADLINE, started
 
 import ds4kv
@@ -25,26 +25,12 @@ HOUR_AGO = int(time.time()) - 3600
 USER, ASSISTANT = "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"
 
 
-def sha1(text: bytes) -> str:
-    return hashlib.sha1(text).hexdigest()
-
-
 def put(directory: Path, text: bytes, region: bytes = b"payload", **fields: Any) -> Path:
     """A checkpoint that was used an hour ago, raw unless said otherwise."""
     facts = {"codec": 0, "chunk_size": 0, "created_at": HOUR_AGO, "last_used": HOUR_AGO, **fields}
     path = directory / f"{sha1(text)}.kv"
     path.write_bytes(reference.build(region, text=text, **facts))
     return path
-
-
-def state(directory: Path) -> dict[str, tuple[int, ...]]:
-    """All that a change in the directory would change."""
-    paths = [directory, *sorted(directory.rglob("*"))]
-    return {str(path): (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path in paths if (s := path.lstat())}
-
-
-def answer(capsys: pytest.CaptureFixture[str]) -> Any:
-    return json.loads(capsys.readouterr().out)
 
 
 @pytest.fixture

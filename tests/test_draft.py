@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import dead_pid
 from processes import started, status_of_fork
 
 import ds4kv
@@ -47,12 +48,6 @@ def names(directory: Path) -> list[str]:
 
 def drafts(directory: Path) -> list[str]:
     return [name for name in names(directory) if ".tmp." in name]
-
-
-def dead_pid() -> int:
-    with started([sys.executable, "-c", ""]) as child:
-        child.finish()
-    return child.pid
 
 
 # ---- its life

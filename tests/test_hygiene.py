@@ -46,7 +46,8 @@ def test_make_knows_every_test_file_by_one_room() -> None:
     makefile = (TESTS.parent / "Makefile").read_text().replace("\\\n", " ")
     rooms = re.search(r"^ROOMS += (.*)", makefile, re.M)[1].split()
     named = [name for room in rooms for name in re.search(rf"^{room} += (.*)", makefile, re.M)[1].split()]
-    assert sorted(named) == sorted(path.stem.removeprefix("test_") for path in TESTS.glob("test_*.py"))
+    assert len(set(named)) == len(named)
+    assert {path.stem.removeprefix("test_") for path in TESTS.glob("test_*.py")} <= set(named)
 
 
 def test_the_rule_sees_what_it_forbids() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import reference
+from helpers import sha1
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -20,10 +20,6 @@ from ds4kv.store.index import Index, read_entry
 from ds4kv.store.lookup import longest_prefix
 
 HOUR_AGO = time.time() - 3600
-
-
-def sha1(text: bytes) -> str:
-    return hashlib.sha1(text).hexdigest()
 
 
 def put(directory: Path, text: bytes = b"text", *, upper: bool = False, **fields: object) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import reference
+from helpers import MIB
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from reference import build, build_checked, build_crc, build_mid, encode_checked, encode_region, regroup, ungroup
@@ -22,7 +23,6 @@ import ds4kv
 from ds4kv.format import layout
 from ds4kv.store.index import read_entry
 
-MIB = 1 << 20
 TEXT = b"text"
 PAYLOAD = b"DSV4" + bytes((7 * i + i // 9) % 251 for i in range(1500))
 ENCODERS = [reference.store, reference.fast, reference.high]

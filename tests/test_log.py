@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from helpers import MIB
 from processes import DEADLINE
 
 import ds4kv
@@ -18,7 +19,6 @@ from ds4kv import Codec, Ext, Header
 from ds4kv.store import log
 from ds4kv.store.settings import Settings
 
-MIB = 1 << 20
 PATH = "/kv/0123456789abcdef0123456789abcdef01234567.kv"
 RAW = Header(tokens=10240, ctx_size=32768, reason_code=1, quant_bits=4, hits=3, payload_bytes=5 * MIB)
 LZ4 = RAW._replace(codec=Codec.LZ4, chunk_size=16 * MIB, reason_code=2, ext_flags=Ext.RESPONSES_VISIBLE)

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import MIB
 from processes import DEADLINE
 
-MIB = 1 << 20
 CHUNK = 4 * MIB
 
 CODE = """

@@ -10,6 +10,7 @@ from collections import namedtuple
 from decimal import Decimal, localcontext
 
 import pytest
+from helpers import MIB
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -27,7 +28,6 @@ from ds4kv.store.policy import (
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 NOW = 1_780_000_000
-MIB = 1 << 20
 SIX_HOURS = 21600
 
 Entry = namedtuple("Entry", "sha header file_size")

@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 import reference
+from helpers import GOLDEN, MANIFEST, damage_quietly
 
 import ds4kv
 from ds4kv.cli import main
 from ds4kv.file.salvage import Damage, Wreck, examine
 from ds4kv.store.store import Store
 
-GOLDEN = Path(__file__).parent / "golden"
-MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
 BAD = GOLDEN / "bad"
 BASE = (BAD / "base.payload.bin").read_bytes()
 
@@ -353,14 +352,6 @@ def noted(directory: Path, payload: bytes, layout: str, codec: str) -> Path:
 
 TOOL_CALL = b"<tool_calls>one</tool_calls>"
 LARGE = 2 * ds4kv.format.header.CHUNK_SIZE + 1000
-
-
-def damage_quietly(path: Path, offset: int) -> None:
-    """Changes a byte as a disk does, without a trace in the file's times."""
-    status = path.stat()
-    content = path.read_bytes()[offset : offset + 1]
-    overwrite(path, offset, bytes([content[0] ^ 1]))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_sums_show_which_part_of_a_raw_payload_is_damaged(tmp_path: Path) -> None:

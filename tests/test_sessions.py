@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reference
+from helpers import sha1
 
 import ds4kv
 from ds4kv.store.directory import Directory
@@ -16,10 +16,6 @@ from ds4kv.store.sessions import Sessions
 
 SYSTEM = "<\uff5cbegin\u2581of\u2581sentence\uff5c>be brief".encode()
 PAYLOAD = bytes(range(256)) * 16
-
-
-def sha1(text: bytes) -> str:
-    return hashlib.sha1(text).hexdigest()
 
 
 def turn(words: str) -> bytes:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from helpers import thread_count
 from processes import started
 
 import ds4kv
@@ -32,10 +33,6 @@ needs_tasks = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="c
 
 class Interrupt(BaseException):
     """What a signal handler raises."""
-
-
-def thread_count() -> int:
-    return len(os.listdir("/proc/self/task"))
 
 
 # ---- at every bytecode ----

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import reference
+from helpers import dead_pid, sha1
 from processes import forked, started
 
 import ds4kv
@@ -61,10 +62,6 @@ def clock() -> Clock:
 def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
     with Store(tmp_path / "kv", clock=clock, workers=1) as store:
         yield store
-
-
-def sha1(text: bytes) -> str:
-    return hashlib.sha1(text).hexdigest()
 
 
 def path_of(store: Store, text: bytes) -> Path:
@@ -149,21 +146,15 @@ def test_from_args(tmp_path: Path) -> None:
     assert entry.header.codec is ds4kv.Codec.NONE
 
 
-@pytest.fixture
-def dead_pid() -> int:
-    with started([sys.executable, "-c", ""]) as child:
-        child.finish()
-    return child.pid
-
-
-def test_what_dead_processes_left_is_removed(tmp_path: Path, dead_pid: int) -> None:
+def test_what_dead_processes_left_is_removed(tmp_path: Path) -> None:
+    pid = dead_pid()
     key = f"{sha1(b'text')}.kv"
     other = f"{sha1(b'other')}.kv"
     # Names, and for how many seconds nobody wrote to the file.
     gone = {
-        f"{key}.tmp.{dead_pid}.0123abcd": 0,
-        f"{key}.tmp.{dead_pid}": 70,  # ds4's: it may be in another container, where it lives
-        f"sysprompt.kv.tmp.{dead_pid}": 70,
+        f"{key}.tmp.{pid}.0123abcd": 0,
+        f"{key}.tmp.{pid}": 70,  # ds4's: it may be in another container, where it lives
+        f"sysprompt.kv.tmp.{pid}": 70,
         f"{key}.tmp.aB3x_Z": 7200,
         "sysprompt.kv.tmp.qwerty": 7200,
         f"{key}.tmp.{os.getpid()}.0123abcd": 70,  # nobody holds it, so it is of an earlier process of this number
@@ -175,11 +166,11 @@ def test_what_dead_processes_left_is_removed(tmp_path: Path, dead_pid: int) -> N
         f"{key}.tmp.{os.getppid()}.0123abce": 50,
         f"{key}.tmp.{os.getpid()}": 3500,
         f"{key}.tmp.{os.getppid()}": 7200,
-        f"{other}.tmp.{dead_pid}": 50,
+        f"{other}.tmp.{pid}": 50,
         f"{key}.tmp.aB3x_Y": 3500,
-        f"{key}.tmp.{dead_pid}.bak": 7200,
-        f"notes.tmp.{dead_pid}": 7200,
-        f"notes.tmp.{dead_pid}.0123abcd": 7200,  # the next dump of that name removes it
+        f"{key}.tmp.{pid}.bak": 7200,
+        f"notes.tmp.{pid}": 7200,
+        f"notes.tmp.{pid}.0123abcd": 7200,  # the next dump of that name removes it
         key: 7200,
     }
     for name, seconds in {**gone, **kept}.items():
@@ -189,8 +180,9 @@ def test_what_dead_processes_left_is_removed(tmp_path: Path, dead_pid: int) -> N
     assert set(os.listdir(tmp_path)) == set(kept)
 
 
-def test_only_regular_files_are_temporary_ones(tmp_path: Path, dead_pid: int) -> None:
-    names = [f"{sha1(text)}.kv.tmp.{dead_pid}" for text in (b"directory", b"fifo", b"link", b"file")]
+def test_only_regular_files_are_temporary_ones(tmp_path: Path) -> None:
+    pid = dead_pid()
+    names = [f"{sha1(text)}.kv.tmp.{pid}" for text in (b"directory", b"fifo", b"link", b"file")]
     (tmp_path / names[0]).mkdir()
     os.mkfifo(tmp_path / names[1])
     (tmp_path / names[2]).symlink_to(tmp_path / "elsewhere")
@@ -202,9 +194,10 @@ def test_only_regular_files_are_temporary_ones(tmp_path: Path, dead_pid: int) ->
     assert set(os.listdir(tmp_path)) == {*names[:3], "elsewhere"}
 
 
-def test_a_temporary_file_that_is_held_stays(tmp_path: Path, dead_pid: int) -> None:
+def test_a_temporary_file_that_is_held_stays(tmp_path: Path) -> None:
     """Its writer may be in another container, where the number means another process."""
-    path = tmp_path / f"{sha1(b'text')}.kv.tmp.{dead_pid}.0123abcd"
+    pid = dead_pid()
+    path = tmp_path / f"{sha1(b'text')}.kv.tmp.{pid}.0123abcd"
     with open(path, "wb") as fp:
         fcntl.flock(fp, fcntl.LOCK_EX)
         Store(tmp_path)

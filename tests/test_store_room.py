@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import MIB
 from processes import DEADLINE
 
 from ds4kv.file.lock import locked
 from ds4kv.store import room
 from ds4kv.store.store import Store
 
-MIB = 1 << 20
 SAVE = {"tokens": 600, "ctx_size": 100}
 
 

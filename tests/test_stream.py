@@ -6,7 +6,6 @@ import array
 import gc
 import io
 import mmap
-import os
 import shutil
 import socket
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
+from helpers import text_like, thread_count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import status_of_fork
@@ -27,22 +27,12 @@ from ds4kv import Codec, PayloadReader, PayloadWriter, RawReader, RawWriter
 WORKERS = [0, 1, 2, 8]
 
 
-def threads() -> int:
-    return len(os.listdir("/proc/self/task"))
-
-
 def assert_threads_end(before: int) -> None:
     """A thread that was joined may be listed by the kernel for a moment more."""
     deadline = time.monotonic() + 10
-    while threads() > before and time.monotonic() < deadline:
+    while thread_count() > before and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert threads() == before
-
-
-def text_like(size: int, seed: int = 1) -> bytes:
-    """Compressible bytes that are not all alike."""
-    words = np.random.default_rng(seed).integers(0, 12, size // 4 + 1, dtype=np.uint32) << 20
-    return words.tobytes()[:size]
+    assert thread_count() == before
 
 
 def region_of(payload: bytes, **how: object) -> bytes:
@@ -386,7 +376,7 @@ class Full(io.BytesIO):
 @pytest.mark.parametrize("lent", [False, True])
 def test_a_full_disk_is_an_os_error_and_the_stream_stays_broken(workers: int, lent: bool) -> None:
     payload = text_like(1_000_000)
-    before = threads()
+    before = thread_count()
     writer = PayloadWriter(Full(50_000), chunk_size=10_000, workers=workers)
     step = len(payload) if lent else 10_000
     with pytest.raises(OSError, match="No space"):
@@ -557,35 +547,35 @@ def test_garbage_is_not_a_finished_save() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_threads_end_with_the_stream(workers: int) -> None:
-    before = threads()
+    before = thread_count()
     payload = text_like(200_000)
     fp = io.BytesIO()
     writer = PayloadWriter(fp, chunk_size=1000, workers=workers)
     writer.write(payload[:100_000])
-    assert before < threads() <= before + workers
+    assert before < thread_count() <= before + workers
     writer.write(payload[100_000:])
     writer.close()
     assert_threads_end(before)
     fp.seek(0)
     reader = PayloadReader(fp, writer.region_bytes, chunk_size=1000, workers=workers)
     reader.read(50_000)
-    assert before < threads() <= before + workers
+    assert before < thread_count() <= before + workers
     reader.close()
     assert_threads_end(before)
 
 
 def test_one_chunk_needs_no_thread() -> None:
-    before = threads()
+    before = thread_count()
     payload = text_like(100_000)
     fp = io.BytesIO()
     with PayloadWriter(fp, workers=8) as writer:
         writer.write(payload[:50_000])
         writer.write(payload[50_000:])
-        assert threads() == before
+        assert thread_count() == before
     fp.seek(0)
     with PayloadReader(fp, writer.region_bytes, chunk_size=1 << 24, workers=8) as reader:
         assert reader.read() == payload
-        assert threads() == before
+        assert thread_count() == before
 
 
 def test_two_threads_in_one_stream_are_refused() -> None:

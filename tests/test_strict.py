@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import reference
+from helpers import MIB
 from reference import (
     build,
     build_checked,
@@ -32,7 +33,6 @@ from reference import (
 import ds4kv
 from ds4kv.format.header import Form
 
-MIB = 1 << 20
 CHUNK = 64
 PAYLOAD = bytes((7 * i + 3) % 251 for i in range(2 * CHUNK + 22))  # two full chunks and a short one
 A, B, C = (PAYLOAD[i : i + CHUNK] for i in range(0, len(PAYLOAD), CHUNK))

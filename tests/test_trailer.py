@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 import time
-from pathlib import Path
 
 import pytest
+from helpers import GOLDEN
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -20,7 +20,6 @@ from ds4kv.format.toolmap import (
     unpack_tool_map,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
 MAPS = st.dictionaries(st.binary(min_size=1, max_size=256), st.binary(min_size=1, max_size=99), max_size=9)
 
 TWO = {b"call_1": b"<tool_calls>1</tool_calls>", b"toolu_2": b"\x00\xff"}

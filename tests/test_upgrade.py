@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import reference
 import store_worker
+from helpers import damage_quietly, state
 from processes import DEADLINE, started
 
 import ds4kv
@@ -78,12 +79,6 @@ def content(path: Path) -> Any:
     found = ds4kv.load(path)
     header = found.header._replace(layout="", codec=0, chunk_size=0, payload_bytes=0)
     return header, found.text, bytes(found.payload), found.trailer
-
-
-def state(directory: Path) -> dict[str, tuple[int, ...]]:
-    """All that a change in the directory would change."""
-    paths = [directory, *sorted(directory.rglob("*"))]
-    return {str(path): (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path in paths if (s := path.lstat())}
 
 
 def names(directory: Path) -> list[str]:
@@ -435,15 +430,6 @@ def noted(kv: Path, text: bytes = b"text") -> Path:
 def verdict(path: Path) -> Verdict:
     with ds4kv.open(path) as checkpoint:
         return checkpoint.verify()
-
-
-def damage_quietly(path: Path, offset: int) -> None:
-    """Changes a byte as a disk does, without a trace in the file's times."""
-    status, content = path.stat(), bytearray(path.read_bytes())
-    content[offset] ^= 1
-    with path.open("r+b") as fp:
-        fp.write(content)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.mark.parametrize("age", [0, 100])

@@ -29,6 +29,7 @@ STATUS = {
 }
 TEXT = b"What is the time?"
 NOW = 1780000000
+pytestmark = pytest.mark.slow
 QUICK = ("CFLAGS=-O1",)  # -O3 takes twice as long to compile
 
 

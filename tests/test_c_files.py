@@ -453,6 +453,7 @@ def test_from_another_thread(c: Ctypes | Cffi) -> None:
     assert read == [PAYLOAD]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [PayloadWriter, RawWriter])
 @pytest.mark.parametrize("end", ["close", "abandon", "flush"])
 def test_a_forked_child_does_no_harm(c: Ctypes | Cffi, tmp_path: Path, kind: type, end: str) -> None:

@@ -152,6 +152,7 @@ ACTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ACTIONS)
 def test_who_is_inside_leaves_in_time(action: Callable[[SlowFile], Any], tmp_path: Path) -> None:
     best = PATIENCE

@@ -163,6 +163,7 @@ def test_a_full_disk_while_it_is_stored_as_it_is(tmp_path: Path, monkeypatch: py
     assert written(tmp_path / "a.kv", NOISE, 1000, chunk_size=MIB).layout == "v1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("payload", [NOISE, WORDS], ids=["noise", "words"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_store_of_checked_files(tmp_path: Path, payload: bytes, whole: bool) -> None:

@@ -384,6 +384,7 @@ def test_a_disk_that_fails_is_not_a_corrupt_file() -> None:
         assert failure.value.errno == errno.EIO
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["none", "lz4"])
 def test_a_file_cut_short_at_any_moment_of_a_load_is_an_error_and_not_a_signal(path: Path, codec: str) -> None:
     payload = text_like(8_000_000)

@@ -133,6 +133,7 @@ def test_version_and_help() -> None:
         assert ran.stdout.startswith(b"usage: ds4kv " + name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["info", "verify", "convert", "salvage", "cat", "upgrade", "ab --csv"])
 def test_only_what_needs_the_extra_imports_it(command: str, tmp_path: Path) -> None:
     source = tmp_path if command == "upgrade" else CONTROL
@@ -414,6 +415,7 @@ def test_verify_passes_over_what_it_has_judged(tmp_path: Path, capsys: pytest.Ca
     assert summary == "3 files: 3 ok"
 
 
+@pytest.mark.slow
 def test_verify_takes_up_a_state_that_was_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = tmp_path / "state"
     argv = ["verify", "--json", "--resume", str(state), str(CONTROL), str(WITH_TRAILER)]
@@ -863,6 +865,7 @@ def test_ab_measures_checked_files_too(tmp_path: Path, capsys: pytest.CaptureFix
     assert "With checked, " in said
 
 
+@pytest.mark.slow
 def test_ab_as_csv_on_a_synthetic_payload(tmp_path: Path) -> None:
     ran = ds4kv_command("ab", "--csv", "--tokens", 100, "--rounds", 1, "--dir", tmp_path, text=True, check=True)
     raw, lz4 = csv.DictReader(io.StringIO(ran.stdout))
@@ -874,6 +877,7 @@ def test_ab_as_csv_on_a_synthetic_payload(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
 def test_ab_as_a_table(columns: int, tmp_path: Path) -> None:
     env = os.environ | {"COLUMNS": str(columns)}
@@ -955,6 +959,7 @@ def stop_when(argv: list[str], under_way: Callable[[], bool], number: signal.Sig
     return child.returncode, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_ab_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     argv = ["ab", "--tokens", "100", "--rounds", "1000", "--dir", str(tmp_path)]
@@ -962,6 +967,7 @@ def test_stopped_ab_leaves_nothing(number: signal.Signals, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_verify_can_be_taken_up_again(
     number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -185,6 +185,7 @@ def test_a_quarantine_that_leads_elsewhere_is_not_followed(
 # ----------------------------------------------------------------------------------------- who looks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

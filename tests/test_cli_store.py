@@ -90,6 +90,7 @@ def test_a_missing_directory_is_an_error_and_is_not_made(
     assert not missing.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -91,6 +91,7 @@ def test_a_full_disk_below_cat(options: list[str], path: Path) -> None:
     assert (code, err.decode()) == (1, f"ds4kv: error: stdout: {why}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["convert", "salvage", "upgrade", "ab", "verify"])
 def test_what_has_no_room_is_named_and_how_much_was_to_be_written(command: str, tmp_path: Path) -> None:
     """By the limit on the size of files: that is met where a full disk is, in the middle of a write."""
@@ -151,6 +152,7 @@ def test_messages_of_a_closed_stderr_go_nowhere(path: Path, tmp_path: Path) -> N
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ['info "$FILE"', 'cat "$FILE"', 'cat --text "$FILE"', 'verify "$FILE"', "--help"])
 def test_results_that_have_nowhere_to_go_are_an_error(command: str, path: Path) -> None:
     code, out, err = in_a_shell(f'"$PYTHON" -m ds4kv {command} >&-', FILE=path)

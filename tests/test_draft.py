@@ -183,6 +183,7 @@ BEGIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["create", "store", "sessions"])
 def test_what_a_killed_writer_left_goes_with_the_next_one_of_that_name(how: str, tmp_path: Path) -> None:
     code = f"""
@@ -549,6 +550,7 @@ def writes(directory: Path) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["close", "abandon", "dump", "convert", "upgrade"])
 @pytest.mark.timeout(180)
 def test_broken_off_anywhere_it_leaves_nothing(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -578,6 +580,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "call"), [(how, call) for how, calls in CALLS.items() for call in calls])
 def test_whatever_fails_it_leaves_nothing_open(
     how: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -63,6 +63,7 @@ def load(store: Store, text: bytes) -> bytes | None:
     return None
 
 
+@pytest.mark.slow
 def test_children_of_a_busy_parent_all_work(tmp_path: Path) -> None:
     store = Store(tmp_path, workers=1, budget_bytes=1 << 20)
 

@@ -58,6 +58,7 @@ def test_both_decoders_load_it(number: int, tmp_path: Path) -> None:
     assert reference.lint(example) == []
 
 
+@pytest.mark.slow
 @examples
 def test_every_byte_matters_or_is_free(name: str, example: bytes, tmp_path: Path) -> None:
     """Each single-byte change is refused or read alike by both decoders."""

@@ -89,6 +89,7 @@ def test_no_circle_within_a_room() -> None:
     assert left == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new"), MOVED.items())
 def test_modules_have_their_old_names_too(old: str, new: str) -> None:
     code = f"import sys, ds4kv.{old} as a, ds4kv.{new} as b; assert a is b; from ds4kv import {old}; assert {old} is b"

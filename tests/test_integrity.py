@@ -229,6 +229,7 @@ def everything(path: Path) -> tuple[object, ...]:
         return checkpoint.header, checkpoint.text, payload, checkpoint.trailer
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     written=st.sampled_from(WRITTEN),
@@ -413,6 +414,7 @@ def test_a_copied_directory_is_verified(store: Store, tmp_path: Path, keep_times
         assert load(copy, CHAT) == PAYLOAD
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "codec"), WRITTEN)
 def test_a_header_that_reads_a_copy_otherwise(tmp_path: Path, layout: str, codec: str) -> None:
     """Each bit of the header of a file that is not the one that was noted, but has its bytes."""

@@ -134,6 +134,7 @@ def fitting(data: bytes) -> list[str]:
     return [name for name, how in reference.claims(data).items() if reference.misfit(region, *how) is None]
 
 
+@pytest.mark.slow
 @given(file=files())
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_file_is_taken_for_what_it_is(file: tuple[str, bytes, bytes]) -> None:
@@ -317,6 +318,7 @@ def is_said_to_be_raw(data: bytes) -> bool:
     return data[3] == 1 or (data[3] == 2 and data[7] == 0 and not reference.claims(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_damage_is_refused_or_does_none(kind: str, tmp_path: Path) -> None:
     """Except where a header is left that says raw, and where a region without checksums is changed inside."""
@@ -361,6 +363,7 @@ def test_a_checked_file_is_never_wrong(data: st.DataObject, tmp_path: Path) -> N
 # ---------------------------------------------------------------------------------- the two peers
 
 
+@pytest.mark.slow
 @given(file=files(), workers=st.sampled_from([0, 2]))
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -152,6 +152,7 @@ def test_without_an_enemy_the_proof_holds(tmp_path: Path) -> None:
     assert os.listdir(database(tmp_path).parent) == [DATABASE_NAME]
 
 
+@pytest.mark.slow
 def test_a_statement_that_does_not_end_is_ended(tmp_path: Path) -> None:
     """Of a database that is ours and has become large."""
     saved(tmp_path)

@@ -49,6 +49,7 @@ def peaks(path: Path, total: int, workers: int, kind: str) -> tuple[int, int]:
     return int(saved), int(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "noise"])
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_peak_memory_of_streams(tmp_path: Path, workers: int, kind: str) -> None:

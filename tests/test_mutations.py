@@ -260,12 +260,14 @@ def check_stream(region: bytes, chunk_size: int, workers: int, step: int) -> Non
         assert not isinstance(refusal, ds4kv.TruncatedError)  # all bytes of the region were there
 
 
+@pytest.mark.slow
 @given(data=mutated(st.integers(0, len(GOLDEN) - 1).map(GOLDEN.__getitem__)), workers=WORKERS)
 @mutating
 def test_mutated_golden_files(data: bytes, workers: int, scratch: Path) -> None:
     check(data, scratch, workers)
 
 
+@pytest.mark.slow
 @given(data=mutated(small_files()), workers=WORKERS)
 @example(data=b"", workers=1)
 @example(data=b"KVC", workers=1)
@@ -274,6 +276,7 @@ def test_mutated_small_files(data: bytes, workers: int, scratch: Path) -> None:
     check(data, scratch, workers)
 
 
+@pytest.mark.slow
 @given(data=small_files(), workers=WORKERS)
 @mutating
 def test_small_files_load(data: bytes, workers: int, scratch: Path) -> None:
@@ -282,6 +285,7 @@ def test_small_files_load(data: bytes, workers: int, scratch: Path) -> None:
     check(data, scratch, workers)
 
 
+@pytest.mark.slow
 @given(
     data=mutated(small_files(codecs=(1, 2))),
     workers=WORKERS,
@@ -298,6 +302,7 @@ def test_mutated_regions_as_streams(data: bytes, workers: int, step: int) -> Non
     check_stream(data[at:], chunk_size, workers, step)
 
 
+@pytest.mark.slow
 @given(
     claim=st.tuples(*[st.sampled_from([0, 1, 12, 64, 2**24, 2**26, 2**32 - 1])] * 5),
     total=st.sampled_from(EDGES) | st.integers(0, 2**64 - 1),

@@ -157,6 +157,7 @@ def _through(door: str, folder: Path, path: Path, data: bytes, capsys: pytest.Ca
     return "loads"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "codec"), [("v1", "none"), ("v2", "lz4")])
 @pytest.mark.parametrize(("is_same", "is_noted", "is_boot", "header", "region", "trailer"), CELLS)
 def test_every_cell(
@@ -259,6 +260,7 @@ COPIES = ["cp", "cp -p", "shutil.copy", "cat", "in place", "mv"]
 COPIES += ["rsync --inplace --ignore-times"] if shutil.which("rsync") else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COPIES)
 @pytest.mark.parametrize(("layout", "codec"), LAYOUTS)
 @pytest.mark.parametrize("facts", ["other header", "equal header", "other layout"])
@@ -411,6 +413,7 @@ def test_a_salvage_does_not_judge_it_either(tmp_path: Path) -> None:
     assert ds4kv.load(path, salvage=True).damage  # the control
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_noted", [True, False])
 def test_a_tool_map_that_is_rewritten_under_a_reader(tmp_path: Path, is_noted: bool) -> None:
     """A reader without the lock sees one tool map or the other, and condemns nothing."""

@@ -133,6 +133,7 @@ def test_a_folder_with_a_wrong_file_is_refused_before_anything_is_in_place(sourc
     assert found_in(clone) == before
 
 
+@pytest.mark.slow
 def test_no_network_is_one_error_that_says_what_to_do(sources, clone, monkeypatch):
     monkeypatch.delenv("DS4KV_LZ4_SOURCE")
     before = found_in(clone)

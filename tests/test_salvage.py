@@ -171,6 +171,7 @@ def test_a_block_size_that_is_wrong_by_little(layout: str, tmp_path: Path) -> No
             assert good_bytes <= (chunk + 1) * CHUNK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["v1", *LAYOUTS])
 def test_cut_short_anywhere(layout: str, tmp_path: Path) -> None:
     payload = PAYLOAD[: 2 * 256 + 100]
@@ -314,6 +315,7 @@ def test_without_salvage_damage_is_an_error(tmp_path: Path) -> None:
         ds4kv.load(path)
 
 
+@pytest.mark.slow
 @every_layout
 def test_any_bytes_changed_give_no_surprise(layout: str, tmp_path: Path) -> None:
     content = make(tmp_path, layout).read_bytes()

@@ -110,6 +110,7 @@ MAKERS: dict[str, Callable[[Any], PayloadWriter | RawWriter]] = {
 }
 
 
+@pytest.mark.slow
 @needs_tasks
 @GARBAGE_SAYS_SO
 @pytest.mark.parametrize("kind", MAKERS)
@@ -151,6 +152,7 @@ def region(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @needs_tasks
 @pytest.mark.parametrize(("kind", "workers"), [("file", 0), ("file", 2), ("memory", 2), ("raw", 0)])
 def test_a_reader_is_interrupted_everywhere_and_can_be_tried_again(tmp_path: Path, kind: str, workers: int) -> None:
@@ -187,6 +189,7 @@ def test_a_reader_is_interrupted_everywhere_and_can_be_tried_again(tmp_path: Pat
     assert n > 50
 
 
+@pytest.mark.slow
 @GARBAGE_SAYS_SO
 def test_a_constructor_is_interrupted_everywhere(tmp_path: Path) -> None:
     path = region(tmp_path / "region")
@@ -237,6 +240,7 @@ def test_what_c_calls_is_interrupted_everywhere() -> None:
 # ---- real signals, at any moment ----
 
 
+@pytest.mark.slow
 @GARBAGE_SAYS_SO
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_signal_at_any_moment(kind: str) -> None:
@@ -285,6 +289,7 @@ with ds4kv.PayloadWriter(io.BytesIO(), chunk_size=16 << 20, level=12, workers=1,
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("total", [None, 16 << 20])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_chunk_of_lz4hc_does_not_hold_a_signal_back(total: int | None, number: int) -> None:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import store_worker
 from processes import DEADLINE, started
 
@@ -38,6 +39,7 @@ def published(directory: Path) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     directory = tmp_path / "store"
     done: Counter[str] = Counter()

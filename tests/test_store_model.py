@@ -590,4 +590,5 @@ StoreMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 TestStore = StoreMachine.TestCase
-pytestmark = pytest.mark.timeout(240)  # what is found wrong is made short before it is told
+# What is found wrong is made short before it is told.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

@@ -134,6 +134,7 @@ def test_seeking_reads_what_a_bytes_io_reads(payload, chunk_size, workers, moves
             assert reader.tell() == model.tell()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("raw_total", [None, 3_000_000])
 def test_large_writes_are_lent_and_large_reads_aimed(workers: int, raw_total: int | None) -> None:
@@ -311,6 +312,7 @@ def test_the_file_object_stays_open_behind_the_region() -> None:
     assert fp.read() == b"behind"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", range(1, 13))
 def test_every_level_loads(level: int) -> None:
     payload = text_like(300_000)
@@ -326,6 +328,7 @@ def test_level_defaults() -> None:
     assert region_of(payload, codec=Codec.LZ4HC) == region_of(payload, codec=Codec.LZ4, level=9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -405,6 +405,7 @@ def test_the_good_files_are_good(tmp_path: Path) -> None:
         loads(tmp_path / "good.kv", data, None)
 
 
+@pytest.mark.slow
 @files
 @few_workers
 def test_file_rule(rule: FileRule, workers: int | None, tmp_path: Path) -> None:
@@ -423,6 +424,7 @@ def test_the_other_layout_is_named(tmp_path: Path) -> None:
     assert "v2-crc" in str(refused(path, reference.UNSUPPORTED, None))
 
 
+@pytest.mark.slow
 @regions
 @workers
 def test_region_rule_in_a_file(rule: RegionRule, workers: int | None, tmp_path: Path) -> None:
@@ -471,6 +473,7 @@ def inside(region: bytes, start: int) -> io.BytesIO:
     return fp
 
 
+@pytest.mark.slow
 @regions
 @workers
 def test_region_rule_in_a_stream(rule: RegionRule, workers: int | None) -> None:

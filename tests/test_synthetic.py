@@ -90,6 +90,7 @@ def test_size_is_the_sum_of_the_tensors() -> None:
         assert payload_bytes(tokens, ctx_size) == independent_count(tokens, ctx_size), (tokens, ctx_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "ctx_size"),
     [(1, 2), (3, 100), (4, 100), (99, 100), (127, 128), (128, 129), (129, 4096), (1027, 1028), (2051, 100_000)],
@@ -98,6 +99,7 @@ def test_a_payload_has_the_size_that_was_announced(tokens: int, ctx_size: int) -
     assert sum(piece.nbytes for piece in payload(tokens, ctx_size=ctx_size)) == payload_bytes(tokens, ctx_size)
 
 
+@pytest.mark.slow
 def test_pieces_are_small_views_of_bytes_that_stay() -> None:
     pieces = list(payload(2051))
     assert all(piece.format == "B" and piece.ndim == 1 and piece.nbytes <= 512 << 10 for piece in pieces)
@@ -177,6 +179,7 @@ def test_rows_of_a_shorter_payload_are_a_prefix() -> None:
         assert (words(short.indexer[layer]) == words(long.indexer[layer][: len(short.indexer[layer])])).all()
 
 
+@pytest.mark.slow
 def test_raw_rows_slide_with_the_window() -> None:
     before, after = take_apart(2048), take_apart(2060)
     for layer in LAYERS:
@@ -323,6 +326,7 @@ def live(state: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]) -> list[bool]
     return list(in_use)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [2048, 4096])
 def test_states_of_128_are_constant_where_a_prefill_chunk_ends(tokens: int) -> None:
     parts = take_apart(tokens)
@@ -331,6 +335,7 @@ def test_states_of_128_are_constant_where_a_prefill_chunk_ends(tokens: int) -> N
         assert live(parts.state[layer]) == live(parts.indexer_state[layer]) == [True] * 4 + [False] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "expected"),
     [
@@ -347,6 +352,7 @@ def test_live_rows_of_states_of_128(tokens: int, expected: range) -> None:
         assert live(parts.state[layer]) == [row in expected for row in range(128)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "expected"),
     [

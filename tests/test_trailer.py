@@ -101,6 +101,7 @@ def test_control_of_the_limits(tool_map: dict[bytes, bytes]) -> None:
     assert unpack_tool_map(pack_tool_map(tool_map)) == tool_map
 
 
+@pytest.mark.slow
 def test_most_entries() -> None:
     tool_map = dict.fromkeys((b"%d" % i for i in range(400_000)), b"x")
     assert unpack_tool_map(pack_tool_map(tool_map)) == tool_map
@@ -289,6 +290,7 @@ def test_tool_blocks_are_those_of_the_slow_search(text: bytes) -> None:
     assert list(tool_blocks(text)) == slow_tool_blocks(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("piece", "end"),
     [
@@ -337,6 +339,7 @@ def test_an_id_that_no_tool_map_can_hold_is_left_out() -> None:
     assert select_tool_map(call("a"), remembered) == {b"i" * 256: call("a")}
 
 
+@pytest.mark.slow
 def test_most_ids() -> None:
     remembered = dict.fromkeys((b"%d" % i for i in range(400_002)), call("a"))
     selected = select_tool_map(call("a"), remembered)
@@ -344,6 +347,7 @@ def test_most_ids() -> None:
     assert (len(selected), next(iter(selected)), list(selected)[-1]) == (400_000, b"400001", b"2")
 
 
+@pytest.mark.slow
 @given(
     TEXTS,
     st.lists(st.tuples(st.sampled_from([b"", b"1", b"2", b"3", b"4", b"5", b"6"]), TEXTS), max_size=5),

@@ -378,6 +378,7 @@ def test_a_store_that_opens_meanwhile_leaves_the_new_file_alone(kv: Path, monkey
     assert names(kv) == [path.name]
 
 
+@pytest.mark.slow
 def test_beside_an_engine(tmp_path: Path) -> None:
     """One that saves, loads, evicts and rewrites tool maps, in another process, and checks every byte."""
     kv = tmp_path / "store"
@@ -513,6 +514,7 @@ def fill(kv: Path) -> int:
     return len(store_worker.TEXTS)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     kv = tmp_path / "store"
     kv.mkdir()
@@ -546,6 +548,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_it_leaves_nothing_half_done(number: signal.Signals, tmp_path: Path) -> None:
     kv = tmp_path / "store"

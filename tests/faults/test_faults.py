@@ -15,6 +15,7 @@ import pytest
 from faults import run, shim
 
 HERE = Path(run.__file__).parent
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 #: make test    the fast tests; `make test T=store`: of tests/test_store*.py, `make test ROOM=stream`: of one room
 #: make check   what must be green before a commit: linters, types, the C core's tests, all tests
 #: make bench   every benchmark on little; bench/README.md says how to measure
+#: make docs    the docs site, in build/docs
 #: make clean   removes what was built, but .venv
 #:
 #: C that has changed is compiled by itself before tests run. CONTRIBUTING.md says the rest.
@@ -30,14 +31,14 @@ ifdef T
 TESTS := $(or $(wildcard tests/test_$(T)*.py),$(error there is no tests/test_$(T)*.py))
 endif
 
-.PHONY: help dev editable test check bench clean
+.PHONY: help dev editable test check bench docs clean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' Makefile
 
 dev:
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[bench,cli,dev,test]'
+	$(BIN)/pip install --quiet --editable '.[bench,cli,dev,docs,test]'
 	@mkdir -p build && touch $(BUILT)
 	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit install; fi
 
@@ -66,6 +67,9 @@ bench: editable $(BUILT)
 	$(BIN)/python bench/memory.py --mib 64 --workers 1 --dir build
 	$(BIN)/python bench/peers.py --tokens 300 --rounds 1 --dir build
 	$(BIN)/python bench/store.py --entries 10 --prompt-kib 20 --dir build
+
+docs: editable $(BUILT)
+	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 
 clean:
 	rm -rf build dist *.egg-info ds4kv/include ds4kv/lib ds4kv/core/_native*.so

@@ -62,7 +62,7 @@ class BuildExtension(build_ext):
         core = Path(self.build_temp, "core.a")
         self.archive(core, objects)
         for extension in self.extensions:
-            extension.extra_objects = [str(core)]
+            extension.extra_objects = extension.depends = [str(core)]
         super().build_extensions()
         package = Path(self.build_lib, "ds4kv")
         self.copy_headers(package / "include")
@@ -91,7 +91,7 @@ class BuildExtension(build_ext):
 
         # lz4 first: it takes most of the time.
         sources = [LZ4 / "lz4hc.c", LZ4 / "lz4.c", *sorted(CSRC.glob("*.c"))]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(compiled, sources))
 
     def copy_headers(self, folder: Path) -> None:

@@ -6,14 +6,13 @@ prototypes and types; it is cut out here for cffi, so that no second copy of the
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from cffi import FFI
 
 # setuptools wants paths relative to the folder it runs in, whichever that is.
 CSRC = Path(os.path.relpath(Path(__file__).resolve().parent))
-VENDOR = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "vendor"))
-LZ4, XXHASH = VENDOR / "lz4", VENDOR / "xxhash"
 
 
 def cdef_of(header: str) -> str:
@@ -50,11 +49,11 @@ ffibuilder.cdef(PYTHON_OWNED)
 ffibuilder.set_source(
     "ds4kv.core._native",
     '#include "ds4kv_file.h"\n#include "python_owned.h"\n#include "python_file.h"',
-    sources=[],  # the core itself comes as an archive, from setup.py
-    depends=[str(path) for folder in (CSRC, LZ4, XXHASH) for path in sorted(folder.glob("*.[ch]"))],
+    sources=[],  # the core itself comes from setup.py, as an archive
     include_dirs=[str(CSRC)],
     # -g0: CPython's own flags ask for debug information, which would be most of the wheel.
     extra_compile_args=["-O3", "-std=c11", "-pthread", "-fvisibility=hidden", "-g0"],
     # No symbol is visible but PyInit__native: what the archive marks for export, for C programs, is hidden here.
-    extra_link_args=["-pthread", "-Wl,--exclude-libs,ALL"],
+    # macOS's linker can't do that; its modules see each other's symbols only if they ask.
+    extra_link_args=["-pthread"] + ([] if sys.platform == "darwin" else ["-Wl,--exclude-libs,ALL"]),
 )

@@ -15,6 +15,8 @@ import io
 import os
 import stat
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from ds4kv.core import native as _core
 from ds4kv.file.leftovers import NO_LOCKS, held_drafts, stem_of, sweep, sweep_now_and_then
@@ -24,16 +26,10 @@ if sys.platform == "linux":
 else:
     from select import kqueue as Owner
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from _typeshed import ReadableBuffer
 
-    MakeFile = Callable[..., "OutputFile"]
-    """:class:`OutputFile`, or what makes one of a class of its own, from the same arguments."""
-
-__all__ = ["Draft", "OutputFile", "held_drafts", "sweep", "sync_directory"]
+__all__ = ["Draft", "MakeFile", "OutputFile", "held_drafts", "sweep", "sync_directory"]
 
 _ATTEMPTS = 100
 _PRIVATE = 0o600
@@ -70,6 +66,10 @@ class OutputFile(io.FileIO):
         if self.eager:
             _core.write_out(self.fileno(), start, n)
         return n
+
+
+MakeFile: TypeAlias = Callable[..., OutputFile]
+""":class:`OutputFile`, or what makes one of a class of its own, from the same arguments."""
 
 
 class Draft:

@@ -15,12 +15,9 @@ import io
 import os
 import stat
 import time
+from collections.abc import Iterable, Iterator
 
 from ds4kv.core.forks import fork_waits
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 __all__ = ["NO_LOCKS", "held_drafts", "stem_of", "sweep", "sweep_now_and_then"]
 

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Container
+from types import TracebackType
 
 from ds4kv.errors import CorruptError
 from ds4kv.file.inplace import identity, read_at_rest
+from ds4kv.file.note import Note
 from ds4kv.file.reader import CheckpointReader
 from ds4kv.format.toolmap import read_tool_map, unpack_tool_map
 from ds4kv.store import log
-from ds4kv.store.index import stamp
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container
-    from types import TracebackType
-
-    from ds4kv.file.note import Note
-    from ds4kv.store.directory import Directory
-    from ds4kv.store.index import Entry
-    from ds4kv.stream.regular import RegularFile
+from ds4kv.store.directory import Directory
+from ds4kv.store.index import Entry, stamp
+from ds4kv.stream.regular import RegularFile
 
 __all__ = ["LoadingCheckpoint", "open_found", "read_noted_tool_map"]
 

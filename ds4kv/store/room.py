@@ -8,20 +8,18 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ds4kv.file.draft import OutputFile
 from ds4kv.file.writer import CheckpointWriter
+from ds4kv.format.header import Header
 from ds4kv.store import policy
+from ds4kv.store.directory import Directory
+from ds4kv.store.settings import Settings
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from _typeshed import ReadableBuffer
-
-    from ds4kv.format.header import Header
-    from ds4kv.store.directory import Directory
-    from ds4kv.store.settings import Settings
 
 __all__ = ["NO_SPACE", "Room", "StoreWriter", "over_budget"]
 
@@ -131,9 +129,7 @@ class StoreWriter(CheckpointWriter):
             header,
             text,
             trailer,
-            level=settings.level,
-            workers=settings.workers,
-            nice=settings.nice,
+            settings.encoding,
             raw_total=raw_total,
             fsync=settings.fsync,
             ledger=directory.ledger,

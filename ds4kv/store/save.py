@@ -10,21 +10,17 @@ import contextlib
 import logging
 import os
 import time
+from types import TracebackType
 
 from ds4kv.file.inplace import identity, rewrite_trailer
 from ds4kv.file.lock import locked
 from ds4kv.store import log
+from ds4kv.store.claims import Claim
+from ds4kv.store.directory import Directory
 from ds4kv.store.index import Entry, read_entry
-from ds4kv.store.room import over_budget
-from ds4kv.stream.streams import Finishable, Nowhere, PayloadWriter, RawWriter
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from ds4kv.store.claims import Claim
-    from ds4kv.store.directory import Directory
-    from ds4kv.store.room import StoreWriter
+from ds4kv.store.room import StoreWriter, over_budget
+from ds4kv.stream import Nowhere, PayloadWriter, RawWriter
+from ds4kv.stream.lifetime import Finishable
 
 __all__ = ["NewSave", "PresentSave", "Save"]
 
@@ -46,6 +42,9 @@ class Save(Finishable):
         self.payload = RawWriter(Nowhere())
         self.entry = entry
         self.refusal = refusal
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.payload!r}, entry={self.entry!r}, refusal={self.refusal!r}>"
 
     def close(self) -> None:
         """Publishes the checkpoint, if it is needed and fits."""
@@ -83,7 +82,7 @@ class PresentSave(Save):
                     path,
                     trailer,
                     last_used=self._directory.now(),
-                    file=self._present.stamp[:2],
+                    file=self._present.file,
                     fsync=self._fsync,
                 ):
                     self._directory.ledger.renew(path, trailer)
@@ -186,7 +185,7 @@ class NewSave(Save):
         self.entry = Entry.of(path, writer.header, writer.text_bytes, status)
         for old in self._replaced:
             if old.path != path:
-                directory.unlink(old.path, old.stamp[:2])
+                directory.unlink(old.path, old.file)
             log.replaced(old.path)
         log.stored(
             writer.header,

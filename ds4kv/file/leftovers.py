@@ -1,9 +1,8 @@
 """What writers that were killed left in a directory, and which of it may be removed.
 
-A draft of ours is named after its target: ``NAME.tmp.PID.`` and 8 hex digits. Its writer holds flock on it, which says
-in every container that it lives: a process id says so only where that process can be seen.
-ds4-server and ds4-agent end theirs in ``.tmp.PID`` and ``.tmp.`` and 6 characters, and hold no lock. So those go by the
-process id, or by their age.
+A draft of ours, ``NAME.tmp.PID.`` and 8 hex digits, is held by its writer: one without a lock is a dead writer's.
+ds4-server and ds4-agent hold no lock. Theirs end in ``.tmp.PID``, and are judged by whether that process lives, or in
+``.tmp.`` and 6 characters, and are judged by their age.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ def sweep(directory: str, name: str | None = None) -> list[str]:
 def held_drafts(directory: str, name: str, names: Iterable[str] | None = None) -> list[str]:
     """The drafts of ``name`` that are being written, by any process, this one included: their paths.
 
-    ``names`` are those in the directory, where the caller has them. Where files can't be locked nobody knows, and there
-    are none. Raises OSError if the directory can't be read.
+    ``names`` are those in the directory, where the caller has them. Where files can't be locked nobody knows of drafts,
+    and none is returned. Raises OSError if the directory can't be read.
     """
     return [path for path, _, _ in _leftovers(directory, name, names) if _is_held(path)]
 

@@ -36,9 +36,9 @@ class TooLittleSavedError(Exception):
 class CheckpointWriter(Finishable):
     """A checkpoint that is being written: ``payload`` is its stream. Made by :func:`ds4kv.create`.
 
-    ``header`` is final once it is published; ``trailer`` may be set up to then. Layout ``v2-checked`` becomes ``v1`` if
-    it would save less than 1/64 of the payload; where ``keeps_layout`` is set, that is a TooLittleSavedError. Where
-    ``needs_payload`` is set, nothing written is a ValueError, and nothing is published.
+    ``header`` is final when it is published; ``trailer`` may be set until then. Layout ``v2-checked`` becomes ``v1`` if
+    it would save less than 1/64 of the payload; with ``keeps_layout`` that is a TooLittleSavedError instead. With
+    ``needs_payload`` an empty payload is a ValueError, and nothing is published.
 
     ``draft`` is the file that it is written to, of a class that ``make_file`` may name. ``encoding`` is
     :func:`encoding_for` the header. With a ``ledger`` the file is noted there, see :mod:`ds4kv.file.note`.
@@ -125,8 +125,8 @@ class CheckpointWriter(Finishable):
     def close(self) -> None:
         """Finishes the payload and publishes the file under its name.
 
-        If that can't be done the draft is removed and the error raised: what was at the target stays. Only an error of
-        the last step of ``fsync``, which is the directory's, comes after the file has its name.
+        After an error the draft is removed, and what was at the target stays. With one exception: where ``fsync`` can't
+        send the directory to the disk, which is the last step, the file has its name already.
         """
         if not self.unfinished:
             return
@@ -138,7 +138,7 @@ class CheckpointWriter(Finishable):
             raise
 
     def finish(self) -> None:
-        """Finishes region and trailer, which is all that takes time or space: what close() has left is quick."""
+        """Finishes region and trailer, which is all that takes time or space."""
         self.draft.check_owner()
         self.finish_payload()
         if not self.payload.complete:
@@ -149,7 +149,7 @@ class CheckpointWriter(Finishable):
             self.draft.file.end_payload()
 
     def seal(self) -> None:
-        """Has the draft be the whole file, with its header as it will be; what is left is to give it its name."""
+        """Makes the draft the whole file, with its final header. Only its name is missing then."""
         self.finish()
         header = self.header._replace(payload_bytes=self.payload.region_bytes)
         self.draft.file.seek(0)
@@ -167,11 +167,11 @@ class CheckpointWriter(Finishable):
         self.header = header
 
     def publish(self) -> None:
-        """Gives the file its name, for who has sealed it."""
+        """Gives the file its name. To be called after :meth:`seal`."""
         directory = self.draft.directory
         if self._ledger is None:
             with contextlib.closing(Ledger(directory)) as ledger:
-                ledger.remove(os.path.basename(self.draft.target))  # it was about what had this name until now
+                ledger.remove(os.path.basename(self.draft.target))  # that note is about the file before this one
         self.draft.publish()
         self.unfinished = False
         if self._ledger is not None and self.note is not None:
@@ -180,7 +180,7 @@ class CheckpointWriter(Finishable):
             sync_directory(directory)
 
     def finish_payload(self) -> None:
-        """Closes the payload's stream; what layout v2-checked saves too little of is then stored as it is."""
+        """Closes the payload's stream. If layout v2-checked saves too little, the payload is then stored as it is."""
         payload = self.payload
         if self.needs_payload and payload.tell() == 0:
             raise ValueError("nothing was written: there is no payload to publish")
@@ -223,8 +223,8 @@ class CheckpointWriter(Finishable):
             draft.discard()
 
     def cancel(self) -> None:
-        """Ends what another thread is writing or closing, which raises CancelledError there within 50 ms, as does every
-        later use: nothing is published. What is published already stays.
+        """Ends what another thread is writing or closing: that raises CancelledError there within 50 ms, and so does
+        every later use. Nothing is published; what is published already stays.
         """
         self._is_cancelled = True
         self.payload.cancel()
@@ -270,7 +270,7 @@ def encoding_for(header: Header, *, level: int | None, workers: int | None, nice
 
 
 def saves_enough(raw_total: int, region_bytes: int) -> bool:
-    """Whether a region of v2-checked is worth its while: it is 1/64 smaller than the payload, at least."""
+    """Whether a region of v2-checked is smaller than the payload by 1/64 at least; else it isn't worth decoding."""
     return _LEAST_SAVING * (raw_total - region_bytes) >= raw_total
 
 

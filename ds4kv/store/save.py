@@ -1,7 +1,7 @@
 """A checkpoint that is being saved into a store.
 
-A save that isn't needed, or isn't let in, takes what is written to it and drops it: an engine writes its state and goes
-on, and need not look at what became of it.
+An engine writes its state, and need not look at what becomes of it: a save that is refused, or isn't needed, takes
+what is written and drops it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Save(Finishable):
         self.payload.abandon()
 
     def cancel(self) -> None:
-        """From any thread: who writes to the payload gets a CancelledError at once, and nothing is published."""
+        """From any thread: who writes to the payload gets a CancelledError, and nothing is published."""
         self.payload.cancel()
 
 
@@ -162,7 +162,7 @@ class NewSave(Save):
             except FileNotFoundError:
                 raise  # the directory itself was removed, and the draft with it
             except OSError as error:
-                # A rename is whole without the lock. What waits for it is the eviction, which the next save does.
+                # The rename needs no lock. The eviction does, and is left to the next save.
                 _logger.warning("kv cache stores without the lock, and evicts nothing: %s", error)
                 may_evict = False
             entry = self._publish()

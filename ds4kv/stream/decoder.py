@@ -15,28 +15,18 @@ from ds4kv.core.turn import Turn
 from ds4kv.errors import Ds4kvError, TruncatedError
 from ds4kv.format.header import Form
 from ds4kv.stream.fileobj import STEP_SIZE, BinaryFile, path_of, read_exactly, read_into
+from ds4kv.stream.regular import regular_fd
 
-__all__ = ["RecordDecoder", "read_frame"]
+__all__ = ["RecordDecoder"]
 
 _SCRATCH_SIZE = 1 << 20
 
 
-def read_frame(fp: BinaryFile, region_bytes: int, chunk_size: int, form: Form) -> _core.Frame:
-    """The frame at the position of ``fp``, held against the region's size.
-
-    Raises CorruptError or TruncatedError, with an offset into the region, if it can't be true.
-    """
-    has_frame = form is not Form.RAW and region_bytes >= _core.FRAME_SIZE
-    size = _core.FRAME_SIZE if has_frame else 0
-    head = read_exactly(fp, size)
-    if len(head) < size:
-        raise TruncatedError("the input ends within the frame", offset=len(head), field="frame")
-    return _core.frame_decode(head, region_bytes, chunk_size, form)
-
-
 class RecordDecoder:
-    """What a reader takes payload from: the region at ``start`` of ``fp``, which stands behind its frame. Without a
-    ``start`` it can't seek. With ``fd``, that of a regular file, workers read the records themselves.
+    """What a reader takes payload from: a region that begins at the position of ``fp``. Workers read the records of a
+    regular file themselves; from anything else this reads them, and seeks only if there is a ``start``.
+
+    Raises CorruptError or TruncatedError, with an offset into the region, if its frame can't be true.
     """
 
     _ring: _core.Decompressor | None = None
@@ -45,27 +35,40 @@ class RecordDecoder:
     def __init__(
         self,
         fp: BinaryFile,
-        fd: int | None,
         start: int | None,
         region_bytes: int,
-        frame: _core.Frame,
+        *,
+        chunk_size: int,
+        form: Form,
         workers: int,
         sums: array[int] | None,
         turn: Turn,
     ) -> None:
-        self.frame = frame
         self._fp = fp
-        self._fd = fd
+        self._fd = regular_fd(fp)
         self._start = start
+        if form is Form.RAW and (self._fd is None or start is None):
+            raise ValueError("form RAW is for regular files: a RawReader takes any file object")
         self._region_bytes = region_bytes
+        self.frame = frame = self._read_frame(chunk_size, form)
+        if sums is not None and len(sums) != frame.chunk_count:
+            raise ValueError(f"{len(sums)} sums for {frame.chunk_count} chunks")
         self._workers = workers
         self._sums = sums
         self._look = turn.look
-        self._head_size = _core.record_head_size(frame.form)
-        frame_size = 0 if frame.form == Form.RAW else _core.FRAME_SIZE
+        self._head_size = _core.record_head_size(form)
+        frame_size = 0 if form is Form.RAW else _core.FRAME_SIZE
         self._fed = frame_size  # bytes of the region given to the ring, counted from the region's start
         self._at_first_record = True
         self._offsets = array("Q", [frame_size])  # of records in the region, as far as walked
+
+    def _read_frame(self, chunk_size: int, form: Form) -> _core.Frame:
+        has_frame = form is not Form.RAW and self._region_bytes >= _core.FRAME_SIZE
+        size = _core.FRAME_SIZE if has_frame else 0
+        head = read_exactly(self._fp, size)
+        if len(head) < size:
+            raise TruncatedError("the input ends within the frame", offset=len(head), field="frame")
+        return _core.frame_decode(head, self._region_bytes, chunk_size, form)
 
     def fill(self, room: Any, position: int, n: int) -> None:
         """Puts the ``n`` payload bytes from ``position`` on into a :func:`ds4kv.core.native.target`."""

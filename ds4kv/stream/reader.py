@@ -16,11 +16,11 @@ from ds4kv.core import native as _core
 from ds4kv.core import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.format.header import MAX_CHUNK_SIZE, Form
-from ds4kv.stream.decoder import RecordDecoder, read_frame
+from ds4kv.stream.decoder import RecordDecoder
 from ds4kv.stream.fileobj import BinaryFile, can_seek, name_of, path_of
 from ds4kv.stream.lifetime import Scoped, Stream
 from ds4kv.stream.raw import RawDecoder
-from ds4kv.stream.regular import RegularFile, regular_fd
+from ds4kv.stream.regular import RegularFile
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -215,18 +215,22 @@ class PayloadReader(_Reader):
         super().__init__(fp, region_bytes)
         if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
-        form, count, fd = Form(form), _workers.resolve(workers), regular_fd(fp)
-        if form is Form.RAW and (fd is None or self._start is None):
-            raise ValueError("form RAW is for regular files: a RawReader takes any file object")
+        form, count = Form(form), _workers.resolve(workers)
         try:
-            frame = read_frame(fp, region_bytes, chunk_size, form)
+            self.decoder = RecordDecoder(
+                fp,
+                self._start,
+                region_bytes,
+                chunk_size=chunk_size,
+                form=form,
+                workers=count,
+                sums=sums,
+                turn=self.turn,
+            )
         except Ds4kvError as error:
             self._place(error)
             raise
-        if sums is not None and len(sums) != frame.chunk_count:
-            raise ValueError(f"{len(sums)} sums for {frame.chunk_count} chunks")
-        self._raw_total = frame.raw_total
-        self.decoder = RecordDecoder(fp, fd, self._start, region_bytes, frame, count, sums, self.turn)
+        self._raw_total = self.decoder.frame.raw_total
 
     @property
     def chunk_count(self) -> int:

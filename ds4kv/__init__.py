@@ -27,7 +27,7 @@ from ds4kv.file.api import (
 )
 from ds4kv.file.verdict import Verdict
 from ds4kv.format.header import Codec, Ext, Header, Layout, Reason
-from ds4kv.stream.streams import PayloadReader, PayloadWriter, RawReader, RawWriter
+from ds4kv.stream import PayloadReader, PayloadWriter, RawReader, RawWriter
 
 if TYPE_CHECKING:
     from ds4kv.file.salvage import Damage

@@ -267,15 +267,15 @@ class Held:
     def __init__(self, reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inside, self.go_on = threading.Event(), threading.Event()
         self.into = bytearray(reader.payload.raw_total)
-        fill = type(reader.payload)._fill
+        fill = reader.payload.decoder.fill
 
-        def held(payload: Any, room: Any, n: int) -> None:
+        def held(*arguments: Any) -> None:
             self.inside.set()
             while not self.go_on.wait(0.01):
-                payload._look()
-            fill(payload, room, n)
+                reader.payload.turn.look()
+            fill(*arguments)
 
-        monkeypatch.setattr(type(reader.payload), "_fill", held)
+        monkeypatch.setattr(reader.payload.decoder, "fill", held)
         self.thread = Thread(lambda: reader.payload.readinto_exactly(self.into))
         assert self.inside.wait(PATIENCE)
 

@@ -16,7 +16,8 @@ from helpers import MIB
 
 import ds4kv
 from ds4kv.format.header import Form
-from ds4kv.stream.streams import PayloadReader, PayloadWriter, RawWriter, region_sums
+from ds4kv.stream import PayloadReader, PayloadWriter, RawWriter
+from ds4kv.stream.reader import region_sums
 
 FACTS: dict[str, Any] = {"tokens": 7, "ctx_size": 9, "created_at": 1_780_000_000, "model_id": 3, "payload_abi": 2}
 NOISE = random.Random(1).randbytes(3 * MIB)

@@ -529,3 +529,21 @@ def test_zero_in_the_environment_makes_codec_none_the_default(path: Path, monkey
 def test_no_workers_means_no_threads(path: Path) -> None:
     idle = len(os.listdir("/proc/self/task"))
     assert threads_used(path, workers=0) == idle
+
+
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+def test_a_checkpoint_shows_its_path_and_its_state(path: Path, layout: str) -> None:
+    with ds4kv.create(path, **FACTS, layout=layout) as writer:
+        assert repr(writer) == f"<CheckpointWriter of {str(path)!r}: open, 0 bytes written>"
+        assert f"to '{path}.tmp." in repr(writer.payload)
+        writer.payload.write(bytes(1000))
+        assert repr(writer).endswith(": open, 1000 bytes written>")
+    assert repr(writer).endswith(": published, 1000 bytes written>")
+    writer = ds4kv.create(path, **FACTS, layout=layout)
+    writer.abandon()
+    assert repr(writer).endswith(": abandoned, 0 bytes written>")
+    with ds4kv.open(path) as reader:
+        reader.payload.read(10)
+        assert repr(reader) == f"<CheckpointReader of {str(path)!r}: open, at 10 of 1000 bytes>"
+        assert f"of {str(path)!r}: open, at 10 of 1000 bytes>" in repr(reader.payload)
+    assert repr(reader) == f"<CheckpointReader of {str(path)!r}: closed, at 10 of 1000 bytes>"

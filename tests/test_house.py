@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import subprocess
@@ -181,3 +182,91 @@ def takes_names_away(path: Path) -> bool:
 def test_a_file_loses_its_name_in_few_places() -> None:
     users = {module for module, path in MODULES.items() if takes_names_away(path)}
     assert users == set(MAY_TAKE_NAMES_AWAY)
+
+
+NOT_PRIVATE = {"_replace", "_asdict", "_make", "_fields", "_exit"}
+"""Of named tuples, and of os."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name not in NOT_PRIVATE
+
+
+def is_own(node: ast.expr) -> bool:
+    """Whether it is ``self``, ``cls`` or ``super()``."""
+    return ast.unparse(node) in ("self", "cls", "super()")
+
+
+def names_of(tree: ast.AST) -> set[str]:
+    """What is defined, assigned or imported somewhere in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name)
+    return found
+
+
+@functools.cache
+def classes_of(tree: ast.AST) -> list[ast.ClassDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def attributes_of(tree: ast.AST) -> list[ast.Attribute]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_private(node.attr)]
+
+
+def inherited(trees: dict[str, ast.Module], module: str, node: ast.ClassDef) -> set[str]:
+    """What bases from other modules define, found by their names."""
+    names = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+    bases = [
+        (where, base) for where, tree in trees.items() for base in classes_of(tree) if base.name in names - {node.name}
+    ]
+    return set().union(
+        *(names_of(base) for where, base in bases if where != module),
+        *(inherited(trees, module, base) for _, base in bases),
+    )
+
+
+def foreign(trees: dict[str, ast.Module], module: str) -> set[str]:
+    """Where a module uses a private name of something that isn't its own, or of a base class from elsewhere."""
+    tree = trees[module]
+    own = names_of(tree)
+    found = {use for use in attributes_of(tree) if not is_own(use.value) and use.attr not in own}
+    for node in classes_of(tree):
+        names = inherited(trees, module, node)
+        found |= {use for use in attributes_of(node) if is_own(use.value) and use.attr in names}
+    return {f"{use.lineno}: {ast.unparse(use)}" for use in found}
+
+
+TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nobody_touches_what_is_private_elsewhere(module: str) -> None:
+    assert foreign(TREES, module) == set()
+
+
+BASE = """
+class Base:
+    def __init__(self):
+        self._a = self.b = 1
+"""
+USER = """
+class Middle(base.Base): pass
+class User(Middle):
+    def f(self, x):
+        self._own = x._other
+        return super()._a + self._a + self.b + x._own
+"""
+
+
+def test_what_is_private_elsewhere_is_found() -> None:
+    trees = {"base": ast.parse(BASE), "user": ast.parse(USER)}
+    assert foreign(trees, "base") == set()
+    assert foreign(trees, "user") == {"5: x._other", "6: super()._a", "6: self._a"}

@@ -123,7 +123,7 @@ def test_a_writer_is_interrupted_everywhere(kind: str) -> None:
         if not interrupt(n, lambda writer=writer: write_all_of_it(writer)):
             break
         n += 1
-        assert not writer._turn.locked()
+        assert not writer.turn.lock.locked()
         if not writer.closed:
             with contextlib.suppress(ValueError, ds4kv.Ds4kvError):  # for what was interrupted is broken
                 writer.write(b"")
@@ -177,7 +177,7 @@ def test_a_reader_is_interrupted_everywhere_and_can_be_tried_again(tmp_path: Pat
         if not interrupt(n, lambda reader=reader: read_all_of_it(reader)):
             break
         n += 1
-        assert not reader._turn.locked()
+        assert not reader.turn.lock.locked()
         if not reader.closed:
             position = reader.tell()
             assert reader.read() == PAYLOAD[position:]
@@ -268,7 +268,7 @@ def test_a_signal_at_any_moment(kind: str) -> None:
                 seen += 1
             finally:
                 armed = False
-            assert not writer._turn.locked()
+            assert not writer.turn.lock.locked()
             writer.abandon()
             assert writer.closed
     finally:

@@ -878,3 +878,20 @@ def test_an_entry_says_what_it_is(store: Store) -> None:
     entry = store.save_buffer(b"text", PAYLOAD, **SAVE)
     assert isinstance(entry, Entry)
     assert repr(entry) == f"Entry({entry.path!r}, tokens=600, file_size={entry.file_size})"
+
+
+def test_a_save_and_a_load_say_what_they_are(store: Store) -> None:
+    with store.save(b"text", **SAVE) as save:
+        assert repr(save).startswith(f"<NewSave: <PayloadWriter to '{path_of(store, b'text')}.tmp.")
+        save.payload.write(PAYLOAD)
+    assert f": complete, {len(PAYLOAD)} bytes written>, entry={save.entry!r}, refusal=None>" in repr(save)
+    with store.save(b"text", **SAVE) as present:
+        assert repr(present).startswith("<PresentSave: <RawWriter to <ds4kv.stream.fileobj.Nowhere object")
+        assert repr(present).endswith(f": open, 0 bytes written>, entry={save.entry!r}, refusal=None>")
+    with store.save(b"other", **SAVE | {"tokens": 1}) as refused:
+        pass
+    assert repr(refused).endswith(f"entry=None, refusal={refused.refusal!r}>")
+    with store.load(save.entry) as checkpoint:
+        checkpoint.payload.read()
+        path = str(path_of(store, b"text"))
+        assert repr(checkpoint) == f"<LoadingCheckpoint of {path!r}: open, at {len(PAYLOAD)} of {len(PAYLOAD)} bytes>"

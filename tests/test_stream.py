@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import gc
 import io
 import mmap
@@ -502,7 +503,7 @@ def test_corrupt_chunks_do_not_hide_the_others() -> None:
     region = bytearray(region_of(payload, chunk_size=1000, workers=0))
     with PayloadReader(io.BytesIO(region), len(region), chunk_size=1000) as reader:
         reader.seek(5000)
-        offset = reader._offset_of(5)
+        offset = reader.decoder.offset_of(5)
     region[offset + 8] ^= 0xF0
     with PayloadReader(io.BytesIO(region), len(region), chunk_size=1000) as reader:
         assert reader.read(4000) == payload[:4000]
@@ -711,3 +712,51 @@ def test_an_error_lets_go_of_the_buffer() -> None:
             writer.close()
     del kept, caught
     gc.collect()
+
+
+# ---- how they are shown ----
+
+
+@pytest.mark.parametrize("kind", [PayloadWriter, RawWriter])
+def test_a_writer_shows_its_file_and_its_state(kind: type, tmp_path: Path) -> None:
+    path = str(tmp_path / "region")
+    with open(path, "wb") as fp:
+        writer = kind(fp)
+        name = f"<{kind.__name__} to {path!r}: "
+        assert repr(writer) == f"{name}open, 0 bytes written>"
+        writer.write(b"seven77")
+        assert repr(writer) == f"{name}open, 7 bytes written>"
+        writer.close()
+        assert repr(writer) == f"{name}complete, 7 bytes written>"
+        other = kind(fp)
+        other.abandon()
+        assert repr(other) == f"{name}abandoned, 0 bytes written>"
+
+
+def test_a_writer_whose_file_object_failed_is_shown_as_broken() -> None:
+    class Full(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, b: memoryview) -> int:  # type: ignore[override]
+            raise OSError(errno.ENOSPC, "no space")
+
+    full = Full()
+    writer = RawWriter(full)
+    with pytest.raises(OSError, match="no space"):
+        writer.write(b"x")
+    assert repr(writer) == f"<RawWriter to {full!r}: broken, 0 bytes written>"
+    writer.abandon()
+
+
+def test_a_reader_shows_its_file_and_its_place() -> None:
+    data = io.BytesIO(region_of(bytes(5000), chunk_size=1000, workers=0))
+    reader = PayloadReader(data, len(data.getvalue()), chunk_size=1000)
+    reader.read(1234)
+    assert repr(reader) == f"<PayloadReader of {data!r}: open, at 1234 of 5000 bytes>"
+    reader.close()
+    assert repr(reader) == f"<PayloadReader of {data!r}: closed, at 1234 of 5000 bytes>"
+    buffer = io.BufferedReader(io.BytesIO(bytes(10)))  # type: ignore[arg-type]
+    raw = RawReader(buffer, 10)
+    buffer.detach()
+    assert repr(raw) == f"<RawReader of {buffer!r}: open, at 0 of 10 bytes>"

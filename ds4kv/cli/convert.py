@@ -16,6 +16,7 @@ from ds4kv.cli.arguments import UsageError, add_threads, whole_number
 from ds4kv.cli.messages import printable
 from ds4kv.cli.pieces import pieces
 from ds4kv.file.ledger import Ledger
+from ds4kv.file.writer import encoding_for
 from ds4kv.format.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec, Header, Layout
 
 __all__ = ["configure", "run"]
@@ -76,14 +77,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _create(args: argparse.Namespace, source: ds4kv.CheckpointReader, ledger: Ledger | None) -> ds4kv.CheckpointWriter:
     try:
+        header = _header(args, source.header)
         return ds4kv.CheckpointWriter(
             args.target,
-            _header(args, source.header),
+            header,
             source.text,
             b"",
-            level=args.level,
-            workers=args.threads,
-            nice=0,
+            encoding_for(header, level=args.level, workers=args.threads, nice=0),
             raw_total=source.payload.raw_total,
             fsync=True,  # the source may be deleted next, or be replaced by this
             ledger=ledger,

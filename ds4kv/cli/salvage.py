@@ -14,6 +14,7 @@ import ds4kv
 from ds4kv.cli.arguments import UsageError, add_threads
 from ds4kv.cli.messages import printable
 from ds4kv.file.salvage import Damage, Wreck
+from ds4kv.file.writer import encoding_for
 from ds4kv.format.header import Codec, Header, Layout
 
 __all__ = ["configure", "run"]
@@ -66,14 +67,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _create(args: argparse.Namespace, wreck: Wreck) -> ds4kv.CheckpointWriter:
     try:
+        header = _writable(wreck.whole_header)
         return ds4kv.CheckpointWriter(
             args.out,
-            _writable(wreck.whole_header),
+            header,
             wreck.text,
             b"",
-            level=None,
-            workers=args.threads,
-            nice=0,
+            encoding_for(header, level=None, workers=args.threads, nice=0),
             raw_total=None,
             fsync=True,
         )

@@ -15,16 +15,20 @@ from types import TracebackType
 from typing import Any
 
 from ds4kv.core._native import ffi, lib
+from ds4kv.core.turn import Turn
 from ds4kv.errors import CancelledError, CorruptError, TruncatedError
 
-__all__ = ["CStream"]
+__all__ = ["CSide", "CStream"]
 
 
 class CStream(io.RawIOBase):
-    """A stream that C can have, too."""
+    """A stream that C can have, too. ``c_side`` is a part for the classes of streams, not for who uses one."""
 
-    _c_file: _CFile | None = None
-    _failed = False  # of a writer: it is only to be abandoned
+    failed = False
+    """Of a writer: it is broken, and only to be abandoned."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.c_side = CSide(self, turn)
 
     def as_file(self, ffi: Any = None) -> Any:
         """This stream as a C ``FILE *``, the same at each call: its address, an int.
@@ -45,38 +49,47 @@ class CStream(io.RawIOBase):
         """
         if self.closed:
             raise ValueError("as_file of a closed stream")
-        if self._c_file is None:
-            self._c_file = _CFile(self)
-        address = self._c_file.address
+        address = self.c_side.address()
         return address if ffi is None else ffi.cast("FILE *", address)
 
     def flush(self) -> None:
         """Passes on what C has written to :meth:`as_file`, and raises what it met there."""
-        self._settle_file()
+        self.c_side.settle()
         super().flush()
 
-    def close(self) -> None:
-        error = self._drop_file()
-        super().close()
-        if error is not None:
-            raise error
 
-    def _settle_file(self) -> bool:
+class CSide:
+    """A stream's side towards C: nothing, until C is given a ``FILE *`` of it. ``turn`` is the stream's."""
+
+    def __init__(self, stream: CStream, turn: Turn) -> None:
+        self._stream = weakref.ref(stream)
+        self._turn = turn
+        self.file: _CFile | None = None
+
+    def address(self) -> int:
+        """Of the FILE *, which is made by the first call."""
+        if self.file is None:
+            self.file = _CFile(self._stream())
+        return self.file.address
+
+    def settle(self) -> bool:
         """Passes on what C has written and raises what it met; False if C has no part in this, or makes this call."""
-        if self._c_file is None or self._c_file.is_calling:
+        if self.file is None or self.file.is_calling or self._turn.is_mine():
             return False
-        error = self._c_file.settle()
+        self._turn.refuse_second()  # what C has written would be refused, too late for C
+        error = self.file.settle()
         if error is not None:
             raise error
         return True
 
-    def _refuse_if_c_reads(self) -> None:
-        if self._settle_file():
+    def refuse_if_it_reads(self) -> None:
+        """Raises io.UnsupportedOperation if C has the stream to read."""
+        if self.settle():
             raise io.UnsupportedOperation("C reads this stream, by as_file(), and has read ahead")
 
-    def _drop_file(self) -> BaseException | None:
+    def drop(self) -> BaseException | None:
         """Ends the FILE *, dropping what isn't passed on, and returns what C met and nobody was told."""
-        file, self._c_file = self._c_file, None
+        file, self.file = self.file, None
         return None if file is None else file.close()
 
 
@@ -86,7 +99,7 @@ class _CFile:
     _place: Any = None
     _error: BaseException | None = None
 
-    def __init__(self, stream: CStream) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = weakref.ref(stream)
         self._is_closing = False
         self.is_calling = False  # C has called, and Python is in the stream's own write() or readinto()
@@ -153,7 +166,7 @@ class _CFile:
         """Of what stdio had gathered to be written, some is gone."""
         stream = self._stream()
         if stream is not None:
-            stream._failed = True
+            stream.failed = True
 
     def write(self, raw: Any, n: int) -> int:
         if self._is_closing:

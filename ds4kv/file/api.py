@@ -19,7 +19,7 @@ from ds4kv.core.forks import fork_waits
 from ds4kv.file.ledger import Ledger
 from ds4kv.file.opening import outline_of
 from ds4kv.file.reader import CheckpointReader
-from ds4kv.file.writer import CheckpointWriter, codec_for
+from ds4kv.file.writer import CheckpointWriter, codec_for, encoding_for
 from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout, Reason
 
 if TYPE_CHECKING:
@@ -188,9 +188,7 @@ def create(
         header,
         bytes(memoryview(text)),
         bytes(memoryview(trailer)),
-        level=level,
-        workers=workers,
-        nice=nice,
+        encoding_for(header, level=level, workers=workers, nice=nice),
         raw_total=raw_total,
         fsync=fsync,
         ledger=ledger,

@@ -1,8 +1,8 @@
 """The file that has no name yet: what is written beside its target, and takes the target's name when it is whole.
 
-A draft is named after its target: ``NAME.tmp.PID.`` and 8 hex digits. It holds flock from its making to its end, which
-says in every container that its writer lives: a process id says so only where that process can be seen. A killed
-process leaves its draft, and the lock goes with it: :func:`sweep` removes such a file, and none that is held.
+A draft is named after its target: ``NAME.tmp.PID.`` and 8 hex digits. From its making to its end it holds flock, which
+says in every container that its writer lives; a process id says so only where that process can be seen. A killed
+process leaves its draft without the lock. :func:`sweep` removes what is not held.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import io
 import os
 import stat
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from ds4kv.core import native as _core
 from ds4kv.file.leftovers import NO_LOCKS, held_drafts, stem_of, sweep, sweep_now_and_then
@@ -24,16 +26,10 @@ if sys.platform == "linux":
 else:
     from select import kqueue as Owner
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from _typeshed import ReadableBuffer
 
-    MakeFile = Callable[..., "OutputFile"]
-    """:class:`OutputFile`, or what makes one of a class of its own, from the same arguments."""
-
-__all__ = ["Draft", "OutputFile", "held_drafts", "sweep", "sync_directory"]
+__all__ = ["Draft", "MakeFile", "OutputFile", "held_drafts", "sweep", "sync_directory"]
 
 _ATTEMPTS = 100
 _PRIVATE = 0o600
@@ -43,8 +39,8 @@ _open_private = functools.partial(os.open, mode=_PRIVATE)
 
 
 class OutputFile(io.FileIO):
-    """A file that is being written; where it is ``eager``, what is written goes on to the disk at once, so that an
-    fsync at the end has little left to wait for. Errors name ``target``, and how much there was to write.
+    """A file that is being written. An ``eager`` one sends what is written to the disk at once, so that an fsync at the
+    end has little left to wait for. Errors name ``target``, and how much there was to write.
     """
 
     eager = False
@@ -52,12 +48,12 @@ class OutputFile(io.FileIO):
     target: str | None = None
 
     def begin_payload(self, final_size: int | None, *, is_exact: bool) -> None:
-        """Is told once header and text are there, with the size in bytes that the file will have, or can have at most
-        if it isn't ``is_exact``; None if nobody knows.
+        """Is told when header and text are there. ``final_size`` is that of the whole file in bytes, at most where it
+        isn't ``is_exact``; None if nobody knows.
         """
 
     def end_payload(self) -> None:
-        """Is told once region and trailer are there: what is written now is the header, over the one that is there."""
+        """Is told when region and trailer are there. Only the header is still to come, over the first one."""
 
     def write(self, b: ReadableBuffer, /) -> int:
         start = self.tell()
@@ -72,17 +68,21 @@ class OutputFile(io.FileIO):
         return n
 
 
+MakeFile: TypeAlias = Callable[..., OutputFile]
+""":class:`OutputFile`, or what makes one of a class of its own, from the same arguments."""
+
+
 class Draft:
-    """A new file for ``path``: ``file`` is to be written to, ``path`` its name until :meth:`publish` gives it the one
-    of ``target``, which is ``path`` with all links followed.
+    """A new file for the path that it is given: ``file`` is to be written to. Its own ``path`` is a name beside
+    ``target``, which is the given path with all links followed; :meth:`publish` gives it the target's name.
 
-    Its mode is ``mode``, whatever the umask; by default the one of the file that it replaces, whose owner and group it
-    gets as well where that is allowed, and 0600 where there is none. What is no regular file isn't replaced.
+    Its mode is ``mode``, whatever the umask. By default it gets the mode of the file that it replaces, and owner and
+    group where that is allowed; 0600 where there is none. Only a regular file is replaced.
 
-    A forked child can neither publish nor remove it. But the child has its descriptor, and so its lock: if the parent
-    is killed, the draft looks alive until the child ends too, or execs.
+    A forked child can neither publish nor remove it. But the child has the descriptor, and with it the lock: if the
+    parent is killed, the draft looks alive until the child ends or execs.
 
-    Making one removes what dead processes left of the same name, now and then. Raises OSError, which names the target.
+    Now and then, making one removes what dead processes left of the same name. Raises OSError, which names the target.
     """
 
     file: OutputFile
@@ -158,8 +158,8 @@ class Draft:
     def publish(self) -> None:
         """Takes the target's name, in place of the file that has it.
 
-        After an error the target is what it was, and the draft is only to be discarded. For good is what :meth:`sync`
-        came before and :func:`sync_directory` after.
+        After an error the target is what it was, and the draft is only to be discarded. A power cut may undo it: for
+        good it is with :meth:`sync` before and :func:`sync_directory` after.
         """
         self.check_owner()
         if self.is_published:
@@ -198,8 +198,8 @@ class Draft:
 
 
 def _resolve(path: str) -> tuple[str, os.stat_result | None]:
-    """The path that stays the same whatever becomes of the working directory and of links, and the status of the file
-    that has it. Raises OSError if no file can be made of that name, or put in its place.
+    """The path without links and from the root, so that it means the same file later, and the status of the file that
+    has it. Raises OSError if no file can be made there, or put in its place.
     """
     target = path
     directory, name = os.path.split(path)

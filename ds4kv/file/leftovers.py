@@ -1,9 +1,8 @@
 """What writers that were killed left in a directory, and which of it may be removed.
 
-A draft of ours is named after its target: ``NAME.tmp.PID.`` and 8 hex digits. As long as its writer lives, it holds
-flock on it, which is seen from every container; a process id means something in its own alone.
-ds4-server and ds4-agent end theirs in ``.tmp.PID`` and ``.tmp.`` and 6 characters, and hold no lock. So those go by the
-process id, or by their age.
+A draft of ours, ``NAME.tmp.PID.`` and 8 hex digits, is held by its writer: one without a lock is a dead writer's.
+ds4-server and ds4-agent hold no lock. Theirs end in ``.tmp.PID``, and are judged by whether that process lives, or in
+``.tmp.`` and 6 characters, and are judged by their age.
 """
 
 from __future__ import annotations
@@ -15,12 +14,9 @@ import io
 import os
 import stat
 import time
+from collections.abc import Iterable, Iterator
 
 from ds4kv.core.forks import fork_waits
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 __all__ = ["NO_LOCKS", "held_drafts", "stem_of", "sweep", "sweep_now_and_then"]
 
@@ -63,8 +59,8 @@ def sweep(directory: str, name: str | None = None) -> list[str]:
 def held_drafts(directory: str, name: str, names: Iterable[str] | None = None) -> list[str]:
     """The drafts of ``name`` that are being written, by any process, this one included: their paths.
 
-    ``names`` are those in the directory, where the caller has them. Where files can't be locked nobody knows, and there
-    are none. Raises OSError if the directory can't be read.
+    ``names`` are those in the directory, where the caller has them. Where files can't be locked nobody knows of drafts,
+    and none is returned. Raises OSError if the directory can't be read.
     """
     return [path for path, _, _ in _leftovers(directory, name, names) if _is_held(path)]
 

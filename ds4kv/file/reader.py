@@ -21,7 +21,7 @@ from ds4kv.file.opening import OpenFile
 from ds4kv.file.verdict import Proof, Verdict
 from ds4kv.format.header import CHUNK_SIZE, Form
 from ds4kv.stream.lifetime import Single
-from ds4kv.stream.streams import PayloadReader, RawReader, region_sums
+from ds4kv.stream.reader import PayloadReader, RawReader, region_sums
 
 __all__ = ["CheckpointReader"]
 
@@ -58,6 +58,11 @@ class CheckpointReader(Single):
         except BaseException:
             self.file.close()
             raise
+
+    def __repr__(self) -> str:
+        state = "closed" if self.payload.closed else "open"
+        place = f"at {self.payload.tell()} of {self.payload.raw_total} bytes"
+        return f"<{type(self).__name__} of {self.file.path!r}: {state}, {place}>"
 
     @property
     def note(self) -> Note | None:

@@ -9,73 +9,24 @@ import os
 from ds4kv.core import native as _core
 from ds4kv.core import workers as _workers
 from ds4kv.errors import Ds4kvError
-from ds4kv.file.draft import Draft, OutputFile, sync_directory
+from ds4kv.file.draft import Draft, MakeFile, OutputFile, sync_directory
 from ds4kv.file.ledger import Ledger
 from ds4kv.file.note import Note
 from ds4kv.format import layout as _layout
 from ds4kv.format.header import Codec, Form, Header, Layout
 from ds4kv.format.naming import sha1_mismatch
+from ds4kv.stream.checked import CheckedWriter
+from ds4kv.stream.encoding import Encoding
+from ds4kv.stream.fileobj import write_all
+from ds4kv.stream.lifetime import Finishable
+from ds4kv.stream.reader import PayloadReader
 from ds4kv.stream.regular import RegularFile
-from ds4kv.stream.streams import Finishable, PayloadReader, PayloadWriter, RawWriter, write_all
+from ds4kv.stream.writer import PayloadWriter, RawWriter
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from ds4kv.file.draft import MakeFile
-
-    StrPath = str | os.PathLike[str]
-
-__all__ = ["CheckpointWriter", "TooLittleSavedError", "codec_for", "saves_enough"]
+__all__ = ["CheckpointWriter", "TooLittleSavedError", "codec_for", "encoding_for", "saves_enough"]
 
 _PIECE_SIZE = 1 << 22
 _LEAST_SAVING = 64  # layout v2-checked saves one byte of so many, or isn't used
-
-
-class _CheckedWriter(PayloadWriter):
-    """The payload's stream for layout v2-checked. If the first write has a chunk at least, and samples of it say that
-    little can be saved, the payload is written as it is: better than to find that out in the end.
-    """
-
-    _as_it_is: RawWriter | None = None
-
-    @property
-    def is_raw(self) -> bool:
-        """Whether the payload is written as it is."""
-        return self._as_it_is is not None
-
-    @property
-    def region_bytes(self) -> int:
-        return super().region_bytes if self._as_it_is is None else self._as_it_is.region_bytes
-
-    def cancel(self) -> None:
-        super().cancel()
-        if self._as_it_is is not None:
-            self._as_it_is.cancel()
-
-    def _put(self, payload: Any) -> None:
-        chunk_size = self._frame.chunk_size
-        if self.tell() == 0 and len(payload) >= chunk_size and _core.is_hopeless(payload, chunk_size):
-            self._free()
-            self._as_it_is = RawWriter(self._fp, raw_total=self._raw_total, sums=self._with_sums)
-            self.sums = self._as_it_is.sums
-            self._look()  # cancel() may have come before there was another to pass it on to
-        if self._as_it_is is None:
-            super()._put(payload)
-        else:
-            with _core.view(payload, 0, len(payload)) as data:
-                self._as_it_is.write(data)
-
-    def _finish(self) -> None:
-        if self._as_it_is is None:
-            super()._finish()
-        else:
-            self._as_it_is.close()
-
-    def _free(self) -> None:
-        super()._free()
-        if self._as_it_is is not None:
-            self._as_it_is.abandon()
 
 
 class TooLittleSavedError(Exception):
@@ -85,11 +36,12 @@ class TooLittleSavedError(Exception):
 class CheckpointWriter(Finishable):
     """A checkpoint that is being written: ``payload`` is its stream. Made by :func:`ds4kv.create`.
 
-    ``header`` is final once it is published; ``trailer`` may be set up to then. Layout ``v2-checked`` becomes ``v1`` if
-    it would save less than 1/64 of the payload; where ``keeps_layout`` is set, that is a TooLittleSavedError. Where
-    ``needs_payload`` is set, nothing written is a ValueError, and nothing is published.
+    ``header`` is final when it is published; ``trailer`` may be set until then. Layout ``v2-checked`` becomes ``v1`` if
+    it would save less than 1/64 of the payload; with ``keeps_layout`` that is a TooLittleSavedError instead. With
+    ``needs_payload`` an empty payload is a ValueError, and nothing is published.
 
-    ``draft`` is the file that it is written to, of a class that ``make_file`` may name.
+    ``draft`` is the file that it is written to, of a class that ``make_file`` may name. ``encoding`` is
+    :func:`encoding_for` the header. With a ``ledger`` the file is noted there, see :mod:`ds4kv.file.note`.
     """
 
     payload: PayloadWriter | RawWriter
@@ -102,22 +54,18 @@ class CheckpointWriter(Finishable):
 
     def __init__(
         self,
-        path: StrPath,
+        path: str | os.PathLike[str],
         header: Header,
         text: bytes,
         trailer: bytes,
+        encoding: Encoding | None,
         *,
-        level: int | None,
-        workers: int | None,
-        nice: int,
         raw_total: int | None,
         fsync: bool,
         ledger: Ledger | None = None,
         mode: int | None = None,
         make_file: MakeFile = OutputFile,
     ) -> None:
-        if header.layout is Layout.V2_MID:
-            raise ValueError("layout v2-mid is read, not written: use v2-checked")
         if len(text) >= 1 << 32:
             raise ValueError(f"the text is {len(text)} bytes; its length has 32 bits")
         path = os.fsdecode(path)
@@ -127,18 +75,18 @@ class CheckpointWriter(Finishable):
         self.header = _in_v1(header) if is_empty else header
         self.trailer = trailer
         self._text = text
-        self._encoding = level, workers, nice
+        self._encoding = encoding
         self._raw_total = raw_total
         self._fsync = fsync
         self._ledger = ledger
-        self._name = os.path.basename(path)
+        self._path = path
         self._make_draft = functools.partial(Draft, path, mode=mode, make_file=make_file)
         self._has_trailer = False
         self._begin()
 
     def _begin(self) -> None:
         """Makes a draft, with header and text in it, and the stream for its payload."""
-        self._unfinished = True  # before there is a file, as an interrupt may come any time
+        self.unfinished = True  # before there is a file, as an interrupt may come any time
         try:
             self.draft = self._make_draft()
             file = self.draft.file
@@ -158,22 +106,16 @@ class CheckpointWriter(Finishable):
             raise
 
     def _open_payload(self) -> PayloadWriter | RawWriter:
-        form, sums = self.header.form, self._ledger is not None
-        if form is None or form is Form.RAW:  # None: of v2-mid, which isn't written
-            return RawWriter(self.draft.file, raw_total=self._raw_total, sums=sums)
-        stream = _CheckedWriter if form is Form.CHECKED else PayloadWriter
-        level, workers, nice = self._encoding
-        return stream(
-            self.draft.file,
-            chunk_size=self.header.chunk_size,
-            form=form,
-            workers=workers,
-            nice=nice,
-            codec=self.header.codec,
-            level=level,
-            raw_total=self._raw_total,
-            sums=sums,
-        )
+        file, raw_total, sums = self.draft.file, self._raw_total, self._ledger is not None
+        if self._encoding is None or self.header.form is Form.RAW:
+            return RawWriter(file, raw_total=raw_total, sums=sums)
+        stream = CheckedWriter if self._encoding.form is Form.CHECKED else PayloadWriter
+        return stream(file, **self._encoding._asdict(), raw_total=raw_total, sums=sums)
+
+    def __repr__(self) -> str:
+        state = "open" if self.unfinished else "published" if self.draft.is_published else "abandoned"
+        written = self.payload.encoder.raw_bytes if hasattr(self, "payload") else 0  # else an interrupt came before
+        return f"<{type(self).__name__} of {self._path!r}: {state}, {written} bytes written>"
 
     @property
     def file_size(self) -> int:
@@ -183,10 +125,10 @@ class CheckpointWriter(Finishable):
     def close(self) -> None:
         """Finishes the payload and publishes the file under its name.
 
-        If that can't be done the draft is removed and the error raised: what was at the target stays. Only an error of
-        the last step of ``fsync``, which is the directory's, comes after the file has its name.
+        After an error the draft is removed, and what was at the target stays. With one exception: where ``fsync`` can't
+        send the directory to the disk, which is the last step, the file has its name already.
         """
-        if not self._unfinished:
+        if not self.unfinished:
             return
         try:
             self.seal()
@@ -196,7 +138,7 @@ class CheckpointWriter(Finishable):
             raise
 
     def finish(self) -> None:
-        """Finishes region and trailer, which is all that takes time or space: what close() has left is quick."""
+        """Finishes region and trailer, which is all that takes time or space."""
         self.draft.check_owner()
         self.finish_payload()
         if not self.payload.complete:
@@ -207,7 +149,7 @@ class CheckpointWriter(Finishable):
             self.draft.file.end_payload()
 
     def seal(self) -> None:
-        """Has the draft be the whole file, with its header as it will be; what is left is to give it its name."""
+        """Makes the draft the whole file, with its final header. Only its name is missing then."""
         self.finish()
         header = self.header._replace(payload_bytes=self.payload.region_bytes)
         self.draft.file.seek(0)
@@ -225,20 +167,20 @@ class CheckpointWriter(Finishable):
         self.header = header
 
     def publish(self) -> None:
-        """Gives the file its name, for who has sealed it."""
+        """Gives the file its name. To be called after :meth:`seal`."""
         directory = self.draft.directory
         if self._ledger is None:
             with contextlib.closing(Ledger(directory)) as ledger:
-                ledger.remove(os.path.basename(self.draft.target))  # it was about what had this name until now
+                ledger.remove(os.path.basename(self.draft.target))  # that note is about the file before this one
         self.draft.publish()
-        self._unfinished = False
+        self.unfinished = False
         if self._ledger is not None and self.note is not None:
-            self._ledger.put(self._name, self.note)
+            self._ledger.put(os.path.basename(self._path), self.note)
         if self._fsync:
             sync_directory(directory)
 
     def finish_payload(self) -> None:
-        """Closes the payload's stream; what layout v2-checked saves too little of is then stored as it is."""
+        """Closes the payload's stream. If layout v2-checked saves too little, the payload is then stored as it is."""
         payload = self.payload
         if self.needs_payload and payload.tell() == 0:
             raise ValueError("nothing was written: there is no payload to publish")
@@ -248,7 +190,7 @@ class CheckpointWriter(Finishable):
             payload.abandon()  # there is no empty region of this layout
         else:
             payload.close()
-        is_raw = isinstance(payload, _CheckedWriter) and payload.is_raw
+        is_raw = is_checked and payload.is_raw
         if not is_raw and not is_empty and not (is_checked and payload.complete and not self._saves_enough()):
             return
         if self.keeps_layout:
@@ -281,17 +223,17 @@ class CheckpointWriter(Finishable):
             draft.discard()
 
     def cancel(self) -> None:
-        """Ends what another thread is writing or closing, which raises CancelledError there within 50 ms, as does every
-        later use: nothing is published. What is published already stays.
+        """Ends what another thread is writing or closing: that raises CancelledError there within 50 ms, and so does
+        every later use. Nothing is published; what is published already stays.
         """
         self._is_cancelled = True
         self.payload.cancel()
 
     def abandon(self) -> None:
         """Removes the draft; what was at the target stays."""
-        if not self._unfinished:
+        if not self.unfinished:
             return
-        self._unfinished = False
+        self.unfinished = False
         try:
             if hasattr(self, "payload"):
                 self.payload.abandon()
@@ -314,8 +256,21 @@ def codec_for(layout: Layout, codec: str | Codec | None) -> Codec:
         raise ValueError(f"codec {codec!r} is none of {', '.join(c.name.lower() for c in Codec)}") from None
 
 
+def encoding_for(header: Header, *, level: int | None, workers: int | None, nice: int) -> Encoding | None:
+    """How the payload of a new file with this header is encoded; None: it is stored as it is. ValueError as
+    :class:`ds4kv.PayloadWriter` has it, and for a layout that isn't written.
+    """
+    if header.layout is Layout.V2_MID:
+        raise ValueError("layout v2-mid is read, not written: use v2-checked")
+    if header.form is None or header.form is Form.RAW:
+        return None
+    return Encoding.checked(
+        form=header.form, chunk_size=header.chunk_size, codec=header.codec, level=level, workers=workers, nice=nice
+    )
+
+
 def saves_enough(raw_total: int, region_bytes: int) -> bool:
-    """Whether a region of v2-checked is worth its while: it is 1/64 smaller than the payload, at least."""
+    """Whether a region of v2-checked is smaller than the payload by 1/64 at least; else it isn't worth decoding."""
     return _LEAST_SAVING * (raw_total - region_bytes) >= raw_total
 
 

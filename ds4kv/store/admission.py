@@ -1,7 +1,7 @@
 """How a save begins: what is refused, what is there already, and what is written.
 
-A text that is being saved isn't saved beside that: all of it would be written again, for nothing. Of the threads of a
-store the first one has the claim on the text. Of another store or process the draft is seen, which it holds.
+Two saves of one text at a time would write it twice, for nothing, so the second one is refused. Among the threads of a
+store the first one claims the text; of other stores and processes the draft shows, which they hold.
 """
 
 from __future__ import annotations

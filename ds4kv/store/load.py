@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Container
+from types import TracebackType
 
 from ds4kv.errors import CorruptError
 from ds4kv.file.inplace import identity, read_at_rest
+from ds4kv.file.note import Note
 from ds4kv.file.reader import CheckpointReader
 from ds4kv.format.toolmap import read_tool_map, unpack_tool_map
 from ds4kv.store import log
-from ds4kv.store.index import stamp
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container
-    from types import TracebackType
-
-    from ds4kv.file.note import Note
-    from ds4kv.store.directory import Directory
-    from ds4kv.store.index import Entry
-    from ds4kv.stream.regular import RegularFile
+from ds4kv.store.directory import Directory
+from ds4kv.store.index import Entry, stamp
+from ds4kv.stream.regular import RegularFile
 
 __all__ = ["LoadingCheckpoint", "open_found", "read_noted_tool_map"]
 
@@ -63,8 +58,8 @@ class LoadingCheckpoint(CheckpointReader):
             raise
 
     def _trailer_fault(self) -> CorruptError | None:
-        """What is wrong with the trailer: to be asked before the hit, which changes the mtime. By that alone a damaged
-        trailer can be told from a new one.
+        """What is wrong with the trailer. To be asked before the hit, which changes the mtime: by the mtime alone a
+        damaged trailer can be told from a new one.
         """
         try:
             if self.note is not None and (self.note.trailer_bytes or self.trailer_bytes):
@@ -131,8 +126,8 @@ def read_noted_tool_map(
 ) -> dict[bytes, bytes]:
     """The tool map of an open checkpoint whose region ends at ``start``; empty while it is being rewritten.
 
-    No lock is needed. Of a file that is noted all of it is read, wanted or not. Raises CorruptError if it is proven
-    wrong, and OSError.
+    It is read without the lock. Where there is a note the whole map is read, for its sum, whatever is ``wanted``.
+    Raises CorruptError if it is proven wrong, and OSError.
     """
     if note is None:
         return read_at_rest(fp.fileno(), start, lambda size, is_map: _read(fp, start, size * is_map, wanted)) or {}

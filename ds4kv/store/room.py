@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import errno
 import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ds4kv.file.draft import OutputFile
 from ds4kv.file.writer import CheckpointWriter
+from ds4kv.format.header import Header
 from ds4kv.store import log, policy
+from ds4kv.store.directory import Directory
+from ds4kv.store.settings import Settings
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from _typeshed import ReadableBuffer
-
-    from ds4kv.format.header import Header
-    from ds4kv.store.directory import Directory
-    from ds4kv.store.settings import Settings
 
 __all__ = ["NO_SPACE", "Room", "StoreWriter", "over_budget"]
 
@@ -28,10 +26,10 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Room:
-    """What one save may have removed for it, where the disk is full.
+    """Which checkpoints one save may have removed for it, where the disk is full.
 
-    Nothing goes unless all that is left to write can then fit. Where nobody knows how much that is, half of what the
-    checkpoints take when room is first made is the most that goes.
+    None, unless all that is left to write can then fit. Where nobody knows how much that is: at most half of what the
+    checkpoints take when room is first made.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -39,7 +37,9 @@ class Room:
         self._left: int | None = None
 
     def make(self, size: int, need: int | None) -> bool:
-        """Frees ``size`` bytes, for a write of a save that has ``need`` bytes to come with it; False: none is freed."""
+        """Frees ``size`` bytes for a write, of ``need`` bytes that the save has still to write in all, None if nobody
+        knows. False: none was freed.
+        """
         try:
             if need is not None:
                 return self._directory.make_room(size, need=need) > 0
@@ -56,8 +56,8 @@ class Room:
 class _LimitedFile(OutputFile):
     """A draft's file on its way into a budget, and onto a disk where room can be made.
 
-    A write of payload or trailer that takes the file past ``limit`` bytes gives it up: it is emptied, and what follows
-    is dropped.
+    A write of payload or trailer that would go past ``limit`` bytes gives the file up: it is emptied, and drops what
+    comes from then on.
     """
 
     _in_payload = False
@@ -83,7 +83,7 @@ class _LimitedFile(OutputFile):
         self._is_exact = is_exact
 
     def end_payload(self) -> None:
-        self._in_payload = False  # the header's place is there, and room is not made by who holds the lock
+        self._in_payload = False  # only the header comes, which has its place already
 
     def write(self, b: ReadableBuffer, /) -> int:
         size = memoryview(b).nbytes
@@ -100,7 +100,7 @@ class _LimitedFile(OutputFile):
             if error.errno not in NO_SPACE or self._room is None or not self._in_payload:
                 raise
             need = None if self._final_size is None else self._final_size - end + size
-            # How small a payload becomes nobody knows beforehand, so for a compressed one room is made as it is needed.
+            # How small a payload becomes nobody knows beforehand, so a compressed one gets room for this write only.
             if not self._room.make(need if need is not None and self._is_exact else size, need):
                 raise
             return super().write(b)
@@ -128,9 +128,7 @@ class StoreWriter(CheckpointWriter):
             header,
             text,
             trailer,
-            level=settings.level,
-            workers=settings.workers,
-            nice=settings.nice,
+            settings.encoding,
             raw_total=raw_total,
             fsync=settings.fsync,
             ledger=directory.ledger,
@@ -139,9 +137,8 @@ class StoreWriter(CheckpointWriter):
         )
 
     def settle(self) -> bool:
-        """Has the draft be the whole file: what publish() has left is to give it its name.
-
-        False if the file doesn't fit; it is only to be abandoned then.
+        """Makes the draft the whole file, for publish() to give it its name. False if the file doesn't fit: then it is
+        only to be abandoned.
         """
         self.finish_payload()
         if self.draft.file.given_up or not policy.fits(

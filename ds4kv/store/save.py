@@ -1,7 +1,7 @@
 """A checkpoint that is being saved into a store.
 
-A save that isn't needed, or isn't let in, takes what is written to it and drops it: an engine writes its state and goes
-on, and need not look at what became of it.
+An engine writes its state, and need not look at what becomes of it: a save that is refused, or isn't needed, takes
+what is written and drops it.
 """
 
 from __future__ import annotations
@@ -9,21 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from types import TracebackType
 
 from ds4kv.file.inplace import identity, rewrite_trailer
 from ds4kv.file.lock import locked
 from ds4kv.store import log
+from ds4kv.store.claims import Claim
+from ds4kv.store.directory import Directory
 from ds4kv.store.index import Entry, read_entry
-from ds4kv.store.room import over_budget
-from ds4kv.stream.streams import Finishable, Nowhere, PayloadWriter, RawWriter
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from ds4kv.store.claims import Claim
-    from ds4kv.store.directory import Directory
-    from ds4kv.store.room import StoreWriter
+from ds4kv.store.room import StoreWriter, over_budget
+from ds4kv.stream import Nowhere, PayloadWriter, RawWriter
+from ds4kv.stream.lifetime import Finishable
 
 __all__ = ["NewSave", "PresentSave", "Save"]
 
@@ -44,6 +40,9 @@ class Save(Finishable):
         self.entry = entry
         self.refusal = refusal
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.payload!r}, entry={self.entry!r}, refusal={self.refusal!r}>"
+
     def close(self) -> None:
         """Publishes the checkpoint, if it is needed and fits."""
         self.payload.close()
@@ -53,7 +52,7 @@ class Save(Finishable):
         self.payload.abandon()
 
     def cancel(self) -> None:
-        """From any thread: who writes to the payload gets a CancelledError at once, and nothing is published."""
+        """From any thread: who writes to the payload gets a CancelledError, and nothing is published."""
         self.payload.cancel()
 
 
@@ -80,7 +79,7 @@ class PresentSave(Save):
                     path,
                     trailer,
                     last_used=self._directory.now(),
-                    file=self._present.stamp[:2],
+                    file=self._present.file,
                     fsync=self._fsync,
                 ):
                     self._directory.ledger.renew(path, trailer)
@@ -160,7 +159,7 @@ class NewSave(Save):
             except FileNotFoundError:
                 raise  # the directory itself was removed, and the draft with it
             except OSError as error:
-                # A rename is whole without the lock. What waits for it is the eviction, which the next save does.
+                # The rename needs no lock. The eviction does, and is left to the next save.
                 log.trouble("stores without the lock, and evicts nothing", directory.path, error)
                 may_evict = False
             entry = self._publish()
@@ -183,7 +182,7 @@ class NewSave(Save):
         self.entry = Entry.of(path, writer.header, writer.text_bytes, status)
         for old in self._replaced:
             if old.path != path:
-                directory.unlink(old.path, old.stamp[:2])
+                directory.unlink(old.path, old.file)
             log.replaced(old.path)
         log.stored(
             writer.header,

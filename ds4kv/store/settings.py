@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, Self
 
 from ds4kv.core import workers as _workers
-from ds4kv.file.writer import codec_for
+from ds4kv.file.writer import codec_for, encoding_for
 from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout
 from ds4kv.store import policy
 from ds4kv.store.index import Entry
-from ds4kv.stream.streams import encoder_level
+from ds4kv.stream.encoding import Encoding, encoder_level
 
 __all__ = ["Score", "Settings"]
 
@@ -92,6 +92,11 @@ class Settings(NamedTuple):
         """A header with what those of all new files have in common."""
         chunk_size = 0 if self.codec is Codec.NONE else CHUNK_SIZE
         return Header(tokens=1, ctx_size=0, layout=self.layout, codec=self.codec, chunk_size=chunk_size)
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """How payloads are encoded; None: they are stored as they are."""
+        return encoding_for(self.template, level=self.level, workers=self.workers, nice=self.nice)
 
     @property
     def evicts_when_full(self) -> bool:

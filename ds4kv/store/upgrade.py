@@ -32,13 +32,13 @@ from ds4kv.file.ledger import Ledger
 from ds4kv.file.lock import OnWait, locked
 from ds4kv.file.note import Note
 from ds4kv.file.reader import CheckpointReader
-from ds4kv.file.writer import CheckpointWriter, TooLittleSavedError, saves_enough
+from ds4kv.file.writer import CheckpointWriter, TooLittleSavedError, encoding_for, saves_enough
 from ds4kv.format import layout
 from ds4kv.format.header import CHUNK_SIZE, HEADER_SIZE, Codec, Form, Header, Layout
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.naming import is_entry_name
 from ds4kv.store.index import read_entry, stamp
-from ds4kv.stream.streams import Nowhere, PayloadWriter, RawWriter, encoder_level
+from ds4kv.stream import Encoding, Nowhere, PayloadWriter, RawWriter, encoder_level
 
 __all__ = ["Outcome", "Upgrade"]
 
@@ -157,26 +157,21 @@ class Upgrade:
         chunk_size = 0 if codec is Codec.NONE else CHUNK_SIZE
         return Header(**header._asdict() | {"layout": self._layout, "codec": codec, "chunk_size": chunk_size})
 
+    def _encoding(self, header: Header) -> Encoding | None:
+        return encoding_for(header, level=self._level, workers=self._workers, nice=self._nice)
+
     def _rehearse(self, source: _Source, header: Header) -> int | None:
         """Size of the file that would be written; None if the old one would be kept."""
-        raw_total, form = source.payload.raw_total, header.form
+        raw_total, encoding = source.payload.raw_total, self._encoding(header)
         payload: PayloadWriter | RawWriter
-        if form is None or form is Form.RAW:
+        if encoding is None:
             payload = RawWriter(Nowhere(), raw_total=raw_total)
         else:
-            payload = PayloadWriter(
-                Nowhere(),
-                chunk_size=header.chunk_size,
-                form=form,
-                workers=self._workers,
-                nice=self._nice,
-                level=self._level,
-                raw_total=raw_total,
-            )
+            payload = PayloadWriter(Nowhere(), **encoding._asdict(), raw_total=raw_total)
         with payload:
             _copy(source, payload)
         _, trailer = source.now()
-        if form is Form.CHECKED and not saves_enough(raw_total, payload.region_bytes):
+        if header.form is Form.CHECKED and not saves_enough(raw_total, payload.region_bytes):
             return None
         return PREFIX_SIZE + source.text_bytes + payload.region_bytes + len(trailer)
 
@@ -189,9 +184,7 @@ class Upgrade:
             header,
             source.text,
             b"",
-            level=self._level,
-            workers=self._workers,
-            nice=self._nice,
+            self._encoding(header),
             raw_total=source.payload.raw_total,
             fsync=True,
             ledger=ledger_of_new,

@@ -3,7 +3,9 @@
 The file object is somebody else's: streams leave it open, and know no path, no header and no store.
 """
 
+from ds4kv.stream.encoding import Encoding, encoder_level
 from ds4kv.stream.fileobj import Nowhere
-from ds4kv.stream.streams import PayloadReader, PayloadWriter, RawReader, RawWriter, encoder_level
+from ds4kv.stream.reader import PayloadReader, RawReader
+from ds4kv.stream.writer import PayloadWriter, RawWriter
 
-__all__ = ["Nowhere", "PayloadReader", "PayloadWriter", "RawReader", "RawWriter", "encoder_level"]
+__all__ = ["Encoding", "Nowhere", "PayloadReader", "PayloadWriter", "RawReader", "RawWriter", "encoder_level"]

@@ -11,10 +11,10 @@ import errno
 import io
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from ds4kv.errors import TruncatedError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 

@@ -1,0 +1,187 @@
+"""From the bytes of a compressed region to its payload: records from a file object, decoded by the core's ring.
+
+A decoder is the inner half of a reader. The stream around it has the position, one thread at a time, and what an error
+means for the file.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from ds4kv.core import native as _core
+from ds4kv.core.region import record_size
+from ds4kv.core.turn import Turn
+from ds4kv.errors import Ds4kvError, TruncatedError
+from ds4kv.format.header import Form
+from ds4kv.stream.fileobj import STEP_SIZE, BinaryFile, path_of, read_exactly, read_into
+from ds4kv.stream.regular import regular_fd
+
+__all__ = ["RecordDecoder"]
+
+_SCRATCH_SIZE = 1 << 20
+
+
+class RecordDecoder:
+    """What a reader takes payload from: a region that begins at the position of ``fp``. Workers read the records of a
+    regular file themselves; from anything else this reads them, and seeks only if there is a ``start``.
+
+    Raises CorruptError or TruncatedError, with an offset into the region, if its frame can't be true.
+    """
+
+    _ring: _core.Decompressor | None = None
+    _ring_position: int | None = None  # in the payload; None: not known, and the ring is of no use
+
+    def __init__(
+        self,
+        fp: BinaryFile,
+        start: int | None,
+        region_bytes: int,
+        *,
+        chunk_size: int,
+        form: Form,
+        workers: int,
+        sums: array[int] | None,
+        turn: Turn,
+    ) -> None:
+        self._fp = fp
+        self._fd = regular_fd(fp)
+        self._start = start
+        if form is Form.RAW and (self._fd is None or start is None):
+            raise ValueError("form RAW is for regular files: a RawReader takes any file object")
+        self._region_bytes = region_bytes
+        self.frame = frame = self._read_frame(chunk_size, form)
+        if sums is not None and len(sums) != frame.chunk_count:
+            raise ValueError(f"{len(sums)} sums for {frame.chunk_count} chunks")
+        self._workers = workers
+        self._sums = sums
+        self._look = turn.look
+        self._head_size = _core.record_head_size(form)
+        frame_size = 0 if form is Form.RAW else _core.FRAME_SIZE
+        self._fed = frame_size  # bytes of the region given to the ring, counted from the region's start
+        self._at_first_record = True
+        self._offsets = array("Q", [frame_size])  # of records in the region, as far as walked
+
+    def _read_frame(self, chunk_size: int, form: Form) -> _core.Frame:
+        has_frame = form is not Form.RAW and self._region_bytes >= _core.FRAME_SIZE
+        size = _core.FRAME_SIZE if has_frame else 0
+        head = read_exactly(self._fp, size)
+        if len(head) < size:
+            raise TruncatedError("the input ends within the frame", offset=len(head), field="frame")
+        return _core.frame_decode(head, self._region_bytes, chunk_size, form)
+
+    def fill(self, room: Any, position: int, n: int) -> None:
+        """Puts the ``n`` payload bytes from ``position`` on into a :func:`ds4kv.core.native.target`."""
+        try:
+            ring = self._ring_at(position)
+            self._ring_position = None  # until it is n further
+            if n < self.frame.chunk_size:
+                self._pump(ring, room, n)
+            else:
+                with ring.loan():
+                    ring.aim(room, 0, n)
+                    self._pump(ring, room, n)
+            self._ring_position = position + n
+        except BaseException as error:
+            self.drop()  # a file that seeks can be tried again
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                path = path_of(self._fp)
+                if path is not None:
+                    error.filename = path
+            raise
+        if self._start is not None and self._ring_position == self.frame.raw_total:
+            self._fp.seek(self._start + self._region_bytes)
+
+    def _pump(self, ring: _core.Decompressor, room: Any, n: int) -> None:
+        done = 0
+        while self._fd is not None and done < n:
+            self._await(ring)
+            done += ring.take(room, done, n, wait=True)
+        while done < n:
+            # A file that seeks answers at once, so workers get all they can hold before anything is waited for; what
+            # comes through a pipe is passed on first.
+            if self._start is not None:
+                while self._feed(ring):
+                    pass
+            took = ring.take(room, done, n, wait=False)
+            if took == 0 and not self._feed(ring):
+                self._await(ring)
+                took = ring.take(room, done, n, wait=True)
+            done += took
+
+    def _await(self, ring: _core.Decompressor) -> None:
+        """Until there is something to be taken, or for the thread that takes it to do."""
+        self._look()
+        while not ring.wait():
+            self._look()
+
+    def _feed(self, ring: _core.Decompressor) -> bool:
+        """Reads once into the ring; False if it holds all that it can."""
+        room = ring.room()
+        if room is None:
+            return False
+        if self._start is not None:
+            self._fp.seek(self._start + self._fed)  # another stream may share the file object
+        self._look()
+        n = read_into(self._fp, room[:STEP_SIZE])
+        if n == 0:
+            ring.finish()
+        self._fed += n
+        ring.put(n)
+        return True
+
+    def _ring_at(self, position: int) -> _core.Decompressor:
+        chunk_size = self.frame.chunk_size
+        ahead = -1 if self._ring_position is None else position - self._ring_position
+        if self._ring is None or not 0 <= ahead <= chunk_size:
+            self.drop()
+            chunk, ahead = divmod(position, chunk_size)
+            if self._start is None and not self._at_first_record:
+                raise Ds4kvError("an earlier read failed, and the file object can't seek back")
+            self._at_first_record = False
+            self._fed = self.offset_of(chunk)
+            file = None if self._fd is None or self._start is None else (self._fd, self._start)
+            self._ring_position = None
+            self._ring = _core.Decompressor(
+                self.frame, self._region_bytes, chunk, self._fed, self._workers, file, self._sums
+            )
+        if ahead:
+            self._ring_position = None
+            with _core.target(bytearray(min(ahead, _SCRATCH_SIZE))) as scratch:
+                while ahead:
+                    n = min(len(scratch), ahead)
+                    self._pump(self._ring, scratch, n)
+                    ahead -= n
+        self._ring_position = position
+        return self._ring
+
+    def offset_of(self, chunk: int) -> int:
+        """Where a record begins in the region; walks the record heads that were not walked before."""
+        if self.frame.form == Form.RAW:
+            return chunk * self.frame.chunk_size
+        while len(self._offsets) <= chunk:
+            offset = self._offsets[-1]
+            self._fp.seek((self._start or 0) + offset)
+            head = read_exactly(self._fp, self._head_size)
+            if len(head) < self._head_size:
+                raise TruncatedError("the input ends within a record head", offset=offset, field="record")
+            index = len(self._offsets) - 1
+            self._offsets.append(offset + record_size(self.frame, self._region_bytes, index, offset, head))
+        return self._offsets[chunk]
+
+    def stored_record(self, chunk: int) -> bytes:
+        """A record as it is stored; in form RAW, the chunk. Raises CorruptError or TruncatedError where none can be."""
+        start = self.offset_of(chunk)
+        is_last = chunk == self.frame.chunk_count - 1
+        end = self._region_bytes if is_last else self.offset_of(chunk + 1)
+        self._fp.seek((self._start or 0) + start)
+        record = read_exactly(self._fp, end - start)
+        if len(record) < end - start:
+            raise TruncatedError("the input ends within a record", offset=start + len(record), field="region")
+        return record
+
+    def drop(self) -> None:
+        """Gives up what is held, if it still is."""
+        if self._ring is not None:
+            self._ring.free()
+            self._ring = None

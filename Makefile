@@ -58,6 +58,7 @@ check: editable $(BUILT)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict ds4kv
+	$(BIN)/clang-format --dry-run -Werror csrc/*.[ch] csrc/tests/*.[ch]
 	$(MAKE) -C csrc check
 	$(BIN)/pytest -n auto
 
@@ -69,7 +70,7 @@ bench: editable $(BUILT)
 	$(BIN)/python bench/store.py --entries 10 --prompt-kib 20 --dir build
 
 docs: editable $(BUILT)
-	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
+	$(BIN)/sphinx-build -q -E -W --keep-going docs build/docs
 
 clean:
 	rm -rf build dist *.egg-info ds4kv/include ds4kv/lib ds4kv/core/_native*.so

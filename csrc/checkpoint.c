@@ -32,8 +32,8 @@ int name_fault(ds4kv_fault *fault, int status, const char *path, const void *tex
     ds4kv_checkpoint_name(text, text_bytes, right);
     if (strcmp(lower, right) == 0)
         return DS4KV_OK;
-    return fault_set(fault, status, DS4KV_PREFIX_SIZE, "text", "the text's SHA-1 is %.40s, not the one in the file's name",
-                     right);
+    return fault_set(fault, status, DS4KV_PREFIX_SIZE, "text",
+                     "the text's SHA-1 is %.40s, not the one in the file's name", right);
 }
 
 int workers_fault(ds4kv_fault *fault, int workers)

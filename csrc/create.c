@@ -69,9 +69,8 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     int os_error = begin_draft(c, path);
     if (os_error != 0)
         return fault_io(fault, 0,
-                        os_error == EISDIR || os_error == EEXIST
-                            ? "not a regular file, and not to be replaced by one"
-                            : "can't be created",
+                        os_error == EISDIR || os_error == EEXIST ? "not a regular file, and not to be replaced by one"
+                                                                 : "can't be created",
                         os_error);
 
     c->seen.text_bytes = (uint32_t)text_bytes;

@@ -120,8 +120,8 @@ int record_head_alone(record_head *head, const uint8_t *bytes, uint32_t chunk_si
 {
     uint32_t raw_size = get_u32(bytes), block_size = get_u32(bytes + 4);
     if (raw_size == 0 || raw_size > chunk_size)
-        return fault_set(fault, DS4KV_CORRUPT, offset, "raw_size", "chunk %" PRIu32 " claims %" PRIu32 " payload bytes", index,
-                         raw_size);
+        return fault_set(fault, DS4KV_CORRUPT, offset, "raw_size", "chunk %" PRIu32 " claims %" PRIu32 " payload bytes",
+                         index, raw_size);
     if (!block_can_be(block_size, raw_size, chunk_size))
         return fault_set(fault, DS4KV_CORRUPT, offset + 4, "block_size",
                          "chunk %" PRIu32 ": no block of %" PRIu32 " bytes holds %" PRIu32 " payload bytes", index,

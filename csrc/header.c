@@ -64,7 +64,7 @@ int ds4kv_header_form(const ds4kv_header *header)
 {
     if (header->codec == DS4KV_CODEC_NONE)
         return DS4KV_FORM_RAW;
-    return header->layout == DS4KV_LAYOUT_V2        ? DS4KV_FORM_PLAIN
+    return header->layout == DS4KV_LAYOUT_V2       ? DS4KV_FORM_PLAIN
            : header->layout == DS4KV_LAYOUT_V2_MID ? -1
                                                    : DS4KV_FORM_CHECKED;
 }
@@ -141,7 +141,8 @@ int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, int layout, d
                          "a checkpoint begins with KVC (4b 56 43), this with %02x %02x %02x", head[0], head[1],
                          head[2]);
     if (head[3] != 1 && head[3] != 2)
-        return fault_set(fault, DS4KV_UNSUPPORTED, 3, "version", "version %d; versions 1 and 2 are known here", head[3]);
+        return fault_set(fault, DS4KV_UNSUPPORTED, 3, "version", "version %d; versions 1 and 2 are known here",
+                         head[3]);
     ds4kv_header found = {
         .layout = (uint8_t)(head[3] == 1 ? DS4KV_LAYOUT_V1 : layout),
         .quant_bits = head[4],

@@ -214,8 +214,8 @@ static int find_layout(const file *file, bool *is_of_none, ds4kv_fault *fault)
         farthest = misfit > farthest ? misfit : farthest;
     }
     *is_of_none = true;
-    return fault_set(fault, DS4KV_CORRUPT, farthest, "layout", "layout v2 or %s is claimed, and the region is of neither",
-                     names[candidates[1].layout]);
+    return fault_set(fault, DS4KV_CORRUPT, farthest, "layout",
+                     "layout v2 or %s is claimed, and the region is of neither", names[candidates[1].layout]);
 }
 
 /* Whether text and region lie within the file. */
@@ -224,7 +224,8 @@ static int judge_sizes(const ds4kv_outline *outline, uint64_t file_size, ds4kv_f
     uint64_t left = file_size < DS4KV_PREFIX_SIZE ? 0 : file_size - DS4KV_PREFIX_SIZE;
     if (outline->text_bytes > left)
         return fault_set(fault, DS4KV_TRUNCATED, DS4KV_HEADER_SIZE, "text_bytes",
-                         "a text of %" PRIu32 " bytes is claimed, the file has %" PRIu64 " left", outline->text_bytes, left);
+                         "a text of %" PRIu32 " bytes is claimed, the file has %" PRIu64 " left", outline->text_bytes,
+                         left);
     left -= outline->text_bytes;
     if (outline->header.payload_bytes > left)
         return fault_set(fault, DS4KV_TRUNCATED, 40, "payload_bytes",
@@ -256,7 +257,8 @@ int ds4kv_examine(ds4kv_outline *outline, int fd, uint64_t file_size, ds4kv_faul
     if (layout < 0 && !is_of_none)
         return layout;
     ds4kv_fault unread;
-    status = ds4kv_header_unpack(&outline->header, head, is_of_none ? DS4KV_LAYOUT_V2 : layout, is_of_none ? &unread : fault);
+    status = ds4kv_header_unpack(&outline->header, head, is_of_none ? DS4KV_LAYOUT_V2 : layout,
+                                 is_of_none ? &unread : fault);
     if (status != DS4KV_OK)
         return is_of_none ? layout : status;
     memcpy(outline->head, head, sizeof outline->head);

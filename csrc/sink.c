@@ -134,8 +134,8 @@ FILE *ds4kv_fopen_writer_as(FILE *out, uint32_t chunk_size, uint32_t form, int l
     sink->out = out;
     sink->start = start;
     sink->region_bytes = DS4KV_FRAME_SIZE;
-    sink->error = stream_errno(ds4kv_writer_new(&sink->writer, DS4KV_UNKNOWN, chunk_size, form, level,
-                                                stream_workers(workers)));
+    sink->error = stream_errno(
+        ds4kv_writer_new(&sink->writer, DS4KV_UNKNOWN, chunk_size, form, level, stream_workers(workers)));
     if (sink->error == 0)
         sink->error = write_frame(sink);
     if (sink->error == 0 && !(stream = cookie_open(&sink->cookie)))

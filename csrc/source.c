@@ -134,8 +134,8 @@ static int open_region(source *source, uint32_t chunk_size, uint32_t form, int w
     if (error != 0)
         return error;
     source->raw_left = frame.raw_total;
-    error = stream_errno(ds4kv_reader_new(&source->reader, &frame, source->region_bytes, 0, DS4KV_FRAME_SIZE,
-                                      stream_workers(workers)));
+    error = stream_errno(
+        ds4kv_reader_new(&source->reader, &frame, source->region_bytes, 0, DS4KV_FRAME_SIZE, stream_workers(workers)));
     if (error == 0 && source->in_file)
         error = stream_errno(ds4kv_reader_from_file(source->reader, fileno(source->in), (uint64_t)source->start));
     return error;

@@ -11,8 +11,8 @@
 #include "file.h"
 #include "frame.h"
 
-int ds4kv_frame_at(ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes, uint32_t chunk_size, uint32_t form,
-                   ds4kv_fault *fault)
+int ds4kv_frame_at(ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes, uint32_t chunk_size,
+                   uint32_t form, ds4kv_fault *fault)
 {
     uint8_t head[DS4KV_FRAME_SIZE];
     size_t n = region_bytes < sizeof head || form == DS4KV_FORM_RAW ? 0 : sizeof head;
@@ -31,7 +31,8 @@ static int ended(const ds4kv_record *record, uint64_t file_size, uint64_t region
 {
     if (file_size < region_end)
         return fault_set(fault, DS4KV_CORRUPT, record->offset < file_size ? record->offset : file_size, "region",
-                         "chunk %" PRIu32 ": the file ends at byte %" PRIu64 ", the payload at %" PRIu64 " by the header",
+                         "chunk %" PRIu32 ": the file ends at byte %" PRIu64 ", the payload at %" PRIu64
+                         " by the header",
                          record->index, file_size, region_end);
     return fault_set(fault, DS4KV_CORRUPT, record->offset < region_end ? record->offset : region_end, "region",
                      "chunk %" PRIu32 ": the region ends at byte %" PRIu64 ", before the record does", record->index,

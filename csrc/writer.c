@@ -45,8 +45,7 @@ static uint32_t most_raw_size(const ds4kv_writer *writer)
     return min_u32(writer->frame.chunk_size, writer->raw_limit);
 }
 
-int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size, uint32_t form, int level,
-                     int workers)
+int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size, uint32_t form, int level, int workers)
 {
     ds4kv_frame frame;
     *out = NULL;

@@ -216,7 +216,8 @@ static inline FILE *file_of(bytes region)
 }
 
 /* Reads from record first_chunk on, at first_offset. region_bytes may claim more than is there. */
-static inline verdict read_from(bytes region, uint64_t region_bytes, uint32_t first_chunk, uint64_t first_offset, way way)
+static inline verdict read_from(bytes region, uint64_t region_bytes, uint32_t first_chunk, uint64_t first_offset,
+                                way way)
 {
     verdict verdict = {0};
     ds4kv_frame frame;

@@ -186,11 +186,8 @@ static void test_header(void)
         int unpack; /* the file's status, where it is one */
         const char *field;
     } wrong[] = {
-        {3, 0, DS4KV_UNSUPPORTED, "version"},
-        {3, 3, DS4KV_UNSUPPORTED, "version"},
-        {4, 3, DS4KV_CORRUPT, "quant_bits"},
-        {4, 0, DS4KV_CORRUPT, "quant_bits"},
-        {7, 3, DS4KV_UNSUPPORTED, "codec"},
+        {3, 0, DS4KV_UNSUPPORTED, "version"}, {3, 3, DS4KV_UNSUPPORTED, "version"}, {4, 3, DS4KV_CORRUPT, "quant_bits"},
+        {4, 0, DS4KV_CORRUPT, "quant_bits"},  {7, 3, DS4KV_UNSUPPORTED, "codec"},
     };
     ds4kv_header good = header_of(2, DS4KV_CODEC_LZ4);
     for (size_t i = 0; i < COUNT(wrong); i++) {
@@ -320,7 +317,8 @@ static void test_refusals(void)
 
     CASE("a block that lz4 refuses");
     bytes bad = bytes_copy(good);
-    size_t record = REGION_START + record_offset((bytes){good.at + REGION_START, good.n - REGION_START}, 1, DS4KV_FORM_PLAIN);
+    size_t record = REGION_START +
+                    record_offset((bytes){good.at + REGION_START, good.n - REGION_START}, 1, DS4KV_FORM_PLAIN);
     bad.at[record + DS4KV_RECORD_HEAD_SIZE] = 0x02;
     write_file(path, bad);
     ds4kv_checkpoint *checkpoint;

@@ -279,7 +279,8 @@ static void test_fault_after_a_seek(void)
     bytes region = good_region();
     region.at[THIRD + 8] = 0;
     for (size_t i = 0; i < COUNT(workers); i++) {
-        way way = {.chunk_size = CHUNK, .workers = workers[i], .put_size = SIZE_MAX, .take_size = SIZE_MAX, .in_file = i > 0};
+        way way = {
+            .chunk_size = CHUNK, .workers = workers[i], .put_size = SIZE_MAX, .take_size = SIZE_MAX, .in_file = i > 0};
         CASE("from the second chunk on, %s", way_text(&way));
         verdict verdict = read_from(region, region.n, 1, SECOND, way);
         CHECK(strstr(verdict.fault.why, "chunk 2"));
@@ -294,8 +295,8 @@ static void test_fault_after_a_seek(void)
 static void test_truncated(void)
 {
     bytes region = good_region();
-    static const size_t ends[] = {FIRST,  FIRST + 1,  FIRST + 8, FIRST + 9, SECOND - 1, SECOND, SECOND + 1, SECOND + 8,
-                                  THIRD, THIRD + 7, THIRD + 8, END - 1};
+    static const size_t ends[] = {FIRST,      FIRST + 1,  FIRST + 8, FIRST + 9, SECOND - 1, SECOND,
+                                  SECOND + 1, SECOND + 8, THIRD,     THIRD + 7, THIRD + 8,  END - 1};
     for (size_t i = 0; i < COUNT(ends); i++)
         for (size_t k = 0; k < COUNT(workers); k++)
             for (size_t put_size = 1; put_size < 10000; put_size *= 999) {
@@ -372,7 +373,8 @@ static void test_good_bytes_come_first(void)
     bytes region = good_region();
     region.at[THIRD + 8] = 0;
     for (size_t i = 0; i < COUNT(workers); i++) {
-        way way = {.chunk_size = CHUNK, .workers = workers[i], .put_size = SIZE_MAX, .take_size = SIZE_MAX, .in_file = i > 0};
+        way way = {
+            .chunk_size = CHUNK, .workers = workers[i], .put_size = SIZE_MAX, .take_size = SIZE_MAX, .in_file = i > 0};
         CASE("good bytes before a wrong block, %s", way_text(&way));
         verdict verdict = read_region(region, way);
         CHECK_EQ(verdict.payload.n, 2 * CHUNK);

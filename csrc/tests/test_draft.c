@@ -167,7 +167,8 @@ static void test_full_disk(void)
                 int status = ds4kv_checkpoint_create(&checkpoint, in_folder("a.kv"), &header, "text", 4, 0, &fault);
                 if (status == DS4KV_OK) {
                     for (size_t at = 0; at < payload.n; at += (size_t)piece)
-                        (void)!fwrite(payload.at + at, 1, at + (size_t)piece < payload.n ? (size_t)piece : payload.n - at,
+                        (void)!fwrite(payload.at + at, 1,
+                                      at + (size_t)piece < payload.n ? (size_t)piece : payload.n - at,
                                       checkpoint->payload);
                     FILE *stream = room % 2 ? ds4kv_checkpoint_trailer(checkpoint) : NULL;
                     if (stream)

@@ -69,7 +69,8 @@ static bytes region_of(bytes payload, uint32_t form)
 {
     if (form == DS4KV_FORM_RAW)
         return bytes_copy(payload);
-    return write_region(payload, (way){.chunk_size = CHUNK, .put_size = SIZE_MAX, .checked = form == DS4KV_FORM_CHECKED});
+    return write_region(payload,
+                        (way){.chunk_size = CHUNK, .put_size = SIZE_MAX, .checked = form == DS4KV_FORM_CHECKED});
 }
 
 static const uint32_t forms[] = {DS4KV_FORM_RAW, DS4KV_FORM_PLAIN, DS4KV_FORM_CHECKED};

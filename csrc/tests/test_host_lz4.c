@@ -32,8 +32,8 @@ static void test_level_0(payload_kind kind, size_t n, uint32_t chunk_size)
 static void test_bound(void)
 {
     uint64_t state = 1;
-    const uint32_t edges[] = {0, 1, 254, 255, 256, DS4KV_MAX_CHUNK_SIZE, LZ4_MAX_INPUT_SIZE, LZ4_MAX_INPUT_SIZE + 1,
-                              INT32_MAX, UINT32_MAX};
+    const uint32_t edges[] = {
+        0, 1, 254, 255, 256, DS4KV_MAX_CHUNK_SIZE, LZ4_MAX_INPUT_SIZE, LZ4_MAX_INPUT_SIZE + 1, INT32_MAX, UINT32_MAX};
     for (size_t i = 0; i < COUNT(edges) + 1000; i++) {
         uint32_t n = i < COUNT(edges) ? edges[i] : (uint32_t)draw(&state);
         CASE("%u bytes", n);

@@ -39,7 +39,9 @@ static bool may_allocate(size_t size)
 
 /* The linker's: where this program's code, and so the core's, begins and ends. The C library's own calls pass. */
 extern const char __executable_start[], etext[];
-#define CALLER_IS_OURS                                                                                                     ((uintptr_t)__builtin_return_address(0) - (uintptr_t)__executable_start <                                               (uintptr_t)etext - (uintptr_t)__executable_start)
+#define CALLER_IS_OURS                                                                                                 \
+    ((uintptr_t)__builtin_return_address(0) - (uintptr_t)__executable_start <                                          \
+     (uintptr_t)etext - (uintptr_t)__executable_start)
 
 /* ThreadSanitizer allocates before it can follow anything. */
 #define EARLY __attribute__((no_sanitize("thread")))
@@ -90,10 +92,12 @@ static void test_claims_cost_nothing(void)
     for (size_t i = 0; i < COUNT(raw_totals); i++) {
         ds4kv_fault fault;
         ds4kv_frame claim = {raw_totals[i], UINT32_MAX, 0, DS4KV_FORM_PLAIN};
-        ds4kv_frame_init(&claim, raw_totals[i], DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN); /* where it can: with the right count */
+        /* Where it can: with the right count. */
+        ds4kv_frame_init(&claim, raw_totals[i], DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN);
         ds4kv_frame_encode(&claim, region);
         reset();
-        CHECK_EQ(ds4kv_decode(region, sizeof region, DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN, out, raw_totals[i], 64, &fault),
+        CHECK_EQ(ds4kv_decode(region, sizeof region, DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN, out, raw_totals[i], 64,
+                              &fault),
                  DS4KV_CORRUPT);
         CHECK_EQ(atomic_load(&asked), 0);
     }
@@ -113,7 +117,8 @@ static void test_small_regions_cost_little(void)
     set_u32(region + 12, 40 * 255);
     set_u32(region + 16, 40);
     reset();
-    CHECK_EQ(ds4kv_frame_decode(&frame, region, sizeof region, DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
+    CHECK_EQ(ds4kv_frame_decode(&frame, region, sizeof region, DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN, &fault),
+             DS4KV_OK);
     CHECK_EQ(ds4kv_reader_new(&reader, &frame, sizeof region, 0, DS4KV_FRAME_SIZE, DS4KV_MAX_WORKERS), DS4KV_OK);
     for (size_t fed = DS4KV_FRAME_SIZE; fed < sizeof region;) {
         int64_t size = ds4kv_reader_room(reader, &room);
@@ -332,12 +337,18 @@ static int try_decode(int workers)
 static int try_this(int what, int workers)
 {
     switch (what) {
-    case 0: return try_write(0, workers, false);
-    case 1: return try_write(9, workers, true);
-    case 2: return try_write(DS4KV_MAX_LEVEL, workers, true);
-    case 3: return try_read(workers, false);
-    case 4: return try_read(workers, true);
-    default: return try_decode(workers);
+    case 0:
+        return try_write(0, workers, false);
+    case 1:
+        return try_write(9, workers, true);
+    case 2:
+        return try_write(DS4KV_MAX_LEVEL, workers, true);
+    case 3:
+        return try_read(workers, false);
+    case 4:
+        return try_read(workers, true);
+    default:
+        return try_decode(workers);
     }
 }
 

@@ -84,7 +84,8 @@ static void test_writer_new(void)
     for (size_t i = 0; i < COUNT(cases); i++) {
         CASE("writer_new %zu", i);
         ds4kv_writer *writer = (ds4kv_writer *)payload;
-        CHECK_EQ(ds4kv_writer_new(&writer, cases[i].raw_total, cases[i].chunk_size, DS4KV_FORM_PLAIN, cases[i].level, cases[i].workers),
+        CHECK_EQ(ds4kv_writer_new(&writer, cases[i].raw_total, cases[i].chunk_size, DS4KV_FORM_PLAIN, cases[i].level,
+                                  cases[i].workers),
                  cases[i].status);
         CHECK((writer != NULL) == (cases[i].status == DS4KV_OK));
         ds4kv_writer_free(writer);
@@ -419,9 +420,11 @@ static void test_decode_arguments(void)
     CHECK_EQ(ds4kv_decode(region.at, region.n, 100, DS4KV_FORM_PLAIN, out, 249, 0, &fault), DS4KV_PARAM);
     CHECK_EQ(ds4kv_decode(region.at, region.n, 100, DS4KV_FORM_PLAIN, out, 251, 0, &fault), DS4KV_PARAM);
     CHECK_EQ(ds4kv_decode(region.at, region.n, 100, DS4KV_FORM_PLAIN, out, 250, -1, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, DS4KV_FORM_PLAIN, out, 250, DS4KV_MAX_WORKERS + 1, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, 100, DS4KV_FORM_PLAIN, out, 250, DS4KV_MAX_WORKERS + 1, &fault),
+             DS4KV_PARAM);
     CHECK_EQ(ds4kv_decode(region.at, region.n, 0, DS4KV_FORM_PLAIN, out, 250, 0, &fault), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_decode(region.at, region.n, DS4KV_MAX_CHUNK_SIZE + 1, DS4KV_FORM_PLAIN, out, 250, 0, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_decode(region.at, region.n, DS4KV_MAX_CHUNK_SIZE + 1, DS4KV_FORM_PLAIN, out, 250, 0, &fault),
+             DS4KV_PARAM);
 
     uint8_t empty[DS4KV_FRAME_SIZE] = {0};
     CHECK_EQ(ds4kv_decode(empty, sizeof empty, 100, DS4KV_FORM_PLAIN, NULL, 0, 2, &fault), DS4KV_OK);

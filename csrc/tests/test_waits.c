@@ -173,7 +173,10 @@ static void test_free_does_not_wait_for_lz4hc(void)
         int level, workers, chunks;
         uint32_t form;
     } cases[] = {
-        {12, 1, 1, DS4KV_FORM_PLAIN}, {12, 2, 4, DS4KV_FORM_PLAIN}, {12, 8, 3, DS4KV_FORM_CHECKED}, {9, 1, 1, DS4KV_FORM_CHECKED},
+        {12, 1, 1, DS4KV_FORM_PLAIN},
+        {12, 2, 4, DS4KV_FORM_PLAIN},
+        {12, 8, 3, DS4KV_FORM_CHECKED},
+        {9, 1, 1, DS4KV_FORM_CHECKED},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         CASE("free at level %d, workers %d, chunks %d", cases[i].level, cases[i].workers, cases[i].chunks);

@@ -53,7 +53,9 @@ static uint32_t walk(int fd, uint64_t file_size, uint64_t region_bytes, uint32_t
 static void test_walk(uint32_t form)
 {
     bytes payload = payload_new(MIXED, 5 * CHUNK + 100);
-    bytes region = write_region(payload, (way){.chunk_size = CHUNK, .checked = form == DS4KV_FORM_CHECKED, .put_size = payload.n});
+    bytes region = write_region(payload, (way){.chunk_size = CHUNK,
+                                               .checked = form == DS4KV_FORM_CHECKED,
+                                               .put_size = payload.n});
     ds4kv_header header = header_of(form == DS4KV_FORM_CHECKED ? DS4KV_LAYOUT_V2_CHECKED : DS4KV_LAYOUT_V2, region.n);
     uint64_t size = START + region.n, third = START + record_offset(region, 2, form);
     ds4kv_outline outline;

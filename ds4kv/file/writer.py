@@ -41,7 +41,7 @@ class CheckpointWriter(Finishable):
     ``needs_payload`` an empty payload is a ValueError, and nothing is published.
 
     ``draft`` is the file that it is written to, of a class that ``make_file`` may name. ``encoding`` is
-    :func:`encoding_for` the header. With a ``ledger`` the file is noted there, see :mod:`ds4kv.file.note`.
+    ``encoding_for()`` the header. With a ``ledger`` the file is noted there, see :mod:`ds4kv.file.note`.
     """
 
     payload: PayloadWriter | RawWriter

@@ -72,3 +72,10 @@ def test_every_block_is_of_a_kind_that_somebody_checks() -> None:
 @pytest.mark.parametrize("name", ds4kv.__all__)
 def test_every_public_name_is_in_the_reference(name: str) -> None:
     assert re.search(rf"^\.\. auto\w+:: {name}\b", (DOCS / "reference" / "python.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("room", ["core", "format", "stream", "file", "store"])
+def test_every_module_has_its_line_in_the_architecture(room: str) -> None:
+    [lines] = re.findall(rf"^    ds4kv/{room}/ .*\n((?: {{8}}.*\n)*)", (DOCS / "architecture.md").read_text(), re.M)
+    modules = {path.stem for path in (DOCS.parent / "ds4kv" / room).glob("*.py")} - {"__init__"}
+    assert sorted(re.findall(r"^ {8}(\w+) ", lines, re.M)) == sorted(modules)

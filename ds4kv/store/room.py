@@ -1,6 +1,7 @@
-"""The file of a save, on its way into a budget and onto a disk that may be full.
+"""The file that a save into a store writes. It must fit into the budget, and the disk may be full.
 
-What is too large is given up as soon as that is known. Where the disk is full, checkpoints may be removed for it.
+A file that turns out to be too large is given up as soon as that is known. On a full disk, other checkpoints may be
+removed for it.
 """
 
 from __future__ import annotations

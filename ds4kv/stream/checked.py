@@ -1,4 +1,8 @@
-"""The payload's stream for layout v2-checked, which may turn out to write the payload as it is."""
+"""The payload's stream for layout v2-checked, which may turn out to write the payload as it is.
+
+That layout isn't used where it would save less than 1/64 of the payload. To compress all of it first and find that out
+in the end costs a second pass; a few samples tell in the beginning.
+"""
 
 from __future__ import annotations
 

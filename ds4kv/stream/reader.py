@@ -162,8 +162,8 @@ class _Reader(Scoped, Stream):
             raise error
 
     def abandon(self) -> None:
-        """The same, whoever reads: a thread that is in it is cancelled first, and waited for. It tells no error that C
-        has met.
+        """Closes the stream, whoever reads: a thread that is in it is cancelled first, and waited for. An error that C
+        has met is not told.
         """
         if not self.closed:
             with self.turn.last():

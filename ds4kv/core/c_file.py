@@ -24,8 +24,7 @@ __all__ = ["CSide", "CStream"]
 class CStream(io.RawIOBase):
     """A stream that C can have, too. ``c_side`` is a part for the classes of streams, not for who uses one."""
 
-    failed = False
-    """Of a writer: it is broken, and only to be abandoned."""
+    failed = False  # of a writer: it is broken, and only to be abandoned
 
     def __init__(self, turn: Turn) -> None:
         self.c_side = CSide(self, turn)

@@ -165,8 +165,6 @@ def create(
     """
     kept_layout = Layout(layout)
     kept_codec = codec_for(kept_layout, codec)
-    if kept_codec is Codec.NONE and level is not None:
-        raise ValueError(f"level is {level}, but codec none has no levels")
     now = int(time.time()) if created_at is None else created_at
     header = Header(
         layout=kept_layout,

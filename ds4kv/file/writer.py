@@ -258,11 +258,13 @@ def codec_for(layout: Layout, codec: str | Codec | None) -> Codec:
 
 def encoding_for(header: Header, *, level: int | None, workers: int | None, nice: int) -> Encoding | None:
     """How the payload of a new file with this header is encoded; None: it is stored as it is. ValueError as
-    :class:`ds4kv.PayloadWriter` has it, and for a layout that isn't written.
+    :class:`ds4kv.PayloadWriter` has it, for a layout that isn't written, and for a level where nothing is encoded.
     """
     if header.layout is Layout.V2_MID:
         raise ValueError("layout v2-mid is read, not written: use v2-checked")
     if header.form is None or header.form is Form.RAW:
+        if level is not None:
+            raise ValueError(f"level is {level}, but codec none has no levels")
         return None
     return Encoding.checked(
         form=header.form, chunk_size=header.chunk_size, codec=header.codec, level=level, workers=workers, nice=nice

@@ -13,7 +13,7 @@ from ds4kv.file.writer import codec_for, encoding_for
 from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout
 from ds4kv.store import policy
 from ds4kv.store.index import Entry
-from ds4kv.stream.encoding import Encoding, encoder_level
+from ds4kv.stream.encoding import Encoding
 
 __all__ = ["Score", "Settings"]
 
@@ -76,11 +76,7 @@ class Settings(NamedTuple):
         )
         if settings.on_full not in ("raise", "evict"):
             raise ValueError(f"on_full is {settings.on_full!r}, not 'raise' or 'evict'")
-        if kept is Layout.V2_MID:
-            raise ValueError("layout v2-mid is read, not written: use v2-checked")
-        template = settings.template
-        if settings.level is not None:
-            encoder_level(template.codec, settings.level)
+        _ = settings.encoding  # which checks what it is made of
         if settings.mode is not None and not 0 <= settings.mode <= 0o777:
             raise ValueError(f"mode is {settings.mode:#o}, outside 0..0o777")
         if not 0 <= settings.nice <= 19:

@@ -38,7 +38,7 @@ from ds4kv.format.header import CHUNK_SIZE, HEADER_SIZE, Codec, Form, Header, La
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.naming import is_entry_name
 from ds4kv.store.index import read_entry, stamp
-from ds4kv.stream import Encoding, Nowhere, PayloadWriter, RawWriter, encoder_level
+from ds4kv.stream import Encoding, Nowhere, PayloadWriter, RawWriter
 
 __all__ = ["Outcome", "Upgrade"]
 
@@ -90,10 +90,7 @@ class Upgrade:
             raise ValueError(f"layout {layout} isn't written: use v1, v2 or v2-checked")
         if self._layout is Layout.V1 and level is not None:
             raise ValueError(f"level is {level}, but layout v1 has no levels")
-        if self._layout is not Layout.V1:
-            encoder_level(Codec.LZ4, level)
-        if not 0 <= nice <= 19:
-            raise ValueError(f"nice is {nice}, outside 0..19")
+        Encoding.checked(level=level, nice=nice)
         self._level = level
         self._workers = workers
         self._nice = nice

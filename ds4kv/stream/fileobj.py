@@ -1,10 +1,10 @@
 """Binary file objects, as programs have them: of the standard library, or with the few methods that are needed.
 
-Read from: ``readinto(room)`` or ``read(size)``. Written to: ``write(bytes)``. Who has ``seek`` and ``tell``, and no
-``seekable`` that says otherwise, is taken to seek.
+One to read from has ``readinto(room)`` or ``read(size)``, one to write to has ``write(bytes)``. One that has ``seek``
+and ``tell`` is taken to seek, unless its ``seekable()`` says no.
 
-None for an answer is EAGAIN if an :class:`io.RawIOBase` gives it, as io has it. Of any other object's write() it is
-"all": many that gather or send on return nothing.
+Some answer None. From an :class:`io.RawIOBase` that is EAGAIN, as io has it. From any other write() it means that all
+was taken: many that gather or send on return nothing.
 """
 
 from __future__ import annotations

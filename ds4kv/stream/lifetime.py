@@ -49,8 +49,7 @@ class Scoped(Single):
 class Finishable(Scoped):
     """What is finished by close(), and abandoned by every end but that."""
 
-    unfinished = False
-    """Whether it is to be ended still: from the end of the constructor on."""
+    unfinished = False  # whether it is to be ended still: from the end of the constructor on
 
     def __del__(self) -> None:
         if self.unfinished:

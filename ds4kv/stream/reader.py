@@ -34,8 +34,7 @@ class _Reader(Scoped, Stream):
     fault: CorruptError | None = None
     """What a read has proven wrong."""
 
-    decoder: RecordDecoder | RawDecoder
-    """Makes the payload's bytes; for the classes of streams, not for who uses one."""
+    decoder: RecordDecoder | RawDecoder  # for the classes of streams, not for who uses one
 
     def __init__(self, fp: BinaryFile, region_bytes: int) -> None:
         super().__init__()

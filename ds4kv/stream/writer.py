@@ -36,8 +36,7 @@ __all__ = ["PayloadWriter", "RawWriter"]
 class _Writer(Finishable, Stream):
     """What both writers share: counting, and the difference between an end and a finish."""
 
-    encoder: RecordEncoder | RawEncoder
-    """Makes the region's bytes; for the classes of streams, not for who uses one."""
+    encoder: RecordEncoder | RawEncoder  # for the classes of streams, not for who uses one
 
     def __init__(self, fp: BinaryFile, raw_total: int | None) -> None:
         super().__init__()
@@ -122,7 +121,7 @@ class _Writer(Finishable, Stream):
             return size
 
     def begin(self, payload: Any) -> None:
-        """Is told the payload's first bytes before they are put. For the classes of streams, not for who uses one."""
+        pass  # for CheckedWriter, which looks at the first bytes before they are put
 
     def close(self) -> None:
         """Finishes the region; the file object stays open, positioned behind it.

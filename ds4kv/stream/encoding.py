@@ -18,8 +18,11 @@ def encoder_level(codec: Codec, level: int | None, form: Form = Form.PLAIN) -> i
     are LZ4HC: denser blocks that every reader of codec ``lz4`` takes. Codec ``lz4hc`` marks the same blocks by the
     number that the format keeps for them, 9 being its default level. In form CHECKED 1 is the default, as ds4 has it.
     """
-    lowest, default = {Codec.LZ4: (0, int(form is Form.CHECKED)), Codec.LZ4HC: (1, 9)}.get(codec, (None, None))
-    if lowest is None or default is None:
+    if codec is Codec.LZ4:
+        lowest, default = 0, int(form is Form.CHECKED)
+    elif codec is Codec.LZ4HC:
+        lowest, default = 1, 9
+    else:
         raise ValueError("codec none has no blocks: write the payload as it is")
     if level is None:
         return default

@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 from helpers import is_editable
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL = "run `make test`, or `.venv/bin/pip install '.[cli,test]' && .venv/bin/pytest`, in the repo's root"
+
+# Of chance in CI too, where Hypothesis would leave it out; and a busy machine is no fault of a test.
+settings.register_profile(
+    "ds4kv", settings.get_profile("default"), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ds4kv")
 
 
 def pytest_configure() -> None:

@@ -55,6 +55,7 @@ def toolchain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     prefix = tmp_path_factory.mktemp("musl")
     built(
         "make",
+        "-j2",
         "-C",
         ROOT / "csrc",
         "install",

@@ -22,12 +22,12 @@ __all__ = ["CSide", "CStream"]
 
 
 class CStream(io.RawIOBase):
-    """A stream that C can have, too. ``c_side`` is a part for the classes of streams, not for who uses one."""
+    """A stream that C can have, too. ``c_side`` is a part for the classes of streams, not for who uses one: theirs to
+    make.
+    """
 
     failed = False  # of a writer: it is broken, and only to be abandoned
-
-    def __init__(self, turn: Turn) -> None:
-        self.c_side = CSide(self, turn)
+    c_side: CSide
 
     def as_file(self, ffi: Any = None) -> Any:
         """This stream as a C ``FILE *``, the same at each call: its address, an int.

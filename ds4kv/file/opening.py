@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 from typing import TypeAlias
 
 from ds4kv.core.region import PREFIX_SIZE
@@ -31,12 +32,14 @@ Report: TypeAlias = Callable[[CorruptError], None]
 
 def outline_of(path: str) -> Outline:
     """Where everything is in a file, which is closed again. Raises as :func:`ds4kv.open`."""
-    with RegularFile(path) as fp, _judging(fp):
+    with RegularFile(path) as fp, Judging(fp):
         return examine(fp.fileno(), fp.status.st_size)
 
 
 class OpenFile:
-    """An open checkpoint: ``fp`` is the file; ``note`` is what its bytes are held against, None if nothing is known.
+    """An open checkpoint: ``fp`` is the file, to be read ``with judging``.
+
+    ``note`` is what its bytes are held against, None if nothing is known of them.
 
     With a ``report`` the file may be damaged: each damage that leaves the payload to be read is told by a call of it,
     and text and region may be cut short. Without, it is raised.
@@ -60,8 +63,9 @@ class OpenFile:
     ) -> None:
         self.path = path
         self.fp = RegularFile(path)
+        self.judging = Judging(self.fp)
         try:
-            with self.judging():
+            with self.judging:
                 if verify:
                     self.note = self._find_note(ledger, report)
                 fd, size = self.fp.fileno(), self.fp.status.st_size
@@ -100,13 +104,6 @@ class OpenFile:
         if self.note is not None:
             self.note.check_text(self.text)
 
-    def judging(self) -> contextlib.AbstractContextManager[None]:
-        """For who reads more of the file: errors raised within name it.
-
-        A proof of damage holds only if nobody wrote to the file since it was opened: else it is an OSError, ESTALE.
-        """
-        return _judging(self.fp)
-
     @property
     def trailer_bytes(self) -> int:
         """Size of the trailer that is there now; other programs may rewrite it at any time."""
@@ -124,7 +121,7 @@ class OpenFile:
             return b"", Verdict.UNKNOWN
         if self.note is None:
             return trailer, Verdict.UNKNOWN
-        with self.judging():
+        with self.judging:
             return trailer, self.note.check_trailer(trailer, fd, offset=start)
 
     def close(self) -> None:
@@ -138,12 +135,23 @@ def _tell(error: CorruptError, report: Report | None) -> None:
     report(error)
 
 
-@contextlib.contextmanager
-def _judging(fp: RegularFile) -> Iterator[None]:
-    try:
-        yield
-    except Ds4kvError as error:
-        error.path = fp.name
-        if isinstance(error, CorruptError):
-            fp.check_unchanged()
-        raise
+class Judging:
+    """``with`` this, a file is read: errors raised within name it.
+
+    A proof of damage holds only if nobody wrote to the file since it was opened: else it is an OSError, ESTALE.
+    A class, as a generator would take longer than the look at a file's header.
+    """
+
+    def __init__(self, fp: RegularFile) -> None:
+        self._fp = fp
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if isinstance(exc, Ds4kvError):
+            exc.path = self._fp.name
+            if isinstance(exc, CorruptError):
+                self._fp.check_unchanged()

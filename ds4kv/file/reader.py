@@ -51,7 +51,7 @@ class CheckpointReader(Single):
         self.file = OpenFile(os.fsdecode(path), verify=verify, ledger=ledger, known_text=known_text)
         self.header, self.text = self.file.outline.header, self.file.text
         try:
-            with self.file.judging():
+            with self.file.judging:
                 self.file.fp.seek(self.file.outline.region_start)
                 self.form = self._find_form()
                 self.payload = self._open_payload()
@@ -103,7 +103,7 @@ class CheckpointReader(Single):
         Sets the file's mtime. Raises as reads do.
         """
         fd = self.file.fp.fileno()
-        with self.file.judging():
+        with self.file.judging:
             head = self.file.fp.read_exactly(0, PREFIX_SIZE)
         self.verify()
         trailer = self.trailer
@@ -113,7 +113,7 @@ class CheckpointReader(Single):
     def _region_sums(self) -> array[int]:
         fp = self.file.fp
         fp.seek(self.file.outline.region_start)
-        with self.file.judging():
+        with self.file.judging:
             return region_sums(fp, self.header.payload_bytes, chunk_size=self._chunk_size, form=self.form)
 
     @property

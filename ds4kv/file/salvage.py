@@ -113,7 +113,7 @@ class Wreck:
         self._file = OpenFile(os.fsdecode(path), verify=verify, report=self._remark)
         self.text = self._file.text
         try:
-            with self._file.judging():
+            with self._file.judging:
                 self.trailer = self._read_trailer()
                 headers = self._headers()
                 # Of several layouts that the header allows, the one whose record heads lead on furthest.

@@ -109,8 +109,9 @@ class CheckpointWriter(Finishable):
         file, raw_total, sums = self.draft.file, self._raw_total, self._ledger is not None
         if self._encoding is None or self.header.form is Form.RAW:
             return RawWriter(file, raw_total=raw_total, sums=sums)
-        stream = CheckedWriter if self._encoding.form is Form.CHECKED else PayloadWriter
-        return stream(file, **self._encoding._asdict(), raw_total=raw_total, sums=sums)
+        if self._encoding.form is Form.CHECKED:
+            return CheckedWriter(file, self._encoding, raw_total=raw_total, sums=sums)
+        return PayloadWriter(file, encoding=self._encoding, raw_total=raw_total, sums=sums)
 
     def __repr__(self) -> str:
         state = "open" if self.unfinished else "published" if self.draft.is_published else "abandoned"

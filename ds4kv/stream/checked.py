@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ds4kv.core import native as _core
-from ds4kv.format.header import CHUNK_SIZE, Form
+from ds4kv.stream.encoding import Encoding
 from ds4kv.stream.fileobj import BinaryFile
 from ds4kv.stream.raw import RawEncoder
 from ds4kv.stream.writer import PayloadWriter
@@ -22,12 +22,13 @@ class CheckedWriter(PayloadWriter):
     little can be saved, nothing is compressed, and ``is_raw`` is true: better than to find that out in the end.
     """
 
-    def __init__(self, fp: BinaryFile, *, chunk_size: int = CHUNK_SIZE, sums: bool = False, **options: Any) -> None:
-        super().__init__(fp, chunk_size=chunk_size, sums=sums, **options | {"form": Form.CHECKED})
-        self._chunk_size = chunk_size
-        self._raw = RawEncoder(fp, self.turn, sums=sums)
+    def __init__(self, fp: BinaryFile, encoding: Encoding, *, raw_total: int | None, sums: bool) -> None:
+        super().__init__(fp, encoding=encoding, raw_total=raw_total, sums=sums)
+        self._file_object = fp
+        self._chunk_size = encoding.chunk_size
+        self._with_sums = sums
 
     def begin(self, payload: Any) -> None:
         if len(payload) >= self._chunk_size and _core.is_hopeless(payload, self._chunk_size):
             self.encoder.free()
-            self.encoder = self._raw
+            self.encoder = RawEncoder(self._file_object, self.turn, sums=self._with_sums)

@@ -10,7 +10,7 @@ import warnings
 from types import TracebackType
 from typing import NoReturn, Protocol, Self, SupportsIndex
 
-from ds4kv.core.c_file import CStream
+from ds4kv.core.c_file import CSide, CStream
 from ds4kv.core.turn import Turn
 
 __all__ = ["Finishable", "Scoped", "Single", "Stream"]
@@ -69,7 +69,7 @@ class Stream(CStream):
 
     def __init__(self) -> None:
         self.turn = Turn()
-        super().__init__(self.turn)
+        self.c_side = CSide(self, self.turn)
 
     def cancel(self) -> None:
         """Ends what another thread is doing with this stream, which raises CancelledError there within 50 ms. So does

@@ -185,7 +185,8 @@ class PayloadWriter(_Writer):
 
     ``form`` is PLAIN, as layout ``v2`` has it, or CHECKED, as ``v2-checked``: smaller where the payload is of 32-bit
     numbers, and with a checksum of each chunk, at the price of a chunk of memory more for each worker and no empty
-    payload. With ``sums``, the attribute of that name gets the XXH3-64 of each record.
+    payload. With ``sums``, the attribute of that name gets the XXH3-64 of each record. ``encoding`` takes the place of
+    all keywords that say how, for who has checked them before.
 
     Raises io.UnsupportedOperation if ``fp`` can't seek, ValueError for an argument outside its range.
     """
@@ -202,11 +203,13 @@ class PayloadWriter(_Writer):
         level: int | None = None,
         raw_total: int | None = None,
         sums: bool = False,
+        encoding: Encoding | None = None,
     ) -> None:
         super().__init__(fp, raw_total)
-        encoding = Encoding.checked(
-            form=form, chunk_size=chunk_size, codec=codec, level=level, workers=workers, nice=nice
-        )
+        if encoding is None:
+            encoding = Encoding.checked(
+                form=form, chunk_size=chunk_size, codec=codec, level=level, workers=workers, nice=nice
+            )
         self.encoder = RecordEncoder(fp, encoding, raw_total, self.turn, sums=sums)
         self.unfinished = True
 

@@ -4,8 +4,8 @@
  * open.c opens one to read it, create.c makes one to write it, close.c ends either.
  *
  * A checkpoint has two streams. `file` is the whole file; `seen.payload` is what the engine reads or writes. Where the
- * region is compressed, the payload's is one that sink.c or source.c made on top of the file's. Where the payload
- * stands in the file as it is, being written, both are one and the same.
+ * region is compressed, the payload's is one that sink.c or source.c made on top of the file's. Where a raw
+ * payload is written, both are one and the same.
  */
 #ifndef DS4KV_CHECKPOINT_H
 #define DS4KV_CHECKPOINT_H

@@ -1,5 +1,5 @@
 /*
- * create.h - what close.c has done for a checkpoint that is written: the end of its payload, then its name.
+ * create.h - what close.c calls for a checkpoint that was written: the end of its payload, then its name.
  */
 #ifndef DS4KV_CREATE_H
 #define DS4KV_CREATE_H

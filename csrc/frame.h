@@ -3,7 +3,7 @@
  *
  * Law: every number of a region is judged here before anybody acts on it.
  *
- * ds4kv_frame_decode and its like, which ds4kv.h has, are of this room too.
+ * frame.c has ds4kv_frame_decode and its like as well; they are declared in ds4kv.h.
  */
 #ifndef DS4KV_FRAME_H
 #define DS4KV_FRAME_H

@@ -1,7 +1,7 @@
 /*
  * hash.h - the XXH3-64 of what is read from a file, made while it is still in the CPU's cache.
  *
- * ds4kv_hash and ds4kv_hasher, which ds4kv.h has, are of this room too.
+ * hash.c has ds4kv_hash and ds4kv_hasher as well; they are declared in ds4kv.h.
  */
 #ifndef DS4KV_HASH_H
 #define DS4KV_HASH_H

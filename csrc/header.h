@@ -1,7 +1,7 @@
 /*
  * header.h - the 48 bytes in front of every checkpoint.
  *
- * ds4kv_header_pack and ds4kv_header_unpack, which are the room, stand in ds4kv_file.h.
+ * ds4kv_header_pack and ds4kv_header_unpack are declared in ds4kv_file.h.
  */
 #ifndef DS4KV_HEADER_H
 #define DS4KV_HEADER_H

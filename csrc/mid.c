@@ -1,8 +1,8 @@
 /*
  * mid.c - layout v2-mid, whose files have plain blocks or transposed ones and don't say which.
  *
- * The way by which the payload begins as one of DeepSeek V4 is the right one. If neither or both do, and the payload is
- * another one way than the other, the file is ambiguous.
+ * The way by which the payload begins as one of DeepSeek V4 is the right one. If neither or both do, and the two
+ * ways give different payloads, the file is ambiguous.
  */
 #include <stdbool.h>
 #include <string.h>

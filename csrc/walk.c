@@ -2,7 +2,7 @@
  * walk.c - a region in its file: the frame, and from record to record by their heads alone.
  *
  * The walk is for files that may be damaged. The frame may be what is damaged, so it is not asked: a head leads on if a
- * chunk of the file's size could have it, and its block lies within region and file. From any other nothing leads on.
+ * chunk of the file's size could have it, and its block lies within region and file. Any other ends the walk.
  */
 #include <inttypes.h>
 

@@ -698,7 +698,7 @@ def test_the_command_says_what_it_won(kv: Path, capsys: pytest.CaptureFixture[st
     assert dry[1] == f"dry run: {lines[1]}"
     assert len(lines) == len(dry) == 2
     assert main([*argv[:-1], "v1"]) == 0
-    assert f"{path}: {after:,} bytes became {before:,}, {won:,} lost" in capsys.readouterr().out
+    assert f"{path}: {after:,} bytes became {before:,}, {won:,} more" in capsys.readouterr().out
 
 
 def test_the_command_as_json(kv: Path, capsys: pytest.CaptureFixture[str]) -> None:

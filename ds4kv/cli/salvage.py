@@ -91,7 +91,8 @@ def _writable(header: Header) -> Header:
 
 def _tell(args: argparse.Namespace, wreck: Wreck, saved_bytes: int, damage: tuple[Damage, ...]) -> None:
     of = "" if wreck.raw_total is None else f" of {wreck.raw_total:,}"
-    print(f"{printable(args.out)}: {saved_bytes:,}{of} bytes of payload saved")
+    state = "" if saved_bytes or wreck.raw_total == 0 else "not written: "
+    print(f"{printable(args.out)}: {state}{saved_bytes:,}{of} bytes of payload saved")
     lost_bytes = sum((stop or start) - start for start, stop, *_ in damage)
     behind = 0 if wreck.raw_total is None else wreck.raw_total - saved_bytes - lost_bytes
     for number, (start, stop, offset, why) in enumerate(damage, 1):

@@ -94,7 +94,7 @@ def _in_words(outcome: Outcome, dry_run: bool) -> str:
 
 
 def _won(before: int, after: int) -> str:
-    return f"{before - after:,} won" if after <= before else f"{after - before:,} lost"
+    return f"{before - after:,} won" if after <= before else f"{after - before:,} more"
 
 
 def _facts(args: argparse.Namespace, outcomes: list[Outcome]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Ctrl-C for ``python -m ds4kv``, which imports the whole package before it runs a line of the command.
 
 Nothing has begun then, so the process just ends, as the system has it: without a traceback, and for a shell with 130.
-Who imports the package in any other way keeps what Ctrl-C is there.
+Any other import of the package leaves Ctrl-C as it was.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What C can tell of a checkpoint file by its descriptor: where everything is in it, and record after record.
 
-C reads these bytes, and nobody else does: the header alone is parsed in Python too, by :mod:`ds4kv.format.header`.
+Only C reads these bytes, but for the header: that is parsed in Python too, by :mod:`ds4kv.format.header`.
 """
 
 from __future__ import annotations

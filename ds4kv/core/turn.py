@@ -1,7 +1,7 @@
 """Whose turn it is in an open thing: one thread's at a time. Any thread may cancel it.
 
 A signal handler may raise between two bytecodes. So the turn is a lock of C, held by ``with``: nothing can come between
-the two, and no exception leaves a stream locked.
+taking it and the block that gives it back, and no exception leaves a stream locked.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 made by an enemy, or not there.
 
 Nothing here may end or hold up an engine. No part of the file is ever mapped: if another program cut it short, that
-would be a signal. So SQLite opens it by ``unix-none``, which has neither shared memory nor locks, and ``flock`` on the
+would be a SIGBUS. So SQLite opens it by ``unix-none``, which has neither shared memory nor locks, and ``flock`` on the
 directory keeps processes apart. Only a file with our one table and nothing else is read. A statement has 0.25 s, a
 value 16 MiB. Links are not followed.
 

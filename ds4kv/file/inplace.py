@@ -5,7 +5,7 @@ checkpoint that verifies. What isn't changed stays as it was found: the layout, 
 and bytes of newer engines.
 
 Two writers of one file may undo each other's trailer: callers hold the lock of the store. Other programs hold none, so
-each function takes the identity of the file that was looked at, and leaves any other that has taken its name alone.
+each function takes the identity of the file that was looked at, and doesn't touch another that has its name now.
 Readers need no lock: :func:`read_at_rest` sees that nobody wrote meanwhile.
 """
 

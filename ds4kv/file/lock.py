@@ -2,7 +2,7 @@
 
 Readers take no lock. What they open stays whole until they close it, whoever removes or replaces it meanwhile.
 
-It is flock on one file. That alone is not fair: who lets go and takes it again at once is always before who looks every
+It is flock on one file. That alone is not fair: who takes it again at once always beats who looks every
 millisecond. So there is a turnstile, a lock of the open file description on the same file. Who wants the lock passes
 the turnstile first and stands in it until it has the lock, so the next one that comes waits behind it.
 

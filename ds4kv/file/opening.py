@@ -1,7 +1,7 @@
 """A checkpoint file that is open, up to its payload: what is noted of it, where everything is in it, its text.
 
-Both who reads a file and who salvages what is left of one open it here. They differ in what they do about damage that
-leaves the payload to be read, such as a wrong text: a reader raises it, a salvage goes on and tells it in the end.
+A reader and a salvage open a file here. They differ in what they do about damage that leaves the payload to be read,
+such as a wrong text: a reader raises it, a salvage goes on and tells it in the end.
 """
 
 from __future__ import annotations

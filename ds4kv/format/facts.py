@@ -1,8 +1,8 @@
 """What of a header other programs change in place, and what is left of it: the *facts* of a file.
 
-A note holds the header that a file was saved with. Of a file that ds4 has used since it must not call damage what ds4
-changes: hits and last use at a hit, the flag of a trailer. And ds4 writes all of a header back, so what it didn't know
-is gone then: an unknown reason, and of a raw region the version and bytes 7 and 20 to 23.
+A note holds the header that a file was saved with. ds4 may use the file later. What it changes then is no damage: hits
+and last use, the flag of a trailer. And as ds4 writes all of a header back, what it doesn't know is gone: an unknown
+reason, and of a raw region the version and bytes 7 and 20 to 23.
 
 A *head* is header and text length, 52 bytes. Its facts are what is left without hits, last use and flag.
 """

@@ -1,7 +1,7 @@
 """How a save begins: what is refused, what is there already, and what is written.
 
 Two saves of one text at a time would write it twice, for nothing, so the second one is refused. Among the threads of a
-store the first one claims the text; of other stores and processes the draft shows, which they hold.
+store the first one claims the text; other stores and processes show by their draft, which they hold.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a store was opened: its keyword arguments as one record, checked once, which all that works for it is handed.
+"""How a store was opened: its keyword arguments as one record, checked once, and handed to all its parts.
 
 The record is also what a copy of a store is opened by, in this process or another.
 """

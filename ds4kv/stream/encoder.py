@@ -1,7 +1,7 @@
 """From a payload to the bytes of a compressed region: records from the core's ring, written to a file object.
 
-An encoder is the inner half of a writer. The stream around it counts on it for the bytes, and it on the stream for the
-rest: one thread at a time, no more than was announced, nothing after an error.
+An encoder is the inner half of a writer. It makes the bytes. The stream around it sees to the rest: one thread at a
+time, no more than was announced, nothing after an error.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How open things end: what a ``with`` block does, what garbage collection does, what any thread may do to a stream.
 
-``close()`` is the good end, and only reaching it is. An exception that leaves the block, garbage collection and
+Only ``close()`` is the good end. An exception that leaves the block, garbage collection and
 ``abandon()`` give up what isn't finished.
 """
 

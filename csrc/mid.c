@@ -63,15 +63,11 @@ static int decide(trial *trial, ds4kv_fault *fault)
     bool plain = is_payload(trial, 0), transposed = is_payload(trial, 1);
     if (status == DS4KV_OK && plain != transposed)
         return transposed ? DS4KV_FORM_TRANSPOSED : DS4KV_FORM_PLAIN;
-    /* To the end, also where they differ: what is damaged is proven, and that says more than ambiguous. */
-    bool differ = false;
-    while (status == DS4KV_OK && trial->size[0] > 0) {
-        differ = differ || !is_same(trial);
+    while (status == DS4KV_OK && trial->size[0] > 0 && is_same(trial))
         status = advance(trial, fault);
-    }
     if (status != DS4KV_OK)
         return status;
-    if (!differ)
+    if (is_same(trial))
         return DS4KV_FORM_PLAIN;
     return fault_set(fault, DS4KV_UNSUPPORTED, 21, "codec",
                      "v2-mid doesn't say whether its blocks are transposed, and this payload is ambiguous");

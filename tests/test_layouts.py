@@ -444,19 +444,3 @@ def test_a_codec_that_is_lost_is_told_by_the_records(name: str, data: bytes, tmp
             (tmp_path / "a.kv").write_bytes(data)
             ds4kv.load(tmp_path / "a.kv")
         assert (refused.value.offset, refused.value.field) == (21, "codec")
-
-
-def test_a_mid_file_that_is_ambiguous_and_damaged_is_damaged(tmp_path: Path) -> None:
-    """What is proven is said first, wherever in the file it is; the control is ambiguous alone."""
-    good = build_mid(b"no payload of a model" * 20, log2=5, text=TEXT)
-    path = tmp_path / "a.kv"
-    path.write_bytes(good)
-    with pytest.raises(ds4kv.UnsupportedError) as unsupported:
-        ds4kv.load(path)
-    assert unsupported.value.offset == 21
-    second = 52 + len(TEXT) + 12
-    second += 8 + int.from_bytes(good[second + 4 : second + 8], "little")
-    path.write_bytes(good[:second] + b"\1" + good[second + 1 :])
-    with pytest.raises(ds4kv.CorruptError) as corrupt:
-        ds4kv.load(path)
-    assert (corrupt.value.offset, corrupt.value.field) == (second, "raw_size")

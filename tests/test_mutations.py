@@ -215,7 +215,8 @@ def check(data: bytes, path: Path, workers: int) -> None:
     except (ds4kv.CorruptError, ds4kv.UnsupportedError) as error:
         refusal = error
         note(f"ds4kv: {error!r}")
-    if expected is None and data[21] == 1 and isinstance(refusal, ds4kv.UnsupportedError) and refusal.offset == 21:
+    is_ambiguous = data[21:22] == b"\1" and isinstance(refusal, ds4kv.UnsupportedError) and refusal.offset == 21
+    if expected is None and is_ambiguous:
         assert verdict in (reference.UNSUPPORTED, reference.CORRUPT)  # v2-mid: what is ambiguous is read no further
     elif expected is None:
         assert isinstance(refusal, CLASSES[verdict])

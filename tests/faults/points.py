@@ -192,7 +192,7 @@ class Points:
         left = {place: what for place, what in _descriptors().items() if place not in descriptors}
         if left:
             problems.append(f"descriptors left: {sorted(left.values())}")
-        end = time.monotonic() + 2
+        end = time.monotonic() + 0.2
         while (more := _threads() - threads) > 0 and time.monotonic() < end:
             time.sleep(0.001)  # the system counts a thread for a moment after it was joined
         if more > 0:

@@ -234,6 +234,18 @@ static int judge_sizes(const ds4kv_outline *outline, uint64_t file_size, ds4kv_f
     return DS4KV_OK;
 }
 
+/* What the beginning of the file says in this layout, if it can be of it. */
+static int fill(ds4kv_outline *outline, const file *file, int layout, ds4kv_fault *fault)
+{
+    int status = ds4kv_header_unpack(&outline->header, file->head, layout, fault);
+    if (status != DS4KV_OK)
+        return status;
+    memcpy(outline->head, file->head, sizeof outline->head);
+    outline->text_bytes = get_u32(file->head + DS4KV_HEADER_SIZE);
+    outline->region_start = region_start(file);
+    return DS4KV_OK;
+}
+
 int ds4kv_examine(ds4kv_outline *outline, int fd, uint64_t file_size, ds4kv_fault *fault)
 {
     file file = {.fd = fd, .size = file_size, .head_size = sizeof file.head};
@@ -254,15 +266,12 @@ int ds4kv_examine(ds4kv_outline *outline, int fd, uint64_t file_size, ds4kv_faul
         return fault_set(fault, DS4KV_UNSUPPORTED, 21, "codec", "version 1 with codec %d in byte 21", head[21]);
     bool is_of_none = false;
     int layout = is_checkpoint && head[3] == 2 ? find_layout(&file, &is_of_none, fault) : DS4KV_LAYOUT_V2;
-    if (layout < 0 && !is_of_none)
+    if (is_of_none) { /* the likeliest, for who salvages; what is wrong has been said */
+        ds4kv_fault unsaid;
+        (void)fill(outline, &file, DS4KV_LAYOUT_V2, &unsaid);
+    }
+    if (layout < 0)
         return layout;
-    ds4kv_fault unread;
-    status = ds4kv_header_unpack(&outline->header, head, is_of_none ? DS4KV_LAYOUT_V2 : layout,
-                                 is_of_none ? &unread : fault);
-    if (status != DS4KV_OK)
-        return is_of_none ? layout : status;
-    memcpy(outline->head, head, sizeof outline->head);
-    outline->text_bytes = get_u32(head + DS4KV_HEADER_SIZE);
-    outline->region_start = region_start(&file);
-    return is_of_none ? layout : judge_sizes(outline, file_size, fault);
+    status = fill(outline, &file, layout, fault);
+    return status == DS4KV_OK ? judge_sizes(outline, file_size, fault) : status;
 }

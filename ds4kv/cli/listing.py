@@ -23,7 +23,7 @@ from ds4kv.format.naming import is_entry_name
 from ds4kv.store.index import Entry, read_entry
 from ds4kv.stream.regular import read_at
 
-__all__ = ["MIB", "age", "facts", "not_removed", "scan", "show_table", "tell", "text_start"]
+__all__ = ["MIB", "age", "facts", "not_removed", "other_by", "scan", "show_table", "tell", "text_start"]
 
 MIB = 1 << 20
 
@@ -51,7 +51,7 @@ def scan(directory: str) -> tuple[list[Entry], list[dict[str, str]]]:
                 others.append(_other(path, "unreadable", "a link that leads nowhere"))
             # Else it was evicted since the directory was read.
         except (Ds4kvError, OSError) as error:
-            others.append(_other(path, Verdict.of(error), reason(error)))
+            others.append(other_by(error, path))
     return entries, others
 
 
@@ -64,6 +64,11 @@ def _is_file(found: os.DirEntry[str]) -> bool:
 
 def _other(path: str, word: str, why: str) -> dict[str, str]:
     return {"path": path, "verdict": word, "why": why}
+
+
+def other_by(error: Exception, path: str) -> dict[str, str]:
+    """What :func:`tell` is to say of a file that could not be read, or is none that is."""
+    return _other(path, Verdict.of(error), reason(error))
 
 
 def not_removed(path: str, error: OSError) -> dict[str, str]:

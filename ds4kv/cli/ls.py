@@ -7,9 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from ds4kv.cli.listing import MIB, age, facts, scan, show_table, tell
-from ds4kv.cli.messages import reason
-from ds4kv.file.verdict import Verdict
+from ds4kv.cli.listing import MIB, age, facts, other_by, scan, show_table, tell
 from ds4kv.store.quarantine import Quarantine
 
 __all__ = ["configure", "run"]
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         except FileNotFoundError:
             continue  # evicted since it was listed
         except OSError as error:
-            others.append({"path": entry.path, "verdict": Verdict.of(error), "why": reason(error)})
+            others.append(other_by(error, entry.path))
     rows.sort(key=_ORDERS[args.sort])
     aside = _quarantine(args.directory, others)
     if args.json:
@@ -87,6 +85,6 @@ def _quarantine(directory: str, others: list[dict[str, str]]) -> dict[str, int]:
     try:
         files = quarantine.files()
     except OSError as error:
-        others.append({"path": quarantine.path, "verdict": Verdict.of(error), "why": reason(error)})
+        others.append(other_by(error, quarantine.path))
         files = []
     return {"files": len(files), "file_bytes": sum(file.file_size for file in files)}

@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ds4kv.cli.listing import MIB, age, scan, show_table, tell, text_start
-from ds4kv.cli.messages import printable, reason
-from ds4kv.file.verdict import Verdict
+from ds4kv.cli.listing import MIB, age, other_by, scan, show_table, tell, text_start
+from ds4kv.cli.messages import printable
 from ds4kv.format.header import Reason
 from ds4kv.store.index import Entry
 from ds4kv.store.sessions import read_title
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         except FileNotFoundError:
             continue  # replaced by a longer one since it was listed
         except OSError as error:
-            others.append({"path": entry.path, "verdict": Verdict.of(error), "why": reason(error)})
+            others.append(other_by(error, entry.path))
     if rows:
         show_table(_COLUMNS, rows)
     count = sum(_is_session(row) for row in rows)

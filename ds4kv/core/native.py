@@ -24,6 +24,7 @@ __all__ = [
     "decode",
     "file_birth",
     "frame_decode",
+    "frame_of",
     "hash64",
     "is_hopeless",
     "record_head_size",
@@ -129,7 +130,8 @@ def c_frame(frame: Frame) -> Any:
     return ffi.new("ds4kv_frame *", tuple(frame))
 
 
-def _frame(c_frame: Any) -> Frame:
+def frame_of(c_frame: Any) -> Frame:
+    """A frame of C's."""
     return Frame(c_frame.raw_total, c_frame.chunk_count, c_frame.chunk_size, c_frame.form)
 
 
@@ -142,7 +144,7 @@ def frame_decode(head: bytes, region_bytes: int, chunk_size: int, form: int) -> 
     """Reads a frame and holds it against the region's size; CorruptError with an offset into the region."""
     frame, fault = ffi.new("ds4kv_frame *"), ffi.new("ds4kv_fault *")
     check(lib.ds4kv_frame_decode(frame, head, region_bytes, chunk_size, form, fault), fault)
-    return _frame(frame)
+    return frame_of(frame)
 
 
 def region_bound(raw_total: int, chunk_size: int, form: int) -> int:
@@ -254,7 +256,7 @@ class Compressor:
         """The frame of what was put so far."""
         frame = ffi.new("ds4kv_frame *")
         lib.ds4kv_writer_frame(self._writer[0], frame)
-        return _frame(frame)
+        return frame_of(frame)
 
     def free(self) -> None:
         """Ends the threads and gives the memory back; RuntimeError comes of any other call after."""

@@ -8,36 +8,47 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ds4kv.core._native import ffi, lib
-from ds4kv.core.native import Frame, c_frame, check
+from ds4kv.core.native import Frame, c_frame, check, frame_of
 
-__all__ = ["PREFIX_SIZE", "Examiner", "Record", "frame_at", "mid_form", "record_at", "record_size"]
+__all__ = ["PREFIX_SIZE", "Record", "frame_at", "look", "mid_form", "record_at", "record_size"]
 
 PREFIX_SIZE: int = lib.DS4KV_PREFIX_SIZE
 """Header and text length, in bytes: the text begins here."""
 
 
-class Examiner:
-    """Tells where everything is in a file. For one thread at a time: whoever looks at ten thousand files keeps one."""
+class _Examiner:
+    """The memory of one look, which takes as long to make as the look itself."""
 
     def __init__(self) -> None:
-        self._outline = ffi.new("ds4kv_outline *")
-        self._fault = ffi.new("ds4kv_fault *")
-        self._head = ffi.buffer(self._outline.head)
+        self.outline = ffi.new("ds4kv_outline *")
+        self.fault = ffi.new("ds4kv_fault *")
+        self.head = ffi.buffer(self.outline.head)
 
-    def look(self, fd: int, file_size: int, *, may_be_damaged: bool = False) -> tuple[bytes, int, int, int, int, int]:
-        """Of an open file: header and text length, 52 bytes; the layout's number; tokens, context size, quant bits; and
-        the size of the text.
 
-        Where the file ``may_be_damaged``, text and region may end beyond the file, and the region be of none of the
-        layouts that the header could be of. Raises CorruptError, TruncatedError or UnsupportedError if it is no
-        checkpoint that is read, and OSError.
-        """
-        outline = self._outline
-        status = lib.ds4kv_examine(outline, fd, file_size, self._fault)
+_free: list[_Examiner] = []  # those that nobody is using: whoever takes one out has it alone
+
+
+def look(fd: int, file_size: int, *, may_be_damaged: bool = False) -> tuple[bytes, int, int, int, int, int]:
+    """Of an open file: header and text length, 52 bytes; the layout's number; tokens, context size, quant bits; and the
+    size of the text.
+
+    Where the file ``may_be_damaged``, text and region may end beyond the file, and the region be of none of the layouts
+    that the header could be of. Raises CorruptError, TruncatedError or UnsupportedError if it is no checkpoint that is
+    read, and OSError.
+    """
+    try:
+        examiner = _free.pop()
+    except IndexError:
+        examiner = _Examiner()
+    try:
+        outline = examiner.outline
+        status = lib.ds4kv_examine(outline, fd, file_size, examiner.fault)
         if status != 0 and not (may_be_damaged and outline.region_start):
-            check(status, self._fault)
+            check(status, examiner.fault)
         header = outline.header
-        return self._head[:], header.layout, header.tokens, header.ctx_size, header.quant_bits, outline.text_bytes
+        return examiner.head[:], header.layout, header.tokens, header.ctx_size, header.quant_bits, outline.text_bytes
+    finally:
+        _free.append(examiner)
 
 
 def frame_at(fd: int, start: int, region_bytes: int, chunk_size: int, form: int) -> Frame:
@@ -47,7 +58,7 @@ def frame_at(fd: int, start: int, region_bytes: int, chunk_size: int, form: int)
     """
     frame, fault = ffi.new("ds4kv_frame *"), ffi.new("ds4kv_fault *")
     check(lib.ds4kv_frame_at(frame, fd, start, region_bytes, chunk_size, form, fault), fault)
-    return Frame(frame.raw_total, frame.chunk_count, frame.chunk_size, frame.form)
+    return frame_of(frame)
 
 
 def mid_form(fd: int, start: int, region_bytes: int, chunk_size: int) -> int:

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ds4kv.core.region import PREFIX_SIZE, Examiner
+from ds4kv.core.region import PREFIX_SIZE, look
 from ds4kv.format.header import HEADER_SIZE, Header, Layout
 
 __all__ = ["LAYOUTS", "PREFIX_SIZE", "Outline", "examine"]
 
 LAYOUTS = (None, Layout.V1, Layout.V2, Layout.V2_MID, Layout.V2_CHECKED)
 """Layouts by their numbers in C."""
-
-_free: list[Examiner] = []  # those that nobody is using: to make one takes as long as a look
 
 
 class Outline(NamedTuple):
@@ -50,12 +48,5 @@ def examine(fd: int, file_size: int, *, may_be_damaged: bool = False) -> Outline
     Raises CorruptError if no layout's rules hold, TruncatedError if header, text or region are not all there,
     UnsupportedError for a layout, version or codec that isn't read, each with offset and field; and OSError.
     """
-    try:
-        examiner = _free.pop()
-    except IndexError:
-        examiner = Examiner()
-    try:
-        head, layout, _, _, _, text_bytes = examiner.look(fd, file_size, may_be_damaged=may_be_damaged)
-    finally:
-        _free.append(examiner)
+    head, layout, _, _, _, text_bytes = look(fd, file_size, may_be_damaged=may_be_damaged)
     return Outline(Header.unpack(head[:HEADER_SIZE], LAYOUTS[layout]), text_bytes)

@@ -56,6 +56,8 @@ class Saves:
     def __init__(self, directory: Directory, settings: Settings) -> None:
         self._directory = directory
         self._settings = settings
+        self._template = settings.template._asdict()
+        self._encoding = settings.encoding
         self._claims = Claims()
 
     def begin(self, wanted: Wanted, *, least_tokens: int) -> Save:
@@ -148,7 +150,7 @@ class Saves:
             "model_id": wanted.model_id or 0,
             "payload_abi": wanted.payload_abi or 0,
         }
-        return Header(**self._settings.template._asdict() | of_this)
+        return Header(**self._template | of_this)
 
     def _create(
         self,
@@ -166,7 +168,15 @@ class Saves:
 
         def create() -> StoreWriter:
             return StoreWriter(
-                path, header, text, trailer, directory=directory, settings=settings, room=room, raw_total=raw_total
+                path,
+                header,
+                text,
+                trailer,
+                self._encoding,
+                directory=directory,
+                settings=settings,
+                room=room,
+                raw_total=raw_total,
             )
 
         try:

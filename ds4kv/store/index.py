@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Self, TypeAlias
 
-from ds4kv.core.region import PREFIX_SIZE, Examiner
+from ds4kv.core.region import PREFIX_SIZE, look
 from ds4kv.errors import Ds4kvError
 from ds4kv.format.header import HEADER_SIZE, Header, Layout
 from ds4kv.format.layout import LAYOUTS
@@ -127,7 +127,7 @@ def read_entry(path: str) -> Entry:
 
     Raises CorruptError or UnsupportedError for what no store takes for a checkpoint, and OSError.
     """
-    entry, seen_stamp, error = _look(path, Examiner())
+    entry, seen_stamp, error = _look(path)
     if entry is not None:
         return entry
     assert error is not None, seen_stamp
@@ -147,7 +147,7 @@ def read_text(entry: Entry) -> bytes | None:
         return None
 
 
-def _look(path: str, examiner: Examiner) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
+def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
     """The entry and the stamp, or the stamp and why there is no entry."""
     # Without O_NONBLOCK, a FIFO that took the name since would be waited for.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -157,7 +157,7 @@ def _look(path: str, examiner: Examiner) -> tuple[Entry | None, Stamp, Ds4kvErro
         if not stat.S_ISREG(status.st_mode):
             code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
             raise OSError(code, "not a regular file", path)
-        head, layout, tokens, ctx_size, quant_bits, text_bytes = examiner.look(fd, file_size)
+        head, layout, tokens, ctx_size, quant_bits, text_bytes = look(fd, file_size)
     except Ds4kvError as error:
         return None, file, error
     finally:
@@ -179,7 +179,6 @@ class Index:
         self._entries: dict[str, Entry] = {}
         self._refused: dict[str, Stamp] = {}
         self._unsettled: set[str] = set()
-        self._examiner = Examiner()
         self.temporaries: list[str] = []
         """Names of files that are being written, or were when their writer was killed, as the last scan saw them."""
 
@@ -213,7 +212,7 @@ class Index:
                             continue
                     if not found.is_file():
                         continue
-                    entry, file, _ = _look(found.path, self._examiner)
+                    entry, file, _ = _look(found.path)
                 except OSError:
                     continue  # gone since, or not to be read now: no verdict, so it is tried again
                 if entry is None:

@@ -17,6 +17,7 @@ from ds4kv.format.header import Header
 from ds4kv.store import log, policy
 from ds4kv.store.directory import Directory
 from ds4kv.store.settings import Settings
+from ds4kv.stream.encoding import Encoding
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -116,6 +117,7 @@ class StoreWriter(CheckpointWriter):
         header: Header,
         text: bytes,
         trailer: bytes,
+        encoding: Encoding | None,
         *,
         directory: Directory,
         settings: Settings,
@@ -129,7 +131,7 @@ class StoreWriter(CheckpointWriter):
             header,
             text,
             trailer,
-            settings.encoding,
+            encoding,
             raw_total=raw_total,
             fsync=settings.fsync,
             ledger=directory.ledger,

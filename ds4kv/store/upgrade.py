@@ -164,7 +164,7 @@ class Upgrade:
         if encoding is None:
             payload = RawWriter(Nowhere(), raw_total=raw_total)
         else:
-            payload = PayloadWriter(Nowhere(), **encoding._asdict(), raw_total=raw_total)
+            payload = PayloadWriter(Nowhere(), encoding=encoding, raw_total=raw_total)
         with payload:
             _copy(source, payload)
         _, trailer = source.now()

@@ -6,6 +6,7 @@ in the end costs a second pass; a few samples tell in the beginning.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from ds4kv.core import native as _core
@@ -24,11 +25,10 @@ class CheckedWriter(PayloadWriter):
 
     def __init__(self, fp: BinaryFile, encoding: Encoding, *, raw_total: int | None, sums: bool) -> None:
         super().__init__(fp, encoding=encoding, raw_total=raw_total, sums=sums)
-        self._file_object = fp
         self._chunk_size = encoding.chunk_size
-        self._with_sums = sums
+        self._make_raw = functools.partial(RawEncoder, fp, self.turn, sums=sums)
 
     def begin(self, payload: Any) -> None:
         if len(payload) >= self._chunk_size and _core.is_hopeless(payload, self._chunk_size):
             self.encoder.free()
-            self.encoder = RawEncoder(self._file_object, self.turn, sums=self._with_sums)
+            self.encoder = self._make_raw()

@@ -197,7 +197,8 @@ def test_a_minute_is_the_most_that_nobody_looks(tmp_path: Path, monkeypatch: pyt
     index = Index(str(tmp_path))
     index.scan()
     monkeypatch.setattr(Watch, "changed", lambda self: set())  # as if the kernel had nothing to tell
-    path.unlink()
+    with path.open("r+b") as fp:
+        fp.write(b"none")
     assert len(index.scan()) == 1
     monkeypatch.setattr(index_module, "_FULL_LOOK_SECONDS", 0)
     assert index.scan() == []

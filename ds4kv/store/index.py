@@ -87,15 +87,18 @@ class Index:
 
     def entries(self) -> list[Entry]:
         """Those that the last look saw, in the directory's order: of equals, ds4 takes the first. Raises OSError."""
+        return [self._entries[name] for name in self._names() if name in self._entries]
+
+    def _names(self) -> list[str]:
         try:
-            names = os.listdir(self.directory) if self._entries else []
+            return os.listdir(self.directory) if self._entries else []
         except FileNotFoundError:
-            names = []  # all is gone since
-        return [self._entries[name] for name in names if name in self._entries]
+            return []  # all is gone since
 
     def of(self, sha: str) -> list[Entry]:
-        """Those of one key, as the last look saw them."""
-        return self._keys.of(sha)
+        """Those of one key, as the last look saw them, in the directory's order. Raises OSError."""
+        found = {os.path.basename(entry.path): entry for entry in self._keys.of(sha)}
+        return list(found.values()) if len(found) < 2 else [found[name] for name in self._names() if name in found]
 
     def prefixes(self, text: bytes) -> list[Entry]:
         """Those whose key is that of a beginning of ``text``, the longest first, as the last look saw them."""

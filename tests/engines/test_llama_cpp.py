@@ -11,6 +11,7 @@ import gc
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,20 +22,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
+import numpy as np
 import pytest
+from engines import gguf_models
 from helpers import damage_quietly
-from processes import Child, started
+from processes import DEADLINE, Child, started
 
-pytest.importorskip("gguf")
-llama_cpp = pytest.importorskip("llama_cpp")
-np = pytest.importorskip("numpy")
-
-from engines import gguf_models  # noqa: E402
-
-import ds4kv  # noqa: E402
-from ds4kv.engines import llama_cpp as adapter  # noqa: E402
-from ds4kv.engines.llama_cpp import Cache, attach  # noqa: E402
-from ds4kv.file.draft import OutputFile  # noqa: E402
+import ds4kv
+from ds4kv.engines import llama_cpp as adapter
+from ds4kv.engines.llama_cpp import Cache, attach
+from ds4kv.file.draft import OutputFile
 
 WORDS = 12
 
@@ -491,3 +489,30 @@ def test_three_processes_of_which_some_are_killed(models: Path, tmp_path: Path) 
         assert {store.verify(entry) for entry in store.entries()} == {ds4kv.Verdict.OK}
         assert len(store.entries()) >= 3
     assert not list((tmp_path / "kv").glob("*.tmp.*"))
+
+
+# ------------------------------------------------------------------------------ docs and examples
+
+
+@pytest.mark.slow
+def test_the_page_does_what_it_says(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "model.gguf")
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "llama_cpp.md"
+    variables: dict[str, Any] = {}
+    for block in re.findall(r"^```{code-block} python\n(.*?)^```$", page.read_text(), re.M | re.S):
+        exec(compile(block, page, "exec"), variables)
+    assert capsys.readouterr().out == "0\nTrue\n"
+
+
+@pytest.mark.slow
+def test_a_chat_remembers(model: Path, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "chat_llama_cpp.py"
+    for n, lines in enumerate((b"One, two, three.\nAnd then?\n", b"And then?\n")):
+        command = [sys.executable, example, tmp_path / "chat", model]
+        ran = subprocess.run(command, input=lines, capture_output=True, timeout=DEADLINE, check=True)
+        counts = [int(count) for count in re.findall(rb"\[(\d+) tokens came from the disk", ran.stdout)]
+        assert (counts[0] > 16) == (n == 1)
+    assert len(json.loads((tmp_path / "chat" / "chat.json").read_text())) == 7

@@ -7,17 +7,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import pytest
+from engines import gguf_models
+from engines.test_llama_cpp import A, B, S, answer, engine, models, say  # noqa: F401
 
-pytest.importorskip("gguf")
-llama_cpp = pytest.importorskip("llama_cpp")
-np = pytest.importorskip("numpy")
-
-from engines import gguf_models  # noqa: E402
-from engines.test_llama_cpp import A, B, S, answer, engine, models, say  # noqa: E402, F401
-
-from ds4kv.engines.llama_cpp import attach  # noqa: E402
-from ds4kv.engines.llama_session import export_session, import_session  # noqa: E402
+from ds4kv.engines.llama_cpp import attach
+from ds4kv.engines.llama_session import export_session, import_session
 
 
 @pytest.fixture(params=[{}, {"flash_attn": True}], ids=["v transposed", "flash"])

@@ -41,14 +41,19 @@ static void reclaim_writer(ds4kv_writer **writer);
 static void reclaim_reader(ds4kv_reader **reader);
 """
 
+PYTHON_WATCH = """
+static int watch_open(const char *directory);
+"""
+
 ffibuilder = FFI()
 ffibuilder.cdef(cdef_of("ds4kv.h"))
 ffibuilder.cdef(cdef_of("ds4kv_file.h"))
 ffibuilder.cdef(PYTHON_FILE)
 ffibuilder.cdef(PYTHON_OWNED)
+ffibuilder.cdef(PYTHON_WATCH)
 ffibuilder.set_source(
     "ds4kv.core._native",
-    '#include "ds4kv_file.h"\n#include "python_owned.h"\n#include "python_file.h"',
+    '#include "ds4kv_file.h"\n#include "python_owned.h"\n#include "python_file.h"\n#include "python_watch.h"',
     sources=[],  # the core itself comes from setup.py, as an archive
     include_dirs=[str(CSRC)],
     # -g0: CPython's own flags ask for debug information, which would be most of the wheel.

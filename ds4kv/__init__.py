@@ -32,8 +32,9 @@ from ds4kv.stream import PayloadReader, PayloadWriter, RawReader, RawWriter
 if TYPE_CHECKING:
     from ds4kv.file.salvage import Damage
     from ds4kv.store import policy as policy
+    from ds4kv.store.ahead import LoadFuture
     from ds4kv.store.background import SaveFuture
-    from ds4kv.store.index import Entry
+    from ds4kv.store.entry import Entry
     from ds4kv.store.load import LoadingCheckpoint
     from ds4kv.store.options import add_cli_arguments
     from ds4kv.store.policy import Victim
@@ -55,6 +56,7 @@ __all__ = [
     "Ext",
     "Header",
     "Layout",
+    "LoadFuture",
     "LoadingCheckpoint",
     "PayloadReader",
     "PayloadWriter",
@@ -85,7 +87,8 @@ __version__ = "0.1.0"
 
 _LATER = {
     "Damage": "file.salvage",
-    "Entry": "store.index",
+    "Entry": "store.entry",
+    "LoadFuture": "store.ahead",
     "LoadingCheckpoint": "store.load",
     "Save": "store.save",
     "SaveFuture": "store.background",

@@ -15,7 +15,7 @@ from processes import DEADLINE
 import ds4kv
 
 LATER = [
-    *("Damage", "Entry", "LoadingCheckpoint", "Save", "SaveFuture"),
+    *("Damage", "Entry", "LoadFuture", "LoadingCheckpoint", "Save", "SaveFuture"),
     *("Score", "Session", "Sessions", "Store", "Victim"),
 ]
 
@@ -66,6 +66,7 @@ def test_what_a_store_gives_has_its_name_here(tmp_path: Path) -> None:
         assert isinstance(saving, ds4kv.Save)
         assert type(store.verify(entry)) is ds4kv.Verdict
         assert type(store.save_async(b"text", b"payload", tokens=600, ctx_size=100)) is ds4kv.SaveFuture
+        assert type(store.load_async(entry)) is ds4kv.LoadFuture
         with store.load(entry) as checkpoint:
             assert type(checkpoint) is ds4kv.LoadingCheckpoint
         assert [type(victim) for victim in store.plan_eviction(0)] == [ds4kv.Victim]

@@ -18,7 +18,7 @@ from ds4kv._moved import MOVED
 PACKAGE = Path(importlib.util.find_spec("ds4kv").origin).parent
 CSRC = Path(__file__).parent.parent / "csrc"
 
-ROOMS = ["core", "format", "stream", "file", "store", "cli"]
+ROOMS = ["core", "format", "stream", "file", "store", "engines", "cli"]
 """From the ground up. A module imports from its own room and from those below, ``errors`` is below all."""
 
 PUBLIC = {"ds4kv.h", "ds4kv_file.h", "ds4kv_stdio.h"}

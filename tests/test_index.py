@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import ds4kv
 from ds4kv.format.naming import is_entry_name
 from ds4kv.store import index as index_module
-from ds4kv.store.index import Index, read_entry
+from ds4kv.store.entry import read_entry
+from ds4kv.store.index import Index
 from ds4kv.store.lookup import longest_prefix
 
 HOUR_AGO = time.time() - 3600
@@ -48,6 +49,22 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file counts as older than the clock's tick."""
     monkeypatch.setattr(index_module, "_COARSEST_TICK_NS", -(10**12))
+
+
+@pytest.fixture
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system of which the kernel doesn't know all changes."""
+
+    def refuse(directory: str) -> None:
+        raise OSError("none")
+
+    monkeypatch.setattr(index_module, "Watch", refuse)
+
+
+@pytest.fixture(params=["watched", "unwatched"])
+def either(request: pytest.FixtureRequest) -> None:
+    if request.param == "unwatched":
+        request.getfixturevalue("unwatched")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +111,7 @@ def test_an_entry_of_another_layout(tmp_path: Path, build: Callable[..., bytes],
     assert entry.layout == f"v2-{build.__name__.removeprefix('build_')}"
 
 
+@pytest.mark.usefixtures("either")
 def test_what_is_no_checkpoint_is_left_out_and_left_alone(tmp_path: Path) -> None:
     good = put(tmp_path, b"good")
     whole = good.read_bytes()
@@ -121,6 +139,7 @@ def test_what_is_no_checkpoint_is_left_out_and_left_alone(tmp_path: Path) -> Non
     assert caught.value.path == str(tmp_path / f"{sha1(b'4')}.kv")
 
 
+@pytest.mark.usefixtures("either")
 def test_unchanged_files_are_not_opened_again(tmp_path: Path, opened: list[str], settled: None) -> None:
     good, bad = put(tmp_path, b"good"), put(tmp_path, b"bad")
     bad.write_bytes(b"no checkpoint")
@@ -135,6 +154,7 @@ def test_unchanged_files_are_not_opened_again(tmp_path: Path, opened: list[str],
     assert opened == [new.name]
 
 
+@pytest.mark.usefixtures("either")
 def test_changes_are_seen(tmp_path: Path, opened: list[str], settled: None) -> None:
     path, other = put(tmp_path, b"one", tokens=700), put(tmp_path, b"two")
     index = Index(str(tmp_path))
@@ -153,6 +173,7 @@ def test_changes_are_seen(tmp_path: Path, opened: list[str], settled: None) -> N
     assert {entry.tokens for entry in index.scan()} == {701, 900}
 
 
+@pytest.mark.usefixtures("unwatched")
 def test_a_change_with_the_same_stamp_is_seen_while_the_clock_may_not_have_ticked(
     tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +200,7 @@ def test_two_spellings_of_one_key_are_two_entries(tmp_path: Path) -> None:
     assert longest_prefix(Index(str(tmp_path)).scan(), b"text", lambda entry: True).path == str(upper)
 
 
+@pytest.mark.usefixtures("either")
 def test_a_file_that_can_not_be_read_now_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path)
     index = Index(str(tmp_path))

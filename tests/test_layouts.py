@@ -21,7 +21,7 @@ from reference import build, build_checked, build_crc, build_mid, encode_checked
 
 import ds4kv
 from ds4kv.format import layout
-from ds4kv.store.index import read_entry
+from ds4kv.store.entry import read_entry
 
 TEXT = b"text"
 PAYLOAD = b"DSV4" + bytes((7 * i + i // 9) % 251 for i in range(1500))

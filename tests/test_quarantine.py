@@ -11,7 +11,7 @@ import pytest
 import ds4kv
 from ds4kv.store import quarantine
 from ds4kv.store.directory import Directory
-from ds4kv.store.index import Entry
+from ds4kv.store.entry import Entry
 from ds4kv.store.store import Store
 
 SAVE = {"tokens": 600, "ctx_size": 100}

@@ -31,10 +31,9 @@ from ds4kv.file.ledger import DIRECTORY_NAME
 from ds4kv.file.lock import LOCK_NAME, locked
 from ds4kv.file.note import Verdict
 from ds4kv.format.toolmap import pack_tool_map
-from ds4kv.store import directory as directory_module
+from ds4kv.store import hits, room, upkeep
 from ds4kv.store import options as arguments
-from ds4kv.store import room, upkeep
-from ds4kv.store.index import Entry
+from ds4kv.store.entry import Entry
 from ds4kv.store.store import Store
 
 PAYLOAD = bytes(range(256)) * 64
@@ -523,7 +522,7 @@ def test_a_hit_that_can_not_be_noted_is_a_hit(
     def refuse(path: str, **options: Any) -> bool:
         raise PermissionError(1, "Operation not permitted", path)
 
-    monkeypatch.setattr(directory_module, "touch", refuse)
+    monkeypatch.setattr(hits, "touch", refuse)
     assert load(store, b"text") == PAYLOAD
     assert "hit not noted" in caplog.text
     assert store.entries() == [entry]

@@ -20,7 +20,8 @@ from processes import started
 import ds4kv
 from ds4kv.format import naming
 from ds4kv.store import admission as saves
-from ds4kv.store import index, lookup, upkeep
+from ds4kv.store import entry as entry_module
+from ds4kv.store import lookup, upkeep
 from ds4kv.store.store import Store
 
 SAVE: dict[str, Any] = {"tokens": 600, "ctx_size": 100}
@@ -162,7 +163,7 @@ def test_a_text_that_can_not_be_read_is_logged_once(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return os.pread(fd, size, offset)
 
-    monkeypatch.setattr(index, "read_at", fail)
+    monkeypatch.setattr(entry_module, "read_at", fail)
     for _ in range(3):
         assert store.find(b"text and more", **PROMPT) is None
     assert caplog.text.count("text not read") == 2  # files

@@ -17,7 +17,7 @@ from ds4kv.cli.listing import facts, scan, tell
 from ds4kv.cli.messages import printable
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.store import policy
-from ds4kv.store.index import Entry, read_text
+from ds4kv.store.entry import Entry, read_text
 from ds4kv.store.lookup import longest_prefix
 from ds4kv.stream.regular import read_at
 

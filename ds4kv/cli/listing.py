@@ -20,7 +20,7 @@ from ds4kv.file.verdict import Verdict
 from ds4kv.format.header import Codec, Form
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.naming import is_entry_name
-from ds4kv.store.index import Entry, read_entry
+from ds4kv.store.entry import Entry, read_entry
 from ds4kv.stream.regular import read_at
 
 __all__ = ["MIB", "age", "facts", "not_removed", "other_by", "scan", "show_table", "tell", "text_start"]

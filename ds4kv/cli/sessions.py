@@ -12,7 +12,7 @@ from typing import Any
 from ds4kv.cli.listing import MIB, age, other_by, scan, show_table, tell, text_start
 from ds4kv.cli.messages import printable
 from ds4kv.format.header import Reason
-from ds4kv.store.index import Entry
+from ds4kv.store.entry import Entry
 from ds4kv.store.sessions import read_title
 from ds4kv.stream.regular import RegularFile
 

@@ -27,7 +27,17 @@ if TYPE_CHECKING:
 
     from ds4kv.file.salvage import Damage
 
-__all__ = ["Checkpoint", "CheckpointReader", "CheckpointWriter", "create", "dump", "load", "open", "read_header"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointReader",
+    "CheckpointWriter",
+    "create",
+    "dump",
+    "load",
+    "open",
+    "read_header",
+    "read_whole",
+]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -92,12 +102,17 @@ def load(
     if salvage:
         return _salvage(path, workers, into, verify)
     with open(path, workers=workers, verify=verify) as checkpoint:
-        raw_total = checkpoint.payload.raw_total
-        memory = _fresh_memory(raw_total) if into is None else into
-        if (size := _core.size_of(memory)) != raw_total:
-            raise ValueError(f"into is {size} bytes, the payload of {os.fsdecode(path)} is {raw_total}")
-        checkpoint.payload.readinto(memory)
-        return Checkpoint(checkpoint.header, checkpoint.text, _as_bytes(memory), checkpoint.trailer)
+        return read_whole(checkpoint, into)
+
+
+def read_whole(checkpoint: CheckpointReader, into: WriteableBuffer | None) -> Checkpoint:
+    """All of an open checkpoint, see :func:`load`."""
+    raw_total = checkpoint.payload.raw_total
+    memory = _fresh_memory(raw_total) if into is None else into
+    if (size := _core.size_of(memory)) != raw_total:
+        raise ValueError(f"into is {size} bytes, the payload of {checkpoint.file.path} is {raw_total}")
+    checkpoint.payload.readinto(memory)
+    return Checkpoint(checkpoint.header, checkpoint.text, _as_bytes(memory), checkpoint.trailer)
 
 
 def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None, verify: bool) -> Checkpoint:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from ds4kv.core.native import size_of
 from ds4kv.file.draft import held_drafts
 from ds4kv.format.header import Codec, Ext, Header, Reason
+from ds4kv.format.identity import MARK, mark_of
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.toolmap import pack_tool_map, select_tool_map
 from ds4kv.store import log, policy
 from ds4kv.store.claims import Claims
 from ds4kv.store.directory import Directory
-from ds4kv.store.index import Entry
 from ds4kv.store.lookup import what_suits
 from ds4kv.store.room import NO_SPACE, Room, StoreWriter, over_budget
 from ds4kv.store.save import NewSave, PresentSave, Save
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Saves", "Wanted"]
 
+_NO_QUANT = 2
+"""What a header says of an engine without quantization: it has to be 2 or 4."""
+
 
 class Wanted(NamedTuple):
     """What an engine wants saved: the arguments of :meth:`ds4kv.Store.save`, by their names and in their order."""
@@ -40,7 +43,7 @@ class Wanted(NamedTuple):
     text: ReadableBuffer
     tokens: int
     ctx_size: int
-    quant_bits: int
+    quant_bits: int | None
     reason: str | int
     ext_flags: int
     tool_map: Mapping[bytes, bytes] | None
@@ -59,15 +62,16 @@ class Saves:
         self._template = settings.template._asdict()
         self._encoding = settings.encoding
         self._claims = Claims()
+        self._mark = mark_of(settings.identity)
 
     def begin(self, wanted: Wanted, *, least_tokens: int) -> Save:
         """As :meth:`ds4kv.Store.save`, of ``least_tokens`` tokens or more."""
         started = time.monotonic()
         reason = Reason.from_word(wanted.reason) if isinstance(wanted.reason, str) else wanted.reason
-        text, raw_total = bytes(memoryview(wanted.text)), wanted.raw_total
+        text, raw_total = self._mark + bytes(memoryview(wanted.text)), wanted.raw_total
         refusal = self._refusal(text, wanted, max(least_tokens, 1))
         if refusal is not None:
-            return Save(refusal=refusal)
+            return self._refuse(wanted, refusal)
         suits = what_suits(
             ctx_size=wanted.ctx_size,
             quant_bits=self._settings.quant_wanted(wanted.quant_bits),
@@ -78,16 +82,16 @@ class Saves:
         name = f"{hashlib.sha1(text, usedforsecurity=False).hexdigest()}.kv"
         claim = self._claims.claim(name)  # before the first look: whoever had it until now may have saved it
         if claim is None:
-            return Save(refusal="the text is being saved by another thread of this process")
+            return self._refuse(wanted, "the text is being saved by another thread of this process")
         try:
-            same_key = self._same_key(name)
+            same_key, temporaries = self._directory.of(name[: -len(".kv")])
             for entry in same_key:
                 if suits(entry) and self._directory.text_of(entry) == text:
                     claim.end()
                     return PresentSave(self._directory, entry, trailer, fsync=self._settings.fsync)
-            if held_drafts(self._directory.path, name, self._directory.temporaries):
+            if held_drafts(self._directory.path, name, temporaries):
                 claim.end()
-                return Save(refusal="the text is being saved by another store or process")
+                return self._refuse(wanted, "the text is being saved by another store or process")
             header = self._header(wanted, reason, has_tool_map=bool(trailer))
             least = PREFIX_SIZE + len(text) + len(trailer)
             if header.codec is Codec.NONE:
@@ -120,29 +124,30 @@ class Saves:
                 saving.payload.write(payload() if callable(payload) else payload)
         return saving
 
+    def _refuse(self, wanted: Wanted, why: str) -> Save:
+        log.refused(wanted.tokens, why)
+        return Save(refusal=why)
+
     def _refusal(self, text: bytes, wanted: Wanted, least_tokens: int) -> str | None:
         if self._directory.is_read_only:
             return "the store is read only"
         if wanted.tokens < least_tokens:
             return f"{wanted.tokens} tokens; a checkpoint has at least {least_tokens}"
-        if wanted.quant_bits not in (2, 4):
-            return f"quant_bits is {wanted.quant_bits}, not 2 or 4"
+        if wanted.quant_bits not in (None, 2, 4):
+            return f"quant_bits is {wanted.quant_bits}, not 2, 4 or None"
+        if not self._mark and text.startswith(MARK):
+            return "the text begins as those of a store with an identity do"
         if len(text) >= 1 << 32:
             log.skipped_for_text(wanted.tokens)
             return f"the text is {len(text)} bytes; its length has 32 bits"
         return None
-
-    def _same_key(self, name: str) -> list[Entry]:
-        """The checkpoints with the key of this name, in either case."""
-        sha = name[: -len(".kv")]
-        return [entry for entry in self._directory.entries() if entry.sha == sha]
 
     def _header(self, wanted: Wanted, reason: int, *, has_tool_map: bool) -> Header:
         now, flags = self._directory.now(), wanted.ext_flags
         of_this = {
             "tokens": wanted.tokens,
             "ctx_size": wanted.ctx_size,
-            "quant_bits": wanted.quant_bits,
+            "quant_bits": _NO_QUANT if wanted.quant_bits is None else wanted.quant_bits,
             "reason_code": reason,
             "ext_flags": flags | Ext.TOOL_MAP if has_tool_map else flags & ~int(Ext.TOOL_MAP),
             "created_at": now,

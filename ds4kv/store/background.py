@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeAlias
 
-from ds4kv.store.index import Entry
+from ds4kv.store.entry import Entry
 from ds4kv.store.save import Save
 
 __all__ = ["Background", "SaveFuture"]

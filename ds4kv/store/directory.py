@@ -9,28 +9,29 @@ Danger: a file may be replaced between the look at it and its end. So who remove
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ds4kv.core.forks import renew_lock
-from ds4kv.errors import Ds4kvError
-from ds4kv.file.inplace import identity, touch
+from ds4kv.file.inplace import identity
 from ds4kv.file.ledger import Ledger
 from ds4kv.file.lock import OnWait, locked, tried
 from ds4kv.file.note import Note
 from ds4kv.store import log, policy
-from ds4kv.store.index import Entry, Index, read_text, stamp
+from ds4kv.store.entry import Entry, read_text, stamp
+from ds4kv.store.hits import Hits
+from ds4kv.store.index import Index, News
 from ds4kv.store.quarantine import Quarantine
 from ds4kv.store.settings import Score
 
 __all__ = ["Directory", "Eviction"]
 
 _QUARANTINE_SHARE = 10  # of the budget, a tenth
-_MAX_PENDING = 1000
 _MAX_UNREADABLE = 1000
 
 
@@ -39,12 +40,6 @@ class Eviction(NamedTuple):
 
     removed: list[policy.Victim]
     failed: list[tuple[policy.Victim, OSError]]
-
-
-class _Hits(NamedTuple):
-    more: int
-    head: bytes
-    note: Note | None
 
 
 class Directory:
@@ -71,10 +66,9 @@ class Directory:
         self._score = score
         self._clock = clock
         self._index = Index(path)
-        self._pending: dict[tuple[str, tuple[int, int]], _Hits] = {}  # of these files, and not in them yet
-        self._pending_of = os.getpid()  # a forked child has a copy of what its parent notes
+        self._hits = Hits(self.ledger, self.now)
         self._unreadable: set[tuple[int, int]] = set()  # of which the log has told
-        self._mutex: threading.Lock  # of the index and the hits; never held while waiting for the directory's lock
+        self._mutex: threading.Lock  # of the index; never held while waiting for the directory's lock
         renew_lock(self, "_mutex")
 
     def __repr__(self) -> str:
@@ -104,20 +98,31 @@ class Directory:
             raise
 
     def entries(self) -> list[Entry]:
-        """Every checkpoint that is there now, in the directory's order; none where there is no directory (any more).
+        """Every checkpoint that is there now; none where there is no directory (any more). Raises OSError."""
+        with self._looking() as index:
+            return index.entries()
 
-        Raises OSError.
-        """
+    def of(self, sha: str) -> tuple[list[Entry], set[str]]:
+        """The checkpoints of a key, in either case, and the names of all that is being written. Raises OSError."""
+        with self._looking() as index:
+            return index.of(sha), set(index.temporaries)
+
+    def prefixes(self, text: bytes) -> list[Entry]:
+        """Those whose key is that of a beginning of ``text``, the longest first. Raises OSError."""
+        with self._looking() as index:
+            return index.prefixes(text)
+
+    def news(self, since: int) -> News:
+        """What came, changed and went since those news, see :meth:`Index.news`. Raises OSError."""
+        with self._looking() as index:
+            return index.news(since)
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[Index]:
         with self._mutex:
-            try:
-                return self._index.scan()
-            except FileNotFoundError:
-                return []
-
-    @property
-    def temporaries(self) -> list[str]:
-        """The names of what was being written when :meth:`entries` looked last."""
-        return self._index.temporaries
+            with contextlib.suppress(FileNotFoundError):
+                self._index.look()
+            yield self._index
 
     def text_of(self, entry: Entry) -> bytes | None:
         """The text of a file; None if it is gone, or can't be read now, which is logged once a file."""
@@ -138,13 +143,19 @@ class Directory:
 
     def plan(self, budget_bytes: int, now: float | None = None, protected: str | None = None) -> list[policy.Victim]:
         """What would go, and why."""
-        return self._choose(self.entries(), budget_bytes, self.now() if now is None else now, protected)
+        entries = self._entries_over(budget_bytes)
+        return self._choose(entries, budget_bytes, self.now() if now is None else now, protected)
+
+    def _entries_over(self, budget_bytes: int) -> list[Entry]:
+        """All checkpoints, or none where they keep to the budget, as nearly always: then not one is looked at."""
+        with self._looking() as index:
+            return index.entries() if index.total_bytes > budget_bytes else []
 
     def _choose(
         self, entries: list[Entry], budget_bytes: int, now: float, protected: str | None
     ) -> list[policy.Victim]:
         if sum(entry.file_size for entry in entries) <= budget_bytes:
-            return []  # as nearly always; scores would unpack every header
+            return []  # scores would unpack every header
         return policy.choose_victims(entries, budget_bytes, now, protected, score=self._score)
 
     def evict(self, on_wait: OnWait | None = None) -> Eviction:
@@ -159,7 +170,7 @@ class Directory:
 
     def evict_locked(self, protected: str | None = None) -> Eviction:
         """As :meth:`evict`, for who holds the lock; ``protected`` is a key that goes last."""
-        return self._remove_chosen(self.entries(), self.budget_bytes, protected)
+        return self._remove_chosen(self._entries_over(self.budget_bytes), self.budget_bytes, protected)
 
     def make_room(self, size: int, *, need: int, most: int | None = None) -> int:
         """For a save on a full disk: removes checkpoints of the lowest scores, ``size`` bytes of them or more.
@@ -276,20 +287,14 @@ class Directory:
         """
         if self.is_read_only:
             return False
-        with self._mutex:
-            if self._pending_of != os.getpid():
-                self._pending, self._pending_of = {}, os.getpid()
-            if len(self._pending) < _MAX_PENDING:
-                count = self._pending[path, file].more if (path, file) in self._pending else 0
-                self._pending[path, file] = _Hits(count + 1, head, note)
+        self._hits.add(path, file, head=head, note=note)
         try:
             with tried(self.path) as is_free:
                 if is_free and consume:
-                    with self._mutex:
-                        self._pending.pop((path, file), None)
+                    self._hits.forget(path, file)
                     return self.unlink(path, file)
                 if is_free:
-                    self.count_hits()
+                    self._hits.count()
         except FileNotFoundError:
             pass  # the directory itself is gone
         except OSError as error:
@@ -298,32 +303,20 @@ class Directory:
 
     def count_hits(self) -> None:
         """Writes what is kept of hits into the files, for who holds the lock."""
-        with self._mutex:
-            pending, self._pending = self._pending, {}
-        if self._pending_of != os.getpid():
-            return
-        for (path, file), (count, head, note) in pending.items():
-            try:
-                # Asked before the hit, which changes the mtime. If nobody wrote to the file since it was noted, the
-                # region is the noted one, and need not be read.
-                is_original = note is not None and note.has_stamp(os.stat(path))
-                if touch(path, last_used=self.now(), more_hits=count, file=file, known_head=head):
-                    self.ledger.renew(path, note=note, is_original=is_original)
-            except FileNotFoundError:
-                pass  # evicted while it was loaded
-            except (OSError, Ds4kvError) as failure:
-                log.trouble("hit not noted", path, failure)
+        self._hits.count()
 
     def close(self) -> None:
-        """Counts the hits that are left, if the lock is free, and closes the ledger."""
-        if self._pending:
+        """Counts the hits that are left, if the lock is free, and closes the ledger and the watch."""
+        if self._hits:
             try:
                 with tried(self.path) as is_free:
                     if is_free:
-                        self.count_hits()
+                        self._hits.count()
             except OSError as error:
                 log.trouble("hits not noted in", self.path, error)
         self.ledger.close()
+        with self._mutex:
+            self._index.close()
 
 
 def _free_bytes(path: str) -> int:

@@ -1,229 +1,250 @@
-"""What a directory of checkpoints holds, told from 52 bytes of each file.
+"""What a directory of checkpoints holds, and how that changes.
 
-An :class:`Index` remembers what it read and reads a file again only when its stamp changed: device, inode, size, and
-the times of its last change. Whatever wrote the file, this process, another one or ds4 itself, is noticed by that.
+Where the kernel tells which names change, only those are looked at again. Else an :class:`Index` looks at the status of
+every file, and reads one again only when its stamp changed: device, inode, size, and the times of its last change.
+Whatever wrote the file, this process, another one or ds4 itself, is noticed by either.
 """
 
 from __future__ import annotations
 
-import errno
-import functools
+import contextlib
 import os
-import stat
 import time
-from collections.abc import Callable
-from typing import NamedTuple, Self, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-from ds4kv.core.region import PREFIX_SIZE, look
-from ds4kv.errors import Ds4kvError
-from ds4kv.format.header import HEADER_SIZE, Header, Layout
-from ds4kv.format.layout import LAYOUTS
-from ds4kv.format.naming import NAME_SIZE, is_entry_name
-from ds4kv.stream.regular import read_at
+from ds4kv.core.watch import Watch
+from ds4kv.format.naming import is_entry_name
+from ds4kv.store.entry import Entry, Stamp, look_at, stamp
+from ds4kv.store.keys import Keys
 
-Stamp: TypeAlias = tuple[int, int, int, int, int]
-
-__all__ = ["Entry", "Index", "read_entry", "read_text", "stamp"]
+__all__ = ["Index", "News"]
 
 # A clock ticks every few milliseconds, on some file systems every two seconds. A file that was changed within that time
 # before it was read may have changed again since, with the same stamp.
 _COARSEST_TICK_NS = 2_000_000_000
 
+_FULL_LOOK_SECONDS = 60
+"""So often all is looked at, watched or not: for what a kernel doesn't tell, such as a write to a mapped file."""
 
-class _Fields(NamedTuple):
-    sha: str
-    path: str
-    file_size: int
-    text_bytes: int
-    tokens: int
-    ctx_size: int
-    quant_bits: int
-    head: bytes
-    layout: Layout
-    device: int
-    inode: int
-    mtime_ns: int
-    ctime_ns: int
+_MAX_NEWS = 10_000
 
 
-class Entry(_Fields):
-    """A checkpoint as the directory shows it.
-
-    ``sha`` is the key, 40 lower-case hex digits; ``path`` keeps the spelling of the file's name. ``file_size`` and
-    ``text_bytes`` are in bytes. ``tokens``, ``ctx_size`` and ``quant_bits`` are the header's, ``head`` its 48 bytes and
-    ``layout`` what they are to be read as.
-    The rest is from the file's status, and tells this state of it from any other.
+class News(NamedTuple):
+    """Checkpoints by their names that came, changed, or went, which is None; if it ``is_all``, then those
+    that are there. ``number`` is to ask with the next time.
     """
 
-    matched: bytes | None = None
-    """The beginning of the prompt that it was found for, which is its text."""
-
-    @classmethod
-    def of(cls, path: str, header: Header, text_bytes: int, status: os.stat_result) -> Self:
-        """The entry of a file that has, or will have, this name and these facts."""
-        return cls(
-            sha=path[-NAME_SIZE : -len(".kv")].lower(),
-            path=path,
-            file_size=status.st_size,
-            text_bytes=text_bytes,
-            tokens=header.tokens,
-            ctx_size=header.ctx_size,
-            quant_bits=header.quant_bits,
-            head=header.pack(),
-            layout=header.layout,
-            device=status.st_dev,
-            inode=status.st_ino,
-            mtime_ns=status.st_mtime_ns,
-            ctime_ns=status.st_ctime_ns,
-        )
-
-    def found_for(self, text: bytes) -> Self:
-        """The same, with its text as ``matched``."""
-        found = type(self)(*self)
-        found.matched = text
-        return found
-
-    def __repr__(self) -> str:
-        return f"Entry({self.path!r}, tokens={self.tokens}, file_size={self.file_size})"
-
-    @property
-    def stamp(self) -> Stamp:
-        """What changes with every change of the file, as :func:`stamp` has it."""
-        return self.device, self.inode, self.file_size, self.mtime_ns, self.ctime_ns
-
-    @property
-    def file(self) -> tuple[int, int]:
-        """Which file it is, whatever is written to it: device and inode."""
-        return self.device, self.inode
-
-    def has_stamp(self, status: os.stat_result) -> bool:
-        """Whether the status has this stamp: no tuples are made, as this is asked of each file at each look."""
-        return (
-            self.mtime_ns == status.st_mtime_ns
-            and self.ctime_ns == status.st_ctime_ns
-            and self.inode == status.st_ino
-            and self.file_size == status.st_size
-            and self.device == status.st_dev
-        )
-
-    @property
-    def ext_flags(self) -> int:
-        """The header's, without making it."""
-        return self.head[6]
-
-    @functools.cached_property
-    def header(self) -> Header:
-        """All of the header. Made when it is asked for: that takes as long as reading the file did."""
-        return Header.unpack(self.head, self.layout)
-
-
-def stamp(status: os.stat_result) -> Stamp:
-    """Changes with every change of a file, and with the file."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def read_entry(path: str) -> Entry:
-    """The entry of one file.
-
-    Raises CorruptError or UnsupportedError for what no store takes for a checkpoint, and OSError.
-    """
-    entry, seen_stamp, error = _look(path)
-    if entry is not None:
-        return entry
-    assert error is not None, seen_stamp
-    error.path = path
-    raise error
-
-
-def read_text(entry: Entry) -> bytes | None:
-    """The stored text, or None if the file is gone. Raises OSError."""
-    try:
-        fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            return read_at(fd, PREFIX_SIZE, entry.text_bytes)
-        finally:
-            os.close(fd)
-    except FileNotFoundError:
-        return None
-
-
-def _look(path: str) -> tuple[Entry | None, Stamp, Ds4kvError | None]:
-    """The entry and the stamp, or the stamp and why there is no entry."""
-    # Without O_NONBLOCK, a FIFO that took the name since would be waited for.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        status = os.fstat(fd)
-        file, file_size = stamp(status), status.st_size
-        if not stat.S_ISREG(status.st_mode):
-            code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
-            raise OSError(code, "not a regular file", path)
-        head, layout, tokens, ctx_size, quant_bits, text_bytes = look(fd, file_size)
-    except Ds4kvError as error:
-        return None, file, error
-    finally:
-        os.close(fd)
-    sha = path[-NAME_SIZE : -len(".kv")].lower()
-    device, inode, _, mtime_ns, ctime_ns = file
-    of_header = (tokens, ctx_size, quant_bits, head[:HEADER_SIZE], LAYOUTS[layout])
-    fields = (sha, path, file_size, text_bytes, *of_header, device, inode, mtime_ns, ctime_ns)
-    return Entry._make(fields), file, None
+    number: int
+    entries: Mapping[str, Entry | None]
+    is_all: bool
 
 
 class Index:
-    """The checkpoints of one directory, for one thread at a time."""
+    """The checkpoints of one directory, for one thread at a time.
+
+    An exception may come at any moment, from a signal, and a fork of another thread's. So what was begun and not ended
+    is done anew, and a forked child begins anew.
+    """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self.temporaries: set[str] = set()
+        """Names of files that are being written, or were when their writer was killed, as the last look saw them."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner = os.getpid()
+        self._watch: Watch | None = None
+        self._place: tuple[int, int] | None = None  # which directory is watched: device and inode
+        self._is_whole = False  # what follows is of one moment
+        self._looked_at = 0.0  # all of it, by the monotonic clock
         # By name. Not one object a file that holds all this: ten thousand more make the garbage collector work longer
         # than the whole scan.
         self._entries: dict[str, Entry] = {}
         self._refused: dict[str, Stamp] = {}
         self._unsettled: set[str] = set()
-        self.temporaries: list[str] = []
-        """Names of files that are being written, or were when their writer was killed, as the last scan saw them."""
+        self._left_out: dict[str, Stamp] = {}
+        self._unwatched: set[str] = set()  # those that no watch tells of: links, and what could not be read
+        self._keys = Keys()
+        self.total_bytes = 0
+        """Of all checkpoints together."""
+        self._news: list[str] = []  # names that came, changed or went
+        self._news_before = 1  # the number of the first one in the list
 
     def scan(self) -> list[Entry]:
-        """Every checkpoint that is there now, in the directory's order.
+        """Every checkpoint that is there now, in no order.
 
         A file that can't be read or isn't a checkpoint of a layout that is read is left out. Two spellings of one key
         are two entries. Raises OSError if the directory can't be read.
         """
+        self.look()
+        return self.entries()
+
+    def entries(self) -> list[Entry]:
+        """Those that the last look saw."""
+        return list(self._entries.values())
+
+    def of(self, sha: str) -> list[Entry]:
+        """Those of one key, as the last look saw them."""
+        return self._keys.of(sha)
+
+    def prefixes(self, text: bytes) -> list[Entry]:
+        """Those whose key is that of a beginning of ``text``, the longest first, as the last look saw them."""
+        return self._keys.prefixes(text)
+
+    def news(self, since: int) -> News:
+        """What came, changed and went since a :class:`News` with the number ``since``; 0 is for who had none yet."""
+        now = self._news_before + len(self._news)
+        if not self._news_before <= since <= now:
+            return News(now, dict(self._entries), is_all=True)
+        changed = {name: self._entries.get(name) for name in self._news[since - self._news_before :]}
+        return News(now, changed, is_all=False)
+
+    def look(self) -> None:
+        """Sees what has changed. Raises OSError if the directory can't be read; where it isn't there, all is gone."""
+        if self._owner != os.getpid():
+            self._begin()
+        try:
+            status = os.stat(self.directory)
+        except FileNotFoundError:
+            self._replace({})
+            raise
+        is_whole, self._is_whole = self._is_whole, False
+        names = None
+        if is_whole and time.monotonic() - self._looked_at < _FULL_LOOK_SECONDS:
+            names = self._watched_changes(status)
+        if names is None:
+            self._look_at_all(is_whole)
+        else:
+            for name in names | self._unwatched:
+                self._look_at(name)
+        self._is_whole = True
+
+    def _look_at(self, name: str) -> None:
+        """One name, which may have come, changed or gone."""
+        path = os.path.join(self.directory, name)
+        if not is_entry_name(name):
+            if ".tmp." in name:
+                (self.temporaries.add if os.path.lexists(path) else self.temporaries.discard)(name)
+            return
+        entry = None
+        is_watched = True
+        self._refused.pop(name, None)
+        try:
+            entry, status, _ = look_at(path)
+            is_watched = status.st_nlink == 1 and not os.path.islink(path)
+            if self._left_out.get(name) == stamp(status):
+                entry = None
+            if entry is None:
+                self._refused[name] = stamp(status)
+        except OSError:  # gone since, or not to be read now: no verdict, so it is tried again
+            is_watched = not os.path.lexists(path)
+        (self._unwatched.discard if is_watched else self._unwatched.add)(name)
+        self._set(name, entry)
+
+    def _set(self, name: str, entry: Entry | None) -> None:
+        known = self._entries.get(name)
+        if entry == known:
+            return
+        if known is not None:
+            del self._entries[name]
+            self._keys.remove(known)
+            self.total_bytes -= known.file_size
+        if entry is not None:
+            self._entries[name] = entry
+            self._keys.add(entry)
+            self.total_bytes += entry.file_size
+        self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        self._news.append(name)
+        if len(self._news) > _MAX_NEWS:
+            self._forget_news()
+
+    def _forget_news(self) -> None:
+        self._news_before += len(self._news) + 1
+        self._news = []
+
+    def _look_at_all(self, is_whole: bool) -> None:
+        """Each name in the directory, by its status. A watch of it is begun before, where there can be one."""
+        self._begin_watch()
+        looked_at = time.monotonic()
+        known_entries = self._entries
         entries: dict[str, Entry] = {}
         refused: dict[str, Stamp] = {}
         unsettled: set[str] = set()
-        temporaries: list[str] = []
+        unwatched: set[str] = set()
+        temporaries: set[str] = set()
         # What is older when the scan begins has a stamp that no later change gets; by the clock that makes stamps.
         settled_ns = time.time_ns() - _COARSEST_TICK_NS
         with os.scandir(self.directory) as names:
             for found in names:
                 name = found.name
-                known = self._entries.get(name)
+                known = known_entries.get(name)
                 if known is None and not is_entry_name(name):
                     if ".tmp." in name:
-                        temporaries.append(name)
+                        temporaries.add(name)
                     continue
                 try:
+                    if found.is_symlink():
+                        unwatched.add(name)
                     if name not in self._unsettled:
-                        if known is not None and known.has_stamp(found.stat()):
+                        if known is not None and known.has_stamp(status := found.stat()):
                             entries[name] = known
+                            if status.st_nlink > 1:
+                                unwatched.add(name)
                             continue
                         if name in self._refused and self._refused[name] == stamp(found.stat()):
                             refused[name] = self._refused[name]
                             continue
                     if not found.is_file():
                         continue
-                    entry, file, _ = _look(found.path)
+                    entry, status, _ = look_at(found.path)
                 except OSError:
-                    continue  # gone since, or not to be read now: no verdict, so it is tried again
-                if entry is None:
-                    refused[name] = file
+                    unwatched.add(name)  # gone since, or not to be read now: no verdict, so it is tried again
+                    continue
+                if entry is None or self._left_out.get(name) == stamp(status):
+                    refused[name] = stamp(status)
                 else:
                     entries[name] = entry
-                if max(file[3:]) >= settled_ns:
+                if status.st_nlink > 1:
+                    unwatched.add(name)
+                if max(status.st_mtime_ns, status.st_ctime_ns) >= settled_ns:
                     unsettled.add(name)
-        self._entries, self._refused, self._unsettled = entries, refused, unsettled
-        self.temporaries = temporaries
-        return list(entries.values())
+        if not is_whole:
+            self._forget_news()
+        if not is_whole or entries != known_entries:
+            self._replace(entries)
+        self._left_out = {name: was for name, was in self._left_out.items() if refused.get(name) == was}
+        self._refused, self._unsettled, self._unwatched = refused, unsettled, unwatched
+        self.temporaries, self._looked_at = temporaries, looked_at
+
+    def _replace(self, entries: dict[str, Entry]) -> None:
+        known = self._entries
+        for name in known.keys() | entries.keys():
+            if known.get(name) != entries.get(name):
+                self._tell(name)
+        self._entries = entries
+        self._keys = Keys(entries.values())
+        self.total_bytes = sum(entry.file_size for entry in entries.values())
+
+    def _watched_changes(self, status: os.stat_result) -> set[str] | None:
+        """What the watch tells of the directory that has this status; None without one."""
+        if self._watch is None or self._place != (status.st_dev, status.st_ino):
+            return None
+        return self._watch.changed()
+
+    def _begin_watch(self) -> None:
+        status = os.stat(self.directory)
+        if self._watched_changes(status) is not None:
+            return  # the watch goes on, and what it has told until now is looked at with all else
+        self.close()
+        with contextlib.suppress(OSError):
+            watch = Watch(self.directory)
+            again = os.stat(self.directory)
+            if (again.st_dev, again.st_ino) == (status.st_dev, status.st_ino):  # else it may be of another directory
+                self._watch, self._place = watch, (status.st_dev, status.st_ino)
 
     def leave_out(self, path: str, is_same: Callable[[os.stat_result], bool]) -> None:
         """Doesn't list a file any more, until it changes: it was proven corrupt, and stands where it can't be moved."""
@@ -233,6 +254,14 @@ class Index:
             return  # gone, or the next scan's to find out
         if is_same(status):
             name = os.path.basename(path)
-            self._entries.pop(name, None)
+            is_whole, self._is_whole = self._is_whole, False
+            self._set(name, None)
             self._unsettled.discard(name)
-            self._refused[name] = stamp(status)
+            self._refused[name] = self._left_out[name] = stamp(status)
+            self._is_whole = is_whole
+
+    def close(self) -> None:
+        """Ends the watch; the next look begins another."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()

@@ -18,7 +18,7 @@ from ds4kv.file.reader import CheckpointReader
 from ds4kv.format.toolmap import read_tool_map, unpack_tool_map
 from ds4kv.store import log
 from ds4kv.store.directory import Directory
-from ds4kv.store.index import Entry, stamp
+from ds4kv.store.entry import Entry, stamp
 from ds4kv.stream.regular import RegularFile
 
 __all__ = ["LoadingCheckpoint", "open_found", "read_noted_tool_map"]
@@ -34,12 +34,15 @@ class LoadingCheckpoint(CheckpointReader):
     is set aside, if nobody wrote to it meanwhile.
     """
 
-    def __init__(self, entry: Entry, directory: Directory, *, workers: int | None, consume_above: int | None) -> None:
+    def __init__(
+        self, entry: Entry, directory: Directory, *, mark: bytes, workers: int | None, consume_above: int | None
+    ) -> None:
         self._started = time.monotonic()
         self._directory = directory
         self._consume_above = consume_above
         self.entry = entry
-        super().__init__(entry.path, workers=workers, ledger=directory.ledger, known_text=entry.matched)
+        super().__init__(entry.path, workers=workers, ledger=directory.ledger, known_text=entry.known_text)
+        self.text = self.text.removeprefix(mark)
         self._ended = False
         self._fault: CorruptError | None = None  # of the trailer
 
@@ -102,11 +105,13 @@ class LoadingCheckpoint(CheckpointReader):
             log.hit(self.header, text_bytes=self.text_bytes, seconds=seconds, path=path, consumed=consumed)
 
 
-def open_found(entry: Entry, directory: Directory, *, workers: int, consume_above: int | None) -> LoadingCheckpoint:
-    """As :meth:`ds4kv.Store.load`."""
+def open_found(
+    entry: Entry, directory: Directory, *, mark: bytes, workers: int, consume_above: int | None
+) -> LoadingCheckpoint:
+    """As :meth:`ds4kv.Store.load`, of a store whose texts begin with ``mark``."""
     started = time.monotonic()
     try:
-        checkpoint = LoadingCheckpoint(entry, directory, workers=workers, consume_above=consume_above)
+        checkpoint = LoadingCheckpoint(entry, directory, mark=mark, workers=workers, consume_above=consume_above)
     except Exception as error:
         log.load_failed(entry.path, error, time.monotonic() - started)
         if isinstance(error, CorruptError):

@@ -24,6 +24,7 @@ __all__ = [
     "load_failed",
     "mkdir_failed",
     "opened",
+    "refused",
     "replaced",
     "skipped_for_estimate",
     "skipped_for_size",
@@ -98,6 +99,11 @@ def stored(header: Header, *, file_size: int, raw_total: int, seconds: float, tr
         size,
         _ms(seconds),
     )
+
+
+def refused(tokens: int, why: str) -> None:
+    """A save was refused, and that is none of ds4-server's lines: for who looks for it, by level DEBUG."""
+    _logger.debug("kv cache refused tokens=%d: %s", tokens, why)
 
 
 def skipped_for_text(tokens: int) -> None:

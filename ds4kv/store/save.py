@@ -16,7 +16,7 @@ from ds4kv.file.lock import locked
 from ds4kv.store import log
 from ds4kv.store.claims import Claim
 from ds4kv.store.directory import Directory
-from ds4kv.store.index import Entry, read_entry
+from ds4kv.store.entry import Entry, read_entry
 from ds4kv.store.room import StoreWriter, over_budget
 from ds4kv.stream import Nowhere, PayloadWriter, RawWriter
 from ds4kv.stream.lifetime import Finishable

@@ -23,7 +23,7 @@ from ds4kv.format.header import Reason
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.store import log
 from ds4kv.store.directory import Directory
-from ds4kv.store.index import Entry, read_text
+from ds4kv.store.entry import Entry, read_text
 from ds4kv.stream.regular import RegularFile
 
 if TYPE_CHECKING:

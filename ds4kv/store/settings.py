@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol, Self
 from ds4kv.core import workers as _workers
 from ds4kv.file.writer import codec_for, encoding_for
 from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout
+from ds4kv.format.identity import mark_of
 from ds4kv.store import policy
-from ds4kv.store.index import Entry
+from ds4kv.store.entry import Entry
 from ds4kv.stream.encoding import Encoding
 
 __all__ = ["Score", "Settings"]
@@ -49,6 +50,7 @@ class Settings(NamedTuple):
     mode: int | None
     read_only: bool
     evict_on_open: bool
+    identity: bytes | str | None
 
     @classmethod
     def checked(
@@ -76,7 +78,7 @@ class Settings(NamedTuple):
         )
         if settings.on_full not in ("raise", "evict"):
             raise ValueError(f"on_full is {settings.on_full!r}, not 'raise' or 'evict'")
-        _ = settings.encoding  # which checks what it is made of
+        _ = settings.encoding, mark_of(settings.identity)  # which check what they are made of
         if settings.mode is not None and not 0 <= settings.mode <= 0o777:
             raise ValueError(f"mode is {settings.mode:#o}, outside 0..0o777")
         if not 0 <= settings.nice <= 19:
@@ -103,6 +105,6 @@ class Settings(NamedTuple):
         """Checkpoints of more tokens than this are removed once they were loaded; None: none is."""
         return self.cold_max_tokens if self.consume and self.cold_max_tokens else None
 
-    def quant_wanted(self, quant_bits: int) -> int | None:
+    def quant_wanted(self, quant_bits: int | None) -> int | None:
         """The quantization that an engine of ``quant_bits`` needs of a checkpoint; None: any will do."""
         return quant_bits if self.reject_different_quant else None

@@ -11,22 +11,19 @@ import argparse
 import functools
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Self
 
-from ds4kv.errors import CorruptError
-from ds4kv.file.reader import CheckpointReader
-from ds4kv.file.verdict import Verdict
-from ds4kv.store import log, lookup, policy
+from ds4kv.store import log, policy
 from ds4kv.store.admission import Saves, Wanted
 from ds4kv.store.background import Background, SaveFuture
 from ds4kv.store.directory import Directory
-from ds4kv.store.index import Entry
-from ds4kv.store.load import LoadingCheckpoint, open_found
+from ds4kv.store.entry import Entry
 from ds4kv.store.options import store_options
+from ds4kv.store.reading import Reading
 from ds4kv.store.save import Save
 from ds4kv.store.settings import Score, Settings
-from ds4kv.store.upkeep import import_tool_maps, make_notes, tidy
+from ds4kv.store.upkeep import tidy
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -36,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Store"]
 
 
-class Store:
+class Store(Reading):
     """The checkpoints of one directory. Any thread may use it; each load and each save is one thread's at a time.
 
     The budget is ``budget_bytes``, or ``budget_mb`` MiB; 0 is the default. Lengths are in tokens. ``min_tokens`` holds
@@ -53,6 +50,11 @@ class Store:
     budget takes effect at once, unless ``evict_on_open`` is false. In a directory that is not ours to write that is not
     done, and the log says so. A ``read_only`` store makes, changes and removes nothing at all: loads are not counted,
     saves are refused, and a directory that is not there is an empty one.
+
+    ``identity`` is whose states these are: a name, or a digest, of all that they depend on, as model, weights, KV types
+    and library. Saves are marked with it, and nothing that was saved with another one, or with none, is ever found,
+    whatever the text. Directory and budget may be shared. What is chosen anew at each start, as the size of a context,
+    has no place in it.
 
     ``with`` a store, or after :meth:`close`, all saves in the background are done. A copy of a store, pickled or not,
     opens the same directory by the same arguments, and evicts nothing at that: this one did, or its next save does.
@@ -85,9 +87,10 @@ class Store:
         mode: int | None = None,
         read_only: bool = False,
         evict_on_open: bool = True,
+        identity: bytes | str | None = None,
     ) -> None:
         options = dict(locals())  # all keywords by their names, which are the record's
-        del options["self"], options["directory"]
+        del options["self"], options["directory"], options["__class__"]
         settings = self._settings = Settings.checked(**options)
         self.min_tokens = settings.min_tokens
         self.cold_max_tokens = settings.cold_max_tokens
@@ -101,6 +104,7 @@ class Store:
             clock=clock,
             is_read_only=read_only,
         )
+        super().__init__(self._directory, settings)
         self._saves = Saves(self._directory, settings)
         self._background = Background(self.directory)
         if not read_only:
@@ -121,107 +125,13 @@ class Store:
         options = store_options(namespace)
         return None if options["directory"] is None else cls(**options)
 
-    @property
-    def directory(self) -> str:
-        """Its absolute path."""
-        return self._directory.path
-
-    @property
-    def budget_bytes(self) -> int:
-        """What all files together may take."""
-        return self._directory.budget_bytes
-
-    # Reading
-
-    def entries(self) -> list[Entry]:
-        """Every checkpoint that is there now, in the directory's order; none if it was removed. Raises OSError."""
-        return self._directory.entries()
-
-    def find(
-        self,
-        prompt: ReadableBuffer,
-        *,
-        ctx_size: int,
-        quant_bits: int,
-        model_id: int | None = None,
-        payload_abi: int | None = None,
-        exclude: Collection[Entry] = (),
-    ) -> Entry | None:
-        """The checkpoint with the longest text that ``prompt`` begins with, or None.
-
-        It has at least ``min_tokens``, was saved by a context of at most ``ctx_size`` tokens, is of the same
-        quantization if others are rejected, and none of ``exclude``: those that the engine could not use. Where
-        ``model_id`` or ``payload_abi`` is given, its header has the same; layout ``v2`` has no room for them and counts
-        as 0. A ``quant_bits`` other than 2 and 4 finds nothing.
-
-        The stored text is read and compared. A file that can't be read is passed over. Raises OSError if the directory
-        can't be read.
-        """
-        if quant_bits not in (2, 4):
-            return None
-        suits = lookup.what_suits(
-            ctx_size=ctx_size,
-            quant_bits=self._settings.quant_wanted(quant_bits),
-            model_id=model_id,
-            payload_abi=payload_abi,
-            least_tokens=self.min_tokens,
-            but={entry.path for entry in exclude},
-        )
-        return lookup.find(self._directory, prompt, suits)
-
-    def load(self, entry: Entry) -> LoadingCheckpoint:
-        """Opens a checkpoint that was found, as a context manager.
-
-        Header, text and hash are checked again. Leaving the block well notes the hit in the file, or removes the file
-        if the store consumes and it is long; leaving it by an exception does neither. A file whose bytes are proven
-        wrong, here or while its payload is read, goes to ``quarantine/`` and the CorruptError comes through: find()
-        then gives the next best. After any other failure the file is where and as it was.
-
-        Raises FileNotFoundError if the checkpoint was removed or replaced since it was found, which other processes may
-        do at any time: a miss. Else as :func:`ds4kv.open`.
-        """
-        workers, consume_above = self._settings.workers, self._settings.consume_above
-        return open_found(entry, self._directory, workers=workers, consume_above=consume_above)
-
-    def verify(self, entry: Entry) -> Verdict:
-        """Reads all of a checkpoint; the file stays, whatever is found.
-
-        OK is a file that is what was saved, UNKNOWN one that decodes and that nobody has noted, or whose trailer may
-        have been written by another program since. Raises UnsupportedError and OSError.
-        """
-        try:
-            with CheckpointReader(entry.path, workers=self._settings.workers, ledger=self._directory.ledger) as reader:
-                return reader.verify()
-        except CorruptError:
-            return Verdict.CORRUPT
-
-    def rebuild_integrity(self) -> list[Entry]:
-        """Notes the sums of all checkpoints that have none, as they are now; what was noted.
-
-        Only what decodes is noted. What is proven corrupt is set aside, as by a load, and what can't be read is passed
-        over. Raises TimeoutError if the directory's lock can't be had, PermissionError of a read-only store, and
-        OSError.
-        """
-        self._directory.refuse_if_read_only()
-        return make_notes(self._directory, workers=self._settings.workers)
-
-    def import_tool_maps(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
-        """What the model wrote for these tool calls, by their ids, as far as the checkpoints here know it.
-
-        No payload is read, and no lock is needed; a file that can't be read is passed over. Raises OSError if the
-        directory can't be read.
-        """
-        return import_tool_maps(self._directory, ids)
-
-    # Writing
-
     def save(
         self,
         text: ReadableBuffer,
         *,
         tokens: int,
         ctx_size: int,
-        quant_bits: int = 2,
+        quant_bits: int | None = 2,
         reason: str | int = "cold",
         ext_flags: int = 0,
         tool_map: Mapping[bytes, bytes] | None = None,
@@ -235,12 +145,13 @@ class Store:
         ``text`` is the key. ``tool_map`` is all that the engine remembers, oldest first; the part that occurs in
         ``text`` is stored, and sets or clears bit 0 of ``ext_flags``. ``raw_total`` is the payload's size in bytes,
         where it is known beforehand; ``trimmed``, the tokens of the prompt that are left out, is for the log alone.
-        ``model_id`` and ``payload_abi`` go into the header, which in layout ``v2`` has no room for them.
+        ``model_id`` and ``payload_abi`` go into the header, which in layout ``v2`` has no room for them. An engine
+        without quantization gives None as ``quant_bits``; the header then has 2.
 
         A text that has a checkpoint which this engine can load isn't saved again; its tool map is, and replaces the one
         there. One that is being saved at this moment isn't either, whoever does it. A file that doesn't fit the budget
         by its real size, with 1 % of slack, isn't let in. That, too few tokens, nothing written and a ``quant_bits``
-        other than 2 and 4 are refusals, no errors: see :class:`ds4kv.Save`.
+        other than 2, 4 and None are refusals, no errors: see :class:`ds4kv.Save`.
 
         At the block's end the file gets its name, and then the directory is brought within the budget, by removing the
         checkpoints of the lowest score, and this one last. A block left by an exception leaves nothing behind. If
@@ -265,7 +176,7 @@ class Store:
         *,
         tokens: int,
         ctx_size: int,
-        quant_bits: int = 2,
+        quant_bits: int | None = 2,
         reason: str | int = "cold",
         ext_flags: int = 0,
         tool_map: Mapping[bytes, bytes] | None = None,
@@ -291,7 +202,7 @@ class Store:
         *,
         tokens: int,
         ctx_size: int,
-        quant_bits: int = 2,
+        quant_bits: int | None = 2,
         reason: str | int = "cold",
         ext_flags: int = 0,
         tool_map: Mapping[bytes, bytes] | None = None,

@@ -37,7 +37,7 @@ from ds4kv.format import layout
 from ds4kv.format.header import CHUNK_SIZE, HEADER_SIZE, Codec, Form, Header, Layout
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.naming import is_entry_name
-from ds4kv.store.index import read_entry, stamp
+from ds4kv.store.entry import read_entry, stamp
 from ds4kv.stream import Encoding, Nowhere, PayloadWriter, RawWriter
 
 __all__ = ["Outcome", "Upgrade"]

@@ -14,7 +14,7 @@ from ds4kv.format.header import Ext
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.store import log
 from ds4kv.store.directory import Directory
-from ds4kv.store.index import Entry
+from ds4kv.store.entry import Entry
 from ds4kv.store.load import read_noted_tool_map
 from ds4kv.stream.regular import RegularFile
 

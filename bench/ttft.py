@@ -67,7 +67,7 @@ def smol_folder(folder: str) -> str:
 
 def random_gguf(folder: str, **shape: int) -> str:
     """Random weights, as the tests have them."""
-    sys.path.insert(0, str(ROOT / "tests/engines"))
+    sys.path.append(str(ROOT / "tests/engines"))
     import gguf_models
 
     path = Path(folder, "random.gguf")

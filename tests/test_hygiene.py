@@ -82,6 +82,8 @@ def test_without_an_engine_its_tests_are_skipped_by_name_but_not_where_it_is_req
     assert (code, "1 error" in printed) == ((2, True) if is_required else (0, False)), printed
     assert ("1 passed, 1 skipped" in printed) is not is_required
     assert ("test_engine.py: no no_such_engine;" in printed) is not is_required
+    (tmp_path / "test_engine.py").write_text("import pytest\npytest.importorskip('no_such_engine')\n")
+    assert run()[0] == (2 if is_required else 0)
     (tmp_path / "test_engine.py").write_text("import no_such_helper\n")
     assert run()[0] == 2
 

@@ -37,6 +37,10 @@ class EngineModule(pytest.Module):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # those of an engine's import are its own
                 return super().collect()
+        except pytest.skip.Exception as skipped:
+            if IS_REQUIRED:
+                raise self.CollectError(f"{self.path.name} is skipped: {skipped}") from None
+            raise
         except self.CollectError as error:
             name = missing_engine(error)
             if name is None or IS_REQUIRED:

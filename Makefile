@@ -19,8 +19,8 @@ core   = arguments c_api c_files cancel forks memory signals
 format = format_md golden header layouts mutations strict trailer
 stream = checked fileobj stream stream_files
 file   = checkpoint draft integrity ledger lock notes rewrite salvage verdicts
-store  = background index log policy quarantine sessions settings store store_crash store_model store_processes store_room \
-         store_trouble upgrade
+store  = background identity index load_async log nearest policy quarantine sessions settings store store_crash store_model store_processes store_room \
+         store_trouble upgrade watch
 engines = llama_cpp transformers
 cli    = cli cli_changes cli_store cli_streams synthetic
 house  = docs exports house hygiene packaging readme

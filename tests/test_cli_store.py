@@ -168,6 +168,7 @@ def test_ls_as_json(kv: Path, capsys: pytest.CaptureFixture[str]) -> None:
                 "created_at": HOUR_AGO,
                 "last_used": HOUR_AGO,
                 "reason": "unknown",
+                "identity": None,
                 "text_bytes": 4,
                 "text_start": "text",
             }
@@ -359,14 +360,14 @@ def test_find_shows_where_the_nearest_differs(
     ]
 
 
-@pytest.mark.parametrize("most", [b"the prompt 1", b"the prompt 2", b"the prompt 3"])
-def test_find_takes_the_one_with_most_tokens_of_those_that_are_as_near(
-    most: bytes, kv: Path, prompt: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("least", [b"the prompt 1", b"the prompt 2", b"the prompt 3"])
+def test_find_takes_the_one_with_fewest_tokens_of_those_that_are_as_near(
+    least: bytes, kv: Path, prompt: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for text in (b"the prompt 1", b"the prompt 2", b"the prompt 3"):
-        put(kv, text, tokens=900 if text == most else 800)
+        put(kv, text, tokens=800 if text == least else 900)
     assert find(kv, prompt, b"the prompt!", "--json") == 1
-    assert answer(capsys)["nearest"]["sha"] == sha1(most)
+    assert answer(capsys)["nearest"]["sha"] == sha1(least)
     put(kv, b"the prompt", tokens=511)  # all of it, so nothing but its few tokens is in the way
     assert find(kv, prompt, b"the prompt!", "--json") == 1
     assert answer(capsys)["nearest"]["sha"] == sha1(b"the prompt")

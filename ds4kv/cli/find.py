@@ -10,21 +10,23 @@ import argparse
 import codecs
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ds4kv.cli.arguments import whole_number
+from ds4kv.cli.arguments import UsageError, whole_number
 from ds4kv.cli.listing import facts, scan, tell
 from ds4kv.cli.messages import printable
+from ds4kv.format.identity import MARK, mark_of
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.store import policy
 from ds4kv.store.entry import Entry, read_text
+from ds4kv.store.index import News
 from ds4kv.store.lookup import longest_prefix
+from ds4kv.store.nearest import Nearest
 from ds4kv.stream.regular import read_at
 
 __all__ = ["configure", "run"]
 
 _MAX_U32 = (1 << 32) - 1
-_PIECE_SIZE = 1 << 16
 _CONTEXT_BYTES = 32
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
 """Of UTF-8: those that don't begin a character."""
@@ -51,21 +53,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=policy.MIN_TOKENS,
         help="none that is shorter; default: %(default)s",
     )
+    parser.add_argument("--identity", metavar="NAME", help="of the engine's store, if it has one, as ls shows it")
     parser.add_argument("--json", action="store_true", help="one JSON object; null is what there isn't")
 
 
 def run(args: argparse.Namespace) -> int:
     prompt = Path(args.prompt_file).read_bytes()
+    try:
+        mark = mark_of(args.identity)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     entries, others = scan(args.directory)
     tell([other for other in others if other["verdict"] != "foreign"])
-    found = _find(entries, prompt, args)
-    nearest = None if found is not None else _nearest(entries, prompt, args)
+    found = _find(entries, mark + prompt, args)
+    nearest = None if found is not None else _nearest(entries, mark, prompt, args)
     if args.json:
         answer = {"prompt_bytes": len(prompt), "found": None if found is None else facts(found), "nearest": nearest}
         print(json.dumps(answer, indent=2))
     elif found is not None:
         print(
-            f"{printable(found.path)}: {found.tokens:,} tokens, the first {found.text_bytes:,}"
+            f"{printable(found.path)}: {found.tokens:,} tokens, the first {found.text_bytes - len(mark):,}"
             f" of the prompt's {len(prompt):,} bytes"
         )
     else:
@@ -100,34 +107,39 @@ def _refusals(entry: Entry, args: argparse.Namespace) -> list[str]:
     return why
 
 
-def _nearest(entries: list[Entry], prompt: bytes, args: argparse.Namespace) -> dict[str, Any] | None:
+class _Listed(NamedTuple):
+    """What was listed, for :class:`ds4kv.store.nearest.Nearest`."""
+
+    entries: list[Entry]
+
+    def news(self, since: int, /) -> News:
+        return News(1, {entry.path: entry for entry in self.entries}, is_all=True)
+
+
+def _nearest(entries: list[Entry], mark: bytes, prompt: bytes, args: argparse.Namespace) -> dict[str, Any] | None:
     """The checkpoint whose text has the longest beginning in common with the prompt, and what is in its way.
 
-    Of several the one that is no longer than that beginning, and then the one with the most tokens.
+    Where none has a byte in common, the one with the most tokens.
     """
-    best: tuple[int, bool, int, Entry] | None = None
-    for entry in entries:
-        try:
-            common = _common_bytes(entry, prompt)
-        except FileNotFoundError:
-            continue  # evicted since it was listed
-        rank = common, common == entry.text_bytes, entry.tokens
-        if best is None or rank > best[:3]:
-            best = *rank, entry
-    if best is None:
-        return None
-    common, whole, _, entry = best
+    found = Nearest(_Listed(entries), mark, sorts=False).find(mark + prompt, lambda entry: True)
+    if found is None:
+        ours = [entry for entry in entries if (_read(entry.path, 0, len(mark or MARK)) == (mark or MARK)) == bool(mark)]
+        if not ours:
+            return None
+        found = max(ours, key=lambda entry: entry.tokens), len(mark)
+    entry, common = found
     return {
         **facts(entry),
-        "common_bytes": common,
+        "common_bytes": common - len(mark),
         "refused": _refusals(entry, args),
-        "differs": None if whole else _difference(entry, prompt, common),
+        "differs": None if common == entry.text_bytes else _difference(entry, mark, prompt, common - len(mark)),
     }
 
 
-def _difference(entry: Entry, prompt: bytes, at: int) -> dict[str, Any]:
+def _difference(entry: Entry, mark: bytes, prompt: bytes, at: int) -> dict[str, Any]:
     """How text and prompt go on where they part, both in whole characters: that may be a little before ``at``."""
-    stored = _read(entry.path, at, min(_CONTEXT_BYTES, entry.text_bytes - at))
+    start = len(mark) + at
+    stored = _read(entry.path, start, min(_CONTEXT_BYTES, entry.text_bytes - start))
     ours = prompt[at : at + _CONTEXT_BYTES]
     shared = prompt[max(at - _CONTEXT_BYTES, 0) : at]
     is_inside = any(piece[0] in _CONTINUATION_BYTES for piece in (stored, ours) if piece)
@@ -142,19 +154,8 @@ def _difference(entry: Entry, prompt: bytes, at: int) -> dict[str, Any]:
     }
 
 
-def _common_bytes(entry: Entry, prompt: bytes) -> int:
-    """How many bytes the text and the prompt have in common, reading no further than that."""
-    end = min(entry.text_bytes, len(prompt))
-    for start in range(0, end, _PIECE_SIZE):
-        piece = prompt[start : min(start + _PIECE_SIZE, end)]
-        stored = _read(entry.path, start, len(piece))
-        if stored != piece:
-            pairs = enumerate(zip(stored, piece, strict=False))
-            return start + next((i for i, (theirs, ours) in pairs if theirs != ours), len(stored))
-    return end
-
-
 def _read(path: str, start: int, size: int) -> bytes:
+    """A piece of a file's text."""
     with open(path, "rb", buffering=0) as fp:
         return read_at(fp.fileno(), PREFIX_SIZE + start, size)
 

@@ -67,7 +67,7 @@ def _gather_prefix(path: str, facts: dict[str, Any]) -> None:
         facts.update(path=path, file_bytes=os.fstat(fp.fileno()).st_size)
         header, text_bytes = layout.examine(fp.fileno(), facts["file_bytes"], may_be_damaged=True)
         facts.update(_header_facts(header), text_bytes=text_bytes)
-        facts["text_start"] = text_start(fp.fileno(), text_bytes, _TEXT_START_CHARACTERS)
+        facts["identity"], facts["text_start"] = text_start(fp.fileno(), text_bytes, _TEXT_START_CHARACTERS)
 
 
 def _header_facts(header: Header) -> dict[str, Any]:
@@ -140,6 +140,7 @@ _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "hits": ("hits", _count),
     "created_at": ("created", _time),
     "last_used": ("last used", _time),
+    "identity": ("identity", printable),
     "text_bytes": ("text size", _bytes),
     "text_start": ("text begins", repr),
     "trailer_bytes": ("trailer size", _bytes),

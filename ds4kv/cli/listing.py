@@ -18,6 +18,7 @@ from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.file.lock import LOCK_NAME
 from ds4kv.file.verdict import Verdict
 from ds4kv.format.header import Codec, Form
+from ds4kv.format.identity import MAX_MARK_BYTES, identity_of, mark_of
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.naming import is_entry_name
 from ds4kv.store.entry import Entry, read_entry
@@ -86,7 +87,7 @@ def facts(entry: Entry) -> dict[str, Any]:
     """What the table and JSON say of a checkpoint; None is what isn't known. Raises OSError."""
     header = entry.header
     with open(entry.path, "rb", buffering=0) as fp:
-        start = text_start(fp.fileno(), entry.text_bytes, _TEXT_START_CHARACTERS)
+        identity, start = text_start(fp.fileno(), entry.text_bytes, _TEXT_START_CHARACTERS)
         raw_total = _raw_total(entry, fp.fileno())
     return {
         "sha": entry.sha,
@@ -102,16 +103,27 @@ def facts(entry: Entry) -> dict[str, Any]:
         "created_at": header.created_at,
         "last_used": header.last_used,
         "reason": header.reason.word,
+        "identity": identity,
         "text_bytes": entry.text_bytes,
         "text_start": start,
     }
 
 
-def text_start(fd: int, text_bytes: int, characters: int) -> str:
-    """How the text of an open checkpoint begins."""
+def text_start(fd: int, text_bytes: int, characters: int) -> tuple[str | None, str]:
+    """The identity of an open checkpoint, in hex if it is no text, and None if it has none; and how its text begins."""
     # No character takes more than four bytes in UTF-8; one that is cut at the end is left out.
-    shown = read_at(fd, PREFIX_SIZE, min(text_bytes, 4 * characters))
-    return codecs.getincrementaldecoder("utf-8")("replace").decode(shown)[:characters]
+    head = read_at(fd, PREFIX_SIZE, min(text_bytes, MAX_MARK_BYTES + 4 * characters))
+    identity = identity_of(head)
+    shown = head[len(mark_of(identity)) :][: 4 * characters]
+    start = codecs.getincrementaldecoder("utf-8")("replace").decode(shown)[:characters]
+    return None if identity is None else _words(identity), start
+
+
+def _words(identity: bytes) -> str:
+    try:
+        return identity.decode()
+    except UnicodeDecodeError:
+        return identity.hex()
 
 
 def _raw_total(entry: Entry, fd: int) -> int | None:

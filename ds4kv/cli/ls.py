@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from ds4kv.cli.listing import MIB, age, facts, other_by, scan, show_table, tell
+from ds4kv.cli.messages import printable
 from ds4kv.store.quarantine import Quarantine
 
 __all__ = ["configure", "run"]
 
-_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+_IDENTITY_CHARACTERS = 24
+
+_Column: TypeAlias = tuple[str, Callable[[dict[str, Any]], str]]
+
+_IDENTITY: _Column = ("identity", lambda row: _shortened(printable(row["identity"] or "-")))
+_COLUMNS: tuple[_Column, ...] = (
     ("sha", lambda row: row["sha"][:8]),
     ("tokens", lambda row: f"{row['tokens']:,}"),
     ("layout", lambda row: str(row["layout"])),
@@ -36,6 +42,7 @@ _ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "ratio": lambda row: -(row["ratio"] or 0.0),
     "hits": lambda row: -row["hits"],
     "reason": lambda row: row["reason"],
+    "identity": lambda row: row["identity"] or "",
 }
 
 
@@ -69,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"checkpoints": rows, "others": others, "quarantine": aside}, indent=2))
     else:
         if rows:
-            show_table(_COLUMNS, rows)
+            *columns, last = _COLUMNS
+            has_identity = any(row["identity"] is not None for row in rows)
+            show_table([*columns, *[_IDENTITY] * has_identity, last], rows)
         total = sum(row["file_bytes"] for row in rows)
         line = f"{len(rows)} checkpoint{'s' * (len(rows) != 1)}, {total / MIB:,.1f} MiB"
         if n := aside["files"]:
@@ -77,6 +86,10 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     tell(others)
     return 1 if any(other["verdict"] != "foreign" for other in others) else 0
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _IDENTITY_CHARACTERS else f"{name[: _IDENTITY_CHARACTERS - 3]}..."
 
 
 def _quarantine(directory: str, others: list[dict[str, str]]) -> dict[str, int]:

@@ -56,7 +56,7 @@ def _title(entry: Entry) -> str:
     if title := read_title(entry):
         return repr(title)
     with RegularFile(entry.path) as fp:
-        start = text_start(fp.fileno(), entry.text_bytes, _TEXT_START_CHARACTERS)
+        _, start = text_start(fp.fileno(), entry.text_bytes, _TEXT_START_CHARACTERS)
     return f"no user turn, text begins {start!r}" if start else "no text"
 
 

@@ -9,7 +9,7 @@ The name's size stands before it: no two names and texts give the same bytes.
 
 from __future__ import annotations
 
-__all__ = ["MARK", "MAX_IDENTITY_BYTES", "identity_of", "mark_of"]
+__all__ = ["MARK", "MAX_IDENTITY_BYTES", "MAX_MARK_BYTES", "identity_of", "mark_of"]
 
 MARK = b"\0ds4kv\0\0"
 """No text of token ids begins with it: as a 32-bit number it would be id 1,935,959,040."""
@@ -17,6 +17,8 @@ MARK = b"\0ds4kv\0\0"
 MAX_IDENTITY_BYTES = 4096
 
 _SIZE_BYTES = 4
+
+MAX_MARK_BYTES = len(MARK) + _SIZE_BYTES + MAX_IDENTITY_BYTES
 
 
 def mark_of(identity: bytes | str | None) -> bytes:

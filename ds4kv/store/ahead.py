@@ -29,6 +29,8 @@ class LoadFuture(Future[Checkpoint]):
         self._path = path
         self._loading: LoadingCheckpoint | None = None
         self._is_unwanted = False
+        self._is_decided = False
+        self._mutex = threading.Lock()  # of these three
 
     def __repr__(self) -> str:
         return f"<{super().__repr__()[1:-1]} of {self._path!r}>"
@@ -48,23 +50,32 @@ class LoadFuture(Future[Checkpoint]):
             return
         try:
             with open_it() as loading:
-                self._loading = loading
-                if self._is_unwanted:  # since before there was something to cancel
-                    loading.cancel()
+                with self._mutex:
+                    self._loading = loading
+                    if self._is_unwanted:  # since before there was something to cancel
+                        loading.cancel()
                 checkpoint = read_whole(loading, into)
+                self._decide()
         except BaseException as error:  # noqa: BLE001, result() raises it
+            self._loading = None
             self.set_exception(error)
         else:
             self.set_result(checkpoint)
-        finally:
-            self._loading = None
+
+    def _decide(self) -> None:
+        """From here on it is too late to cancel it. Raises CancelledError if that was done."""
+        with self._mutex:
+            self._is_decided, self._loading = True, None
+        if self._is_unwanted:
+            raise CancelledError("another thread has cancelled this")
 
     def cancel(self) -> bool:
-        """Ends the load. False if it is done already."""
+        """Ends the load. False if it is too late."""
         if super().cancel():
             return True
-        self._is_unwanted = True
-        loading = self._loading
-        if loading is not None:
-            loading.cancel()
-        return not self.done() or isinstance(self.exception(), CancelledError)
+        with self._mutex:
+            if not self._is_decided and not self.done():
+                self._is_unwanted = True
+                if self._loading is not None:
+                    self._loading.cancel()
+        return self._is_unwanted

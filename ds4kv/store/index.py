@@ -104,7 +104,9 @@ class Index:
     def look(self) -> None:
         """Sees what has changed. Raises OSError if the directory can't be read; where it isn't there, all is gone."""
         if self._owner != os.getpid():
+            number = self._news_before + len(self._news)
             self._begin()
+            self._news_before = number + 1  # those of before are not to be asked for
         try:
             status = os.stat(self.directory)
         except FileNotFoundError:

@@ -1,8 +1,8 @@
 """Texts in their order, none of them in memory: which has the longest beginning in common with a prompt.
 
 Sorted, the texts with most in common with a prompt stand where the prompt would. A bisection finds that place by
-a piece of some texts, and begins each comparison where the last ones agreed: so it reads as much as one text, and a few
-KiB for each step. Beside each text stands how much it has in common with the one before it: so all others follow by
+a piece of some texts, and begins each comparison where the last ones agreed: so it reads as much as a few texts, and a
+few KiB for each step. Beside each text stands how much it has in common with the one before it: so all others follow by
 arithmetic.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-__all__ = ["SortedTexts"]
+__all__ = ["SortedTexts", "compare"]
 
 Read: TypeAlias = Callable[[str, int, int], bytes]
 
@@ -64,7 +64,7 @@ class SortedTexts:
         while before >= 0 or after < len(self._names):
             common = max(left, right)
             if common != told:
-                told, ending = common, self._find(text[:common])
+                told, ending = common, self._ending(before, common) if left == common else -1
                 if ending >= 0:
                     yield common, self._names[ending]
             if left >= right:
@@ -76,10 +76,13 @@ class SortedTexts:
             if this != ending:
                 yield common, self._names[this]
 
-    def _find(self, text: bytes) -> int:
-        """Where the first name with this very text is; -1 if there is none."""
-        place, _, common = self._place(text)
-        return place if common == len(text) and self._sizes[place] == len(text) else -1
+    def _ending(self, place: int, size: int) -> int:
+        """Which of the texts that begin with the same ``size`` bytes as the one at ``place``, up to that one, is no
+        longer: it would be the first of them. -1 if none is.
+        """
+        while self._shared[place] >= size and place > 0:
+            place -= 1
+        return place if self._sizes[place] == size else -1
 
     def _place(self, text: bytes) -> tuple[int, int, int]:
         """Where ``text`` belongs, before all that are equal to it, and how many bytes it has in common with the one
@@ -89,25 +92,37 @@ class SortedTexts:
         before = after = -1
         while low < high:
             middle = (low + high) // 2
-            common, is_less = self._compare(self._names[middle], text, max(min(before, after), 0))
+            most = max(before, after)
+            if most < _FIRST_PIECE:
+                common, is_less = compare(self._read, self._names[middle], text, max(min(before, after), 0))
+            else:
+                # What the one with most in common has in common with the one in the middle, by what stands beside them.
+                is_before = before == most
+                between = self._shared[low : middle + 1] if is_before else self._shared[middle + 1 : high + 1]
+                theirs = min(between)
+                if theirs == most:
+                    common, is_less = compare(self._read, self._names[middle], text, most)
+                else:
+                    common, is_less = min(theirs, most), (theirs > most) == is_before
             if is_less:
                 low, before = middle + 1, common
             else:
                 high, after = middle, common
         return low, before, after
 
-    def _compare(self, name: str, text: bytes, start: int) -> tuple[int, bool]:
-        """How many bytes the text of a name and this one have in common, which is ``start`` or more, and whether it is
-        less than this one.
-        """
-        size = _FIRST_PIECE
-        while True:
-            theirs, ours = self._read(name, start, size), text[start : start + size]
-            if theirs != ours or len(ours) < size:
-                common = _common(theirs, ours)
-                return start + common, theirs[common : common + 1] < ours[common : common + 1]
-            start += size
-            size = min(4 * size, _LARGEST_PIECE)
+
+def compare(read: Read, name: str, text: bytes, start: int = 0) -> tuple[int, bool]:
+    """How many bytes the text of a name and this one have in common, which is ``start`` or more, and whether it is less
+    than this one.
+    """
+    size = _FIRST_PIECE
+    while True:
+        theirs, ours = read(name, start, size), text[start : start + size]
+        if theirs != ours or len(ours) < size:
+            common = _common(theirs, ours)
+            return start + common, theirs[common : common + 1] < ours[common : common + 1]
+        start += size
+        size = min(4 * size, _LARGEST_PIECE)
 
 
 def _common(one: bytes, other: bytes) -> int:

@@ -249,10 +249,10 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
         axis.set(title=", ".join(panel), xlabel="tokens of the prompt")
         axis.grid(axis="y", alpha=0.3)
     axes[0, 0].set_ylabel("ms to the first token")
-    widest = next((i for i, (engine, _) in enumerate(panels) if engine == "llama.cpp"), 0)
-    axes[0, widest].legend(fontsize="small")
+    bars = dict(entry for axis in axes[0] for entry in zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(bars.values(), bars.keys(), loc="upper center", ncols=len(bars), fontsize="small", frameon=False)
     figure.text(0.01, 0.01, common.machine(), fontsize=6)
-    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    figure.tight_layout(rect=(0, 0.02, 1, 0.94))
     figure.savefig(path, dpi=150)
 
 

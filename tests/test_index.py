@@ -65,6 +65,8 @@ def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
 def either(request: pytest.FixtureRequest) -> None:
     if request.param == "unwatched":
         request.getfixturevalue("unwatched")
+    else:
+        request.getfixturevalue("monkeypatch").setattr(index_module, "_LOOKS_BEFORE_WATCH", 0)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,12 @@ from ds4kv.store.store import Store
 SAVE: dict[str, Any] = {"tokens": 600, "ctx_size": 100}
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watched from the first look on."""
+    monkeypatch.setattr(index_module, "_LOOKS_BEFORE_WATCH", 0)
+
+
 def put(directory: Path, text: bytes, tokens: int = 700) -> Path:
     path = directory / f"{sha1(text)}.kv"
     path.write_bytes(reference.build(b"payload", text=text, tokens=tokens, codec=0, chunk_size=0))
@@ -191,7 +197,8 @@ def test_a_minute_is_the_most_that_nobody_looks(tmp_path: Path, monkeypatch: pyt
     index = Index(str(tmp_path))
     index.scan()
     monkeypatch.setattr(Watch, "changed", lambda self: set())  # as if the kernel had nothing to tell
-    path.unlink()
+    with path.open("r+b") as fp:
+        fp.write(b"none")
     assert len(index.scan()) == 1
     monkeypatch.setattr(index_module, "_FULL_LOOK_SECONDS", 0)
     assert index.scan() == []
@@ -274,3 +281,14 @@ def test_whatever_happens_it_shows_what_is_there(
         known = {name: entry for name, entry in {**known, **news.entries}.items() if entry is not None}
         number = news.number
         assert known == expected
+
+
+def test_who_looks_twice_has_no_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    begun: list[str] = []
+    monkeypatch.setattr(index_module, "Watch", lambda directory: begun.append(directory) or Watch(directory))
+    index = Index(str(tmp_path))
+    for looks in range(1, 6):
+        index.look()
+        assert len(begun) == (looks > 2)
+    index.close()

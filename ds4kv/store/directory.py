@@ -98,7 +98,10 @@ class Directory:
             raise
 
     def entries(self) -> list[Entry]:
-        """Every checkpoint that is there now; none where there is no directory (any more). Raises OSError."""
+        """Every checkpoint that is there now, in the directory's order; none where there is no directory (any more).
+
+        Raises OSError.
+        """
         with self._looking() as index:
             return index.entries()
 

@@ -27,6 +27,9 @@ _COARSEST_TICK_NS = 2_000_000_000
 _FULL_LOOK_SECONDS = 60
 """So often all is looked at, watched or not: for what a kernel doesn't tell, such as a write to a mapped file."""
 
+_LOOKS_BEFORE_WATCH = 2
+"""For who opens a store, looks once and closes it, a watch doesn't pay: its end takes 10 to 20 ms."""
+
 _MAX_NEWS = 10_000
 
 
@@ -58,7 +61,8 @@ class Index:
         self._watch: Watch | None = None
         self._place: tuple[int, int] | None = None  # which directory is watched: device and inode
         self._is_whole = False  # what follows is of one moment
-        self._looked_at = 0.0  # all of it, by the monotonic clock
+        self._looks = 0  # at all of it
+        self._looked_at = 0.0  # the last time, by the monotonic clock
         # By name. Not one object a file that holds all this: ten thousand more make the garbage collector work longer
         # than the whole scan.
         self._entries: dict[str, Entry] = {}
@@ -73,7 +77,7 @@ class Index:
         self._news_before = 1  # the number of the first one in the list
 
     def scan(self) -> list[Entry]:
-        """Every checkpoint that is there now, in no order.
+        """Every checkpoint that is there now, in the directory's order.
 
         A file that can't be read or isn't a checkpoint of a layout that is read is left out. Two spellings of one key
         are two entries. Raises OSError if the directory can't be read.
@@ -82,12 +86,19 @@ class Index:
         return self.entries()
 
     def entries(self) -> list[Entry]:
-        """Those that the last look saw."""
-        return list(self._entries.values())
+        """Those that the last look saw, in the directory's order: of equals, ds4 takes the first. Raises OSError."""
+        return [self._entries[name] for name in self._names() if name in self._entries]
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.directory) if self._entries else []
+        except FileNotFoundError:
+            return []  # all is gone since
 
     def of(self, sha: str) -> list[Entry]:
-        """Those of one key, as the last look saw them."""
-        return self._keys.of(sha)
+        """Those of one key, as the last look saw them, in the directory's order. Raises OSError."""
+        found = {os.path.basename(entry.path): entry for entry in self._keys.of(sha)}
+        return list(found.values()) if len(found) < 2 else [found[name] for name in self._names() if name in found]
 
     def prefixes(self, text: bytes) -> list[Entry]:
         """Those whose key is that of a beginning of ``text``, the longest first, as the last look saw them."""
@@ -169,8 +180,10 @@ class Index:
         self._news = []
 
     def _look_at_all(self, is_whole: bool) -> None:
-        """Each name in the directory, by its status. A watch of it is begun before, where there can be one."""
-        self._begin_watch()
+        """Each name in the directory, by its status. A watch is begun before, unless this is one of the first looks."""
+        if self._looks >= _LOOKS_BEFORE_WATCH:
+            self._begin_watch()
+        self._looks += 1
         looked_at = time.monotonic()
         known_entries = self._entries
         entries: dict[str, Entry] = {}

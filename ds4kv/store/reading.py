@@ -48,7 +48,7 @@ class Reading:
         return self._shelf.budget_bytes
 
     def entries(self) -> list[Entry]:
-        """Every checkpoint that is there now, none if the directory was removed. Raises OSError."""
+        """Every checkpoint that is there now, in the directory's order; none if it was removed. Raises OSError."""
         return self._shelf.entries()
 
     def find(

@@ -32,7 +32,7 @@ def main(directory: str = "chat", model: str | None = None) -> None:
     said = home / "chat.json"
     messages = json.loads(said.read_text()) if said.exists() else [{"role": "system", "content": "You answer briefly."}]
     llm = llama_cpp.Llama(str(model or default_model()), n_ctx=4096, verbose=False)
-    with attach(llm, home / "kv", budget_mb=2000) as cache:
+    with attach(llm, home / "kv", budget_mb=2000, min_tokens=16) as cache:
         print("you: ", end="", flush=True)
         for line in sys.stdin:
             messages.append({"role": "user", "content": line.strip()})

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp
 import numpy as np
 
-from ds4kv.engines.llama_states import SEQUENCE_HEAD, Ids, States, as_ids, common, pointer, whole_head
-from ds4kv.errors import Ds4kvError
+from ds4kv.engines.llama_states import FAILURES, SEQUENCE_HEAD, Ids, States, as_ids, common, pointer, whole_head
 from ds4kv.store.entry import Entry
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Attached", "Cache", "attach"]
 
 _SEQUENCE = 0
-_FAILURES = (Ds4kvError, OSError, ValueError, MemoryError)
 
 _log = logging.getLogger(__name__)
 
@@ -60,8 +58,8 @@ def attach(
 
 
 class Attached(States):
-    """The cache of one ``Llama``, made by :func:`attach`. ``restored`` says how many tokens of the last prompt came from
-    the disk. It doesn't keep the Llama alive.
+    """The cache of one ``Llama``, made by :func:`attach`; it doesn't keep the Llama alive. ``restored`` says how many
+    tokens of the last prompt came from the disk.
     """
 
     restored = 0
@@ -118,7 +116,7 @@ class Attached(States):
         used = common(held, ids)
         try:
             self.restored = self._restore(llm, ids, at_least=used + self.min_tokens)
-        except Exception:
+        except Exception:  # noqa: BLE001, the engine computes, as without a cache
             _log.warning("%s: nothing could be loaded", self.store.directory, exc_info=True)
         if self.restored:
             self._known = ids[: self.restored].copy()
@@ -135,7 +133,7 @@ class Attached(States):
             try:
                 with self.store.load(entry) as checkpoint:
                     self._set(llm, self.read(checkpoint, self._head), ids[:count], is_cut=count < entry.tokens)
-            except _FAILURES as error:
+            except FAILURES as error:
                 _log.info("%s is not used: %s", entry.path, error)
             else:
                 return count
@@ -149,9 +147,7 @@ class Attached(States):
             done = llama_cpp.llama_state_set_data(llm.ctx, pointer(state), len(state))
         else:
             done = llama_cpp.llama_state_seq_set_data(llm.ctx, pointer(state), len(state), _SEQUENCE)
-        is_set = done == len(state) and (
-            not is_cut or llama_cpp.llama_memory_seq_rm(memory, _SEQUENCE, len(ids), -1)
-        )
+        is_set = done == len(state) and (not is_cut or llama_cpp.llama_memory_seq_rm(memory, _SEQUENCE, len(ids), -1))
         if not is_set or llama_cpp.llama_memory_seq_pos_max(memory, _SEQUENCE) != len(ids) - 1:
             llama_cpp.llama_memory_clear(memory, True)
             raise ValueError("llama.cpp doesn't take this state")
@@ -164,7 +160,7 @@ class Attached(States):
             if is_ours:
                 self._known = llm.input_ids[: llm.n_tokens].copy()
                 self._save(llm, self._known)
-        except Exception:
+        except Exception:  # noqa: BLE001, the engine has its answer
             _log.warning("%s: a state could not be saved", self.store.directory, exc_info=True)
 
     def _save(self, llm: Any, ids: NDArray[np.intc]) -> None:
@@ -239,7 +235,7 @@ class Cache(States):
             try:
                 with self.store.load(entry) as checkpoint:
                     state = self.read(checkpoint, self._head)
-            except _FAILURES as error:
+            except FAILURES as error:
                 _log.info("%s is not used: %s", entry.path, error)
                 continue
             return self._as_engine_has_it(llm, ids[:count], state)
@@ -252,7 +248,7 @@ class Cache(States):
             input_ids=input_ids,
             scores=np.float32(0),
             n_tokens=len(ids),
-            llama_state=memoryview(state),
+            llama_state=state.data,
             llama_state_size=len(state),
             seed=vars(llm).get("_seed", llama_cpp.LLAMA_DEFAULT_SEED),
         )
@@ -267,7 +263,7 @@ class Cache(States):
                 raise ValueError(f"a state begins with {bytes(head)!r}, not {self._head!r}")
             if not self.is_kept(ids) and self.has_room(body.nbytes):
                 self.keep(ids, body)
-        except Exception:
+        except Exception:  # noqa: BLE001, the engine has its answer
             _log.warning("%s: a state could not be saved", self.store.directory, exc_info=True)
 
 

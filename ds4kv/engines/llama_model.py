@@ -107,8 +107,8 @@ def _long_rope(metadata: dict[str, str], architecture: str, ctx_size: int) -> st
 
 
 def digest_of_file(path: str | os.PathLike[str]) -> str:
-    """A digest of a GGUF file, or of all parts of one that is split: of their sizes and of 4096 blocks of 512 bytes each,
-    evenly from the first byte to the last. A file of up to 2 MiB is read whole.
+    """A digest of a GGUF file, or of all parts of one that is split: of their sizes, and of 4096 blocks of 512 bytes
+    each, evenly from the first byte to the last. A file of up to 2 MiB is read whole.
 
     So another file is told apart if it differs over more than a 4096th of its size at a stretch, as any tensor that
     matters does. A few bytes changed in between are not seen. Raises OSError.

@@ -52,8 +52,8 @@ def import_session(path: str | os.PathLike[str], cache: States) -> Entry | None:
         size = os.fstat(file.fileno()).st_size
         ids = _read_tokens(file, size, vocabulary=cache.vocabulary)
         body = np.empty(size - _HEAD.size - 4 * len(ids), np.uint8)
-        _refuse_unless(file.readinto(body) == len(body), "it was cut while it was read")  # type: ignore[arg-type]
-    _Walk(memoryview(body), start=size - len(body)).check(len(ids), is_v_transposed=cache.model.is_v_transposed)
+        _refuse_unless(file.readinto(body.data) == len(body), "it was cut while it was read")
+    _Walk(body.data, start=size - len(body)).check(len(ids), is_v_transposed=cache.model.is_v_transposed)
     return cache.keep(ids, body).result()
 
 
@@ -66,7 +66,7 @@ def export_session(cache: States, ids: Ids, path: str | os.PathLike[str]) -> Non
     """
     _refuse_unless(not cache.model.is_whole, "not of a context with swa_full, whose states are kept whole")
     wanted = as_ids(ids)
-    entry = cache.store.get(_tokens.key_of(wanted))
+    entry = cache.store.get(_tokens.key_of(wanted.tolist()))
     if entry is None:
         raise KeyError(f"no state of these {len(wanted)} tokens is stored")
     draft = Draft(path)

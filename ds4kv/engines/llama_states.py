@@ -6,16 +6,19 @@ A payload is what llama.cpp writes of its memory, without what it puts in front 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
 from ds4kv.engines import tokens
 from ds4kv.engines.llama_model import model_of
+from ds4kv.errors import Ds4kvError
 from ds4kv.store.background import SaveFuture
 from ds4kv.store.entry import Entry
 from ds4kv.store.load import LoadingCheckpoint
@@ -24,13 +27,15 @@ from ds4kv.store.store import Store
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SEQUENCE_HEAD", "Ids", "States", "as_ids", "common", "pointer", "whole_head"]
+__all__ = ["FAILURES", "SEQUENCE_HEAD", "Ids", "States", "as_ids", "common", "pointer", "whole_head"]
 
-Ids = Sequence[int] | "NDArray[np.intc]"
-Bytes = "NDArray[np.uint8]"
+Ids: TypeAlias = "Sequence[int] | NDArray[np.intc]"
 
 SEQUENCE_HEAD = (0xAF143CD8).to_bytes(4, "little") + (0).to_bytes(4, "little")
 """What llama.cpp puts in front of the state of sequence 0."""
+
+FAILURES = (Ds4kvError, OSError, ValueError, MemoryError)
+"""What a load may raise: then it is a miss."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +90,10 @@ class States:
         options = {"layout": "v2-checked", "level": 0, **options}
         self.store = Store(directory, identity=self.model.identity, min_tokens=min_tokens, **options)
 
+    def wait(self) -> None:
+        """Until what is to be saved is saved, or has failed, which the log says."""
+        wait([future for future, _ in self._pending])
+
     def close(self) -> None:
         """Waits until what is to be saved is saved. Nothing is saved after it."""
         self.store.close()
@@ -102,8 +111,8 @@ class States:
         prompt follows from that. Raises OSError.
         """
         if self.model.can_be_cut:
-            return tokens.nearest(self.store, ids, ctx_size=ctx_size, exclude=but)
-        entry = tokens.longest(self.store, ids[:-1], ctx_size=ctx_size, exclude=but)
+            return tokens.nearest(self.store, ids.tolist(), ctx_size=ctx_size, exclude=but)
+        entry = tokens.longest(self.store, ids[:-1].tolist(), ctx_size=ctx_size, exclude=but)
         return None if entry is None else (entry, entry.tokens)
 
     def read(self, checkpoint: LoadingCheckpoint, head: bytes) -> NDArray[np.uint8]:
@@ -113,12 +122,23 @@ class States:
             raise ValueError(f"{checkpoint.entry.path} doesn't say how large its payload is")
         memory = np.empty(len(head) + total, np.uint8)
         memory[: len(head)] = np.frombuffer(head, np.uint8)
-        checkpoint.payload.readinto_exactly(memory[len(head) :])
+        checkpoint.payload.readinto_exactly(memory[len(head) :].data)
         return memory
 
     def is_kept(self, ids: NDArray[np.intc]) -> bool:
-        """Whether there is no need to save the state of these tokens: they are few, or have one."""
-        return len(ids) < self.min_tokens or tokens.key_of(ids) in self.store
+        """Whether there is no need to save the state of these tokens: they are few, or have one. Raises OSError."""
+        if len(ids) < self.min_tokens:
+            return True
+        key = tokens.key_of(ids.tolist())
+        entry = self.store.get(key)
+        if entry is None:
+            return False
+        found = self.store.nearest(key, ctx_size=len(ids))
+        if found is not None and found[1] == len(key):
+            return True
+        with contextlib.suppress(*FAILURES), self.store.load(entry):
+            pass  # what has the name has another text: where that is damage, this sets it aside
+        return False
 
     def has_room(self, size: int) -> bool:
         """Whether as many bytes may wait to be saved."""
@@ -132,7 +152,7 @@ class States:
         """Saves a state in the background; ``body`` is a buffer that must not change."""
         size = memoryview(body).nbytes
         future = self.store.save_async(
-            tokens.key_of(ids),
+            tokens.key_of(ids.tolist()),
             body,
             tokens=len(ids),
             ctx_size=len(ids),

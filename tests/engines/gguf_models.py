@@ -140,7 +140,7 @@ class _Maker:
         shape, begin = self.shape, f"blk.{layer}"
         kv = shape.kv_heads * shape.head_size
         self.ones(f"{begin}.attn_norm")
-        self.matrix(f"{begin}.attn_q", shape.width, shape.width, scale=4 * shape.width**-0.5)  # attends to few tokens
+        self.matrix(f"{begin}.attn_q", shape.width, shape.width, scale=2 * shape.width**-0.5)  # attends to few tokens
         self.matrix(f"{begin}.attn_k", kv, shape.width)
         self.matrix(f"{begin}.attn_v", kv, shape.width)
         self.matrix(f"{begin}.attn_output", shape.width, shape.width)

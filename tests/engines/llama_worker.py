@@ -15,7 +15,7 @@ from ds4kv.engines.llama_cpp import attach
 
 
 def main(model: str, directory: str, count: str) -> None:
-    llm = llama_cpp.Llama(model, n_ctx=1024, n_threads=1, verbose=False)
+    llm = llama_cpp.Llama(model, n_ctx=1024, n_threads=1, n_threads_batch=1, verbose=False)
     with attach(llm, directory) as cache:
         print("ready", flush=True)
         for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""llama-cpp-python itself, with models of random weights: a cache changes how long an answer takes, and not a word of it.
+"""llama-cpp-python itself, with models of random weights: a cache changes how long an answer takes, and no word of it.
 
 Each answer comes from an engine of its own, so that what isn't computed came from the disk.
 """
@@ -11,6 +11,7 @@ import gc
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,20 +22,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
+import numpy as np
 import pytest
+from engines import gguf_models
 from helpers import damage_quietly
-from processes import Child, started
+from processes import DEADLINE, Child, started
 
-pytest.importorskip("gguf")
-llama_cpp = pytest.importorskip("llama_cpp")
-np = pytest.importorskip("numpy")
-
-from engines import gguf_models  # noqa: E402
-
-import ds4kv  # noqa: E402
-from ds4kv.engines import llama_cpp as adapter  # noqa: E402
-from ds4kv.engines.llama_cpp import Cache, attach  # noqa: E402
-from ds4kv.file.draft import OutputFile  # noqa: E402
+import ds4kv
+from ds4kv.engines import llama_cpp as adapter
+from ds4kv.engines.llama_cpp import Cache, attach
+from ds4kv.file.draft import OutputFile
 
 WORDS = 12
 
@@ -58,7 +56,7 @@ def model(models: Path) -> Path:
 
 @contextlib.contextmanager
 def engine(path: Path, **options: Any) -> Iterator[Any]:
-    given = {"n_ctx": 1024, "n_threads": 2, "n_threads_batch": 2, "verbose": False, **options}
+    given = {"n_ctx": 1024, "n_threads": 1, "n_threads_batch": 1, "verbose": False, **options}
     with contextlib.closing(llama_cpp.Llama(str(path), **given)) as llm:
         yield llm
 
@@ -92,13 +90,20 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("name", "shape", "options"), SHAPES)
-def test_branches_of_one_beginning(models: Path, tmp_path: Path, name: str, shape: Any, options: dict[str, Any]) -> None:
+def test_branches_of_one_beginning(
+    models: Path, tmp_path: Path, name: str, shape: Any, options: dict[str, Any]
+) -> None:
     path = models / f"{name}.gguf"
     if not path.exists():
         gguf_models.dense(path, shape)
     counts = []
+    in_memory = llama_cpp.LlamaRAMCache() if options == {"flash_attn": True} else None
     for prompt in (S + A, S + B, S + A, S + B, S + A):
-        wanted, _ = answer(path, prompt, **options)
+        # With flash attention and f16, what an engine computes at once differs in the last bits from what it computes
+        # in two steps. There the measure is a cache in memory.
+        with engine(path, **options) as llm:
+            llm.set_cache(in_memory)
+            wanted = say(llm, prompt)
         found, count = answer(path, prompt, tmp_path, **options)
         assert found == wanted
         counts.append(count)
@@ -125,7 +130,9 @@ def test_an_engine_that_goes_on_needs_no_load(model: Path, tmp_path: Path) -> No
     assert len(files(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("options", [{"n_ctx": 700}, {"n_ctx": 2000, "n_batch": 64}, {"n_threads": 1}])
+@pytest.mark.parametrize(
+    "options", [{"n_ctx": 700}, {"n_ctx": 2000, "n_batch": 64}, {"n_threads": 2, "n_threads_batch": 2}]
+)
 def test_what_sizes_itself_is_not_in_the_identity(model: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     wanted, _ = answer(model, S + A, tmp_path)
     assert answer(model, S + A, tmp_path, **options) == (wanted, len(S + A))
@@ -232,7 +239,7 @@ def test_nothing_that_fails_comes_through(
     monkeypatch.setattr(adapter.Attached, "look", fail)
     monkeypatch.setattr(adapter.Attached, "keep", fail)
     assert answer(model, S + A, tmp_path) == (answer(model, S + A)[0], 0)
-    assert caplog.text.count("of the cache") == 2
+    assert caplog.text.count("RuntimeError: of the cache") == 2
 
 
 def test_what_llama_cpp_refuses_leaves_a_clean_context(
@@ -287,8 +294,12 @@ def test_users_save_and_load_states_themselves(model: Path, tmp_path: Path) -> N
         assert llm.n_tokens == state.n_tokens
         assert say(llm, S + A) == first
         assert say(llm, B * 5) == second == answer(model, B * 5)[0]
-        llm.set_cache(llama_cpp.LlamaRAMCache())
         assert say(llm, S + A) == first
+        assert cache.restored == len(S + A)
+        llm.set_cache(llama_cpp.LlamaRAMCache())
+        assert say(llm, B * 5) == second
+        assert say(llm, S + A) == first
+        assert say(llm, B * 5) == second
         assert cache.restored == 0  # the engine's own cache was as good
 
 
@@ -418,6 +429,7 @@ def test_a_cache_gives_nothing_that_the_engine_has_itself(model: Path, tmp_path:
     with engine(model) as llm, Cache(tmp_path, llm) as cache:
         llm.set_cache(cache)
         say(llm, S + A)
+        cache.wait()
         with pytest.raises(KeyError):
             cache[S + A]
         llm.reset()
@@ -453,7 +465,7 @@ def test_three_processes_of_which_some_are_killed(models: Path, tmp_path: Path) 
     shape = gguf_models.KV_HEAVY._replace(layers=4, width=256, heads=4, kv_heads=4)
     path = gguf_models.dense(models / "middle.gguf", shape)
     prompts = [S + ids(30, 20 + n) for n in range(4)]
-    with engine(path, n_threads=1) as llm:
+    with engine(path) as llm:
         wanted = [say(llm, prompt, 4) for prompt in prompts]
     command = [sys.executable, Path(__file__).with_name("llama_worker.py"), path, tmp_path / "kv", "4"]
     counts = []
@@ -477,3 +489,30 @@ def test_three_processes_of_which_some_are_killed(models: Path, tmp_path: Path) 
         assert {store.verify(entry) for entry in store.entries()} == {ds4kv.Verdict.OK}
         assert len(store.entries()) >= 3
     assert not list((tmp_path / "kv").glob("*.tmp.*"))
+
+
+# ------------------------------------------------------------------------------ docs and examples
+
+
+@pytest.mark.slow
+def test_the_page_does_what_it_says(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "model.gguf")
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "llama_cpp.md"
+    variables: dict[str, Any] = {}
+    for block in re.findall(r"^```{code-block} python\n(.*?)^```$", page.read_text(), re.M | re.S):
+        exec(compile(block, page, "exec"), variables)
+    assert capsys.readouterr().out == "0\nTrue\n"
+
+
+@pytest.mark.slow
+def test_a_chat_remembers(model: Path, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "chat_llama_cpp.py"
+    for n, lines in enumerate((b"One, two, three.\nAnd then?\n", b"And then?\n")):
+        command = [sys.executable, example, tmp_path / "chat", model]
+        ran = subprocess.run(command, input=lines, capture_output=True, timeout=DEADLINE, check=True)
+        counts = [int(count) for count in re.findall(rb"\[(\d+) tokens came from the disk", ran.stdout)]
+        assert (counts[0] > 16) == (n == 1)
+    assert len(json.loads((tmp_path / "chat" / "chat.json").read_text())) == 7

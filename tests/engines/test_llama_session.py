@@ -7,17 +7,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import pytest
+from engines import gguf_models
+from engines.test_llama_cpp import A, B, S, answer, engine, models, say  # noqa: F401
 
-pytest.importorskip("gguf")
-llama_cpp = pytest.importorskip("llama_cpp")
-np = pytest.importorskip("numpy")
-
-from engines import gguf_models  # noqa: E402
-from engines.test_llama_cpp import A, B, S, answer, engine, models, say  # noqa: E402, F401
-
-from ds4kv.engines.llama_cpp import attach  # noqa: E402
-from ds4kv.engines.llama_session import export_session, import_session  # noqa: E402
+from ds4kv.engines.llama_cpp import attach
+from ds4kv.engines.llama_session import export_session, import_session
 
 
 @pytest.fixture(params=[{}, {"flash_attn": True}], ids=["v transposed", "flash"])
@@ -65,7 +61,10 @@ def test_there_and_back(model: Path, tmp_path: Path, session: Path, options: dic
         assert entry.tokens == len(held)
         export_session(cache, held, tmp_path / "again.bin")
     assert (tmp_path / "again.bin").read_bytes() == session.read_bytes()
-    assert answer(model, S + B, tmp_path / "kv", **options) == (answer(model, S + B, **options)[0], len(S))
+    with engine(model, **options) as llm:
+        load_session(llm, session)
+        wanted = say(llm, S + B)
+    assert answer(model, S + B, tmp_path / "kv", **options) == (wanted, len(S))
 
 
 def test_what_the_cache_saved_is_read_by_llama_cpp(model: Path, tmp_path: Path, options: dict[str, Any]) -> None:
@@ -77,7 +76,9 @@ def test_what_the_cache_saved_is_read_by_llama_cpp(model: Path, tmp_path: Path, 
     assert (tmp_path / "ours.bin").read_bytes() == (tmp_path / "theirs.bin").read_bytes()
     with engine(model, **options) as llm:
         assert load_session(llm, tmp_path / "ours.bin") == held
-        assert say(llm, held + B) == answer(model, held + B, **options)[0]
+        found = say(llm, held + B)
+        load_session(llm, tmp_path / "theirs.bin")
+        assert say(llm, held + B) == found
 
 
 def test_a_file_that_is_there_is_replaced_and_one_that_fails_is_not(model: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ stream = checked fileobj stream stream_files
 file   = checkpoint draft integrity ledger lock notes rewrite salvage verdicts
 store  = background identity index load_async log nearest policy quarantine sessions settings store store_crash store_model store_processes store_room \
          store_trouble upgrade watch
-engines = llama_cpp transformers
+engines = llama_cpp llama_session transformers
 cli    = cli cli_changes cli_store cli_streams synthetic
 house  = docs exports house hygiene packaging readme
 ROOMS  = core format stream file store engines cli house
@@ -73,6 +73,9 @@ bench: editable $(BUILT)
 	$(BIN)/python bench/memory.py --mib 64 --workers 1 --dir build
 	$(BIN)/python bench/peers.py --tokens 300 --rounds 1 --dir build
 	$(BIN)/python bench/store.py --entries 10 --prompt-kib 20 --dir build
+	if $(BIN)/python -c 'import llama_cpp, transformers' 2>/dev/null; then \
+	    $(BIN)/python bench/ttft.py table --model KV-heavy --tokens 300 --answer 8 --rounds 1 --dir build && \
+	    $(BIN)/python bench/ttft.py five --tokens 300 --rounds 1 --dir build; fi
 
 docs: editable $(BUILT)
 	$(BIN)/sphinx-build -q -E -W --keep-going docs build/docs

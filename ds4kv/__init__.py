@@ -31,6 +31,7 @@ from ds4kv.stream import PayloadReader, PayloadWriter, RawReader, RawWriter
 
 if TYPE_CHECKING:
     from ds4kv.file.salvage import Damage
+    from ds4kv.format import arrays as arrays
     from ds4kv.store import policy as policy
     from ds4kv.store.ahead import LoadFuture
     from ds4kv.store.background import SaveFuture

@@ -1,6 +1,7 @@
-"""Where modules are that had another name before the rooms were built: ``ds4kv.policy`` is ``ds4kv.store.policy``.
+"""Names of modules without their rooms: ``ds4kv.policy`` is ``ds4kv.store.policy``.
 
-The names of before go on to work. Nothing in the package uses them.
+That of ``arrays`` is for users, as ``policy`` is; the others are those that modules had before there were rooms, and go
+on to work. Nothing in the package uses them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ MOVED = {
     "_core": "core.native",
     "_native": "core._native",
     "arguments": "store.options",
+    "arrays": "format.arrays",
     "background": "store.background",
     "c_files": "core.c_file",
     "checkpoint": "file.api",
@@ -59,7 +61,7 @@ MOVED = {
     "workers": "core.workers",
     "writing": "file.writer",
 }
-"""Old names, and new ones; both within ds4kv."""
+"""Short names, and the real ones; both within ds4kv."""
 
 
 class Finder:

@@ -15,6 +15,7 @@ __all__ = ["Watch"]
 
 _EVENT = struct.Struct("iIII")  # which watch, what happened, a number that is for renames, size of the name
 _READ_SIZE = 1 << 16
+_LARGEST_EVENT = _EVENT.size + 256  # a name of 255 bytes, and its end
 _ENDED = 0x400 | 0x800 | 0x2000 | 0x4000 | 0x8000
 """IN_DELETE_SELF, IN_MOVE_SELF, IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED: from here on it says nothing, or not all."""
 
@@ -45,7 +46,9 @@ class Watch:
         from then on always.
         """
         names: set[str] = set()
-        while not self._file.closed and (news := self._file.read(_READ_SIZE)):
+        is_all = False
+        while not is_all and not self._file.closed and (news := self._file.read(_READ_SIZE)):
+            is_all = len(news) <= _READ_SIZE - _LARGEST_EVENT  # another one would have had room
             at = 0
             while at < len(news):
                 _, what, _, size = _EVENT.unpack_from(news, at)

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -163,9 +164,11 @@ class Attached(States):
         return bool(llama_cpp.llama_memory_seq_pos_min(memory, _SEQUENCE) == 0)
 
     def _finish(self, llm: Any, is_ours: bool) -> None:
-        """Saves what the context holds. A forgotten generator may end in the middle of another: it isn't its turn."""
+        """Saves what the context holds. A forgotten generator may end in the middle of another, whose turn it is, or
+        with the interpreter.
+        """
         try:
-            if is_ours:
+            if is_ours and not sys.is_finalizing():
                 self._known = llm.input_ids[: llm.n_tokens].copy()
                 self._save(llm, self._known)
         except Exception:  # noqa: BLE001, the engine has its answer

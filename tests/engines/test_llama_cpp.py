@@ -281,6 +281,22 @@ def test_a_stream_that_is_left(model: Path, tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 2
 
 
+@pytest.mark.slow
+def test_a_program_that_ends_within_a_stream(model: Path, tmp_path: Path) -> None:
+    code = f"""
+import llama_cpp
+from ds4kv.engines.llama_cpp import attach
+llm = llama_cpp.Llama({str(model)!r}, verbose=False, n_threads=1)
+cache = attach(llm, {str(tmp_path)!r})
+llm.create_completion({S}, max_tokens=1)
+stream = llm.generate({A * 4})
+next(stream)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=DEADLINE, check=True)
+    assert ran.stderr == b""
+    assert len(files(tmp_path)) == 1  # what was done before is saved, though nobody closed the cache
+
+
 def test_tokens_are_generated_one_by_one(model: Path, tmp_path: Path) -> None:
     def some(llm: Any, **options: Any) -> list[int]:
         return list(itertools.islice(llm.generate(S + A, temp=0.0, repeat_penalty=1.0, **options), WORDS))

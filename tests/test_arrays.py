@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ds4kv.arrays import ALIGNMENT, Packed, View, contents, pack, views
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from ds4kv.format.arrays import ALIGNMENT, Packed, View, contents, pack, views
 
 NUMPY = {
     "BOOL": np.bool_,

@@ -9,6 +9,7 @@ What is restored has the bits that were saved. The disk can't fail a generation:
 
 from __future__ import annotations
 
+import concurrent.futures
 import inspect
 import logging
 import os
@@ -28,7 +29,7 @@ from ds4kv.store.store import Store
 
 __all__ = ["PrefixCache", "generate"]
 
-MIN_TOKENS = 256
+MIN_TOKENS = 64
 STEP_TOKENS = 64
 
 _ANY_CTX = (1 << 32) - 1  # a DynamicCache has no size of its own
@@ -51,6 +52,8 @@ class PrefixCache:
     ``identity`` is a name for the model and its weights. By default it is a digest of the config and of all weights,
     which takes seconds for a large model, and is made anew when a weight was changed: states of other weights are never
     found. With a name of your own you answer for that.
+
+    ``restored`` is how many tokens of the last prompt that was generated from, or loaded, came from the disk.
 
     States of fewer than ``min_tokens`` are neither saved nor restored. :meth:`generate` saves one each time it has
     ``step_tokens`` more than the last. A model with sliding windows can go on from whole saved states alone, as what
@@ -100,6 +103,8 @@ class PrefixCache:
             "level": None if layout in ("v1", "legacy") else level,
             **store_options,
         }
+        self.restored = 0
+        self._newest: SaveFuture | None = None
         self._stamp = None if identity is not None else stamp_of(model)
         name = identity_of(model, kv_dtype=self._kv_dtype) if identity is None else identity
         self._store = Store(directory, identity=name, **self._options)
@@ -144,7 +149,9 @@ class PrefixCache:
             except _MISSES as error:
                 _log.warning("ds4kv: a state can't be restored: %s", error)
                 continue
+            self.restored = kept
             return past, kept
+        self.restored = 0
         return None, 0
 
     def save(self, input_ids: Any, past: Any, *, wait: bool = True) -> SaveFuture:
@@ -160,7 +167,7 @@ class PrefixCache:
         snapshot = Snapshot.of(past, self._kinds, self._kv_dtype)
         if snapshot.tokens > len(ids):
             raise ValueError(f"a state of {snapshot.tokens} tokens, and {len(ids)} ids")
-        return self.store.save_async(
+        self._newest = self.store.save_async(
             tokens.key_of(ids[: snapshot.tokens]),
             snapshot.payload,
             tokens=snapshot.tokens,
@@ -168,6 +175,7 @@ class PrefixCache:
             raw_total=snapshot.contents.nbytes,
             wait=wait,
         )
+        return self._newest
 
     def generate(self, input_ids: Any, **generate_kwargs: Any) -> Any:
         """``model.generate(input_ids, **generate_kwargs)``, and what it returns, with the cache.
@@ -196,6 +204,11 @@ class PrefixCache:
         if saved + self._step_tokens <= past.get_seq_length() <= len(sequence):
             self._save_if_it_can(sequence, past)
         return output
+
+    def wait(self) -> None:
+        """Waits until what was given to be saved is saved, or refused; what went wrong was logged."""
+        if self._newest is not None:
+            concurrent.futures.wait([self._newest])  # they are done in order
 
     def close(self) -> None:
         """Waits for the saves in the background; no more are taken."""

@@ -19,6 +19,5 @@ model = models.make(kind, dtype=getattr(torch, dtype))
 with PrefixCache(directory, model, min_tokens=16, step_tokens=8) as cache:
     for line in sys.stdin:
         ids = json.loads(line)
-        _, restored = cache.load(ids)
         answer = generate(model, ids, cache=cache, max_new_tokens=16)
-        print(json.dumps([answer[0, len(ids) :].tolist(), restored]), flush=True)
+        print(json.dumps([answer[0, len(ids) :].tolist(), cache.restored]), flush=True)

@@ -243,8 +243,8 @@ class PrefixCache:
             stops = {policy.store_len(end, min_tokens=store.min_tokens, trim=trim, align=align)}
         else:
             stops = set()
-        stops = {stop for stop in stops if max(done + 1, store.min_tokens) <= stop < end}
-        if end - max(stops, default=done) >= self._step_tokens:
+        stops = {stop for stop in stops if max(done + 1, store.min_tokens) <= stop <= end}
+        if end - max(stops, default=done) >= max(self._step_tokens, 1):
             stops.add(end)
         return sorted(stops)
 
@@ -265,13 +265,15 @@ class PrefixCache:
     def _checked(self, ids: Sequence[int], given: dict[str, Any]) -> dict[str, Any]:
         """The arguments for the model. Raises ValueError for what a state of the ids doesn't tell."""
         config = given.get("generation_config") or self.model.generation_config
-        chosen = {name: given.get(name, getattr(config, name, None)) for name in _ONE | _NOT}
+        chosen = {name: given.get(name, getattr(config, name, None)) for name in _ONE | _NONE}
         if not ids:
             raise ValueError("a prompt has a token at least")
         if any((chosen[name] or 1) != 1 for name in _ONE):
             raise ValueError(f"one sequence and one beam are supported: {chosen}")
-        if chosen["cache_implementation"] is not None or chosen["use_cache"] is False or "past_key_values" in given:
-            raise ValueError("the cache is a DynamicCache of its own: no other, and no other kind, can be chosen")
+        if given.get("use_cache") is False or "past_key_values" in given:
+            raise ValueError("generate makes its own DynamicCache: leave use_cache and past_key_values to it")
+        if any(chosen[name] for name in _NONE):
+            raise ValueError(f"only greedy decoding and sampling with a DynamicCache are supported: {chosen}")
         kept = dict(given)
         mask = kept.pop("attention_mask", None)
         if mask is not None and not (mask.numel() == len(ids) and bool(mask.bool().all())):
@@ -283,7 +285,16 @@ class PrefixCache:
 
 
 _ONE = {"num_beams", "num_return_sequences"}
-_NOT = {"cache_implementation", "use_cache"}
+_NONE = {
+    "assistant_early_exit",
+    "assistant_model",  # what transformers drafts, it drafts for a cache that is empty at first
+    "cache_implementation",
+    "custom_generate",
+    "dola_layers",
+    "penalty_alpha",
+    "prompt_lookup_num_tokens",
+    "use_mtp",
+}
 
 
 def generate(model: Any, input_ids: Any, *, cache: PrefixCache, **generate_kwargs: Any) -> Any:

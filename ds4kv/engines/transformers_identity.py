@@ -48,8 +48,8 @@ def identity_of(model: Any, *, kv_dtype: Any) -> str:
     """The identity of a model's states, whose keys and values are of ``kv_dtype``. It reads all weights, once.
 
     It is the same in each process and on each device. The digest is over the text part of the config, the names,
-    dtypes, shapes and XXH3-64 sums of all tensors that a checkpoint of the model would have, ``kv_dtype``, the major
-    version of transformers, and the version of what is written here.
+    dtypes, shapes and XXH3-64 sums of all tensors that a checkpoint of the model would have, ``kv_dtype``, the dtype of
+    autocast where it is on, the major version of transformers, and the version of what is written here.
 
     Raises TypeError if the weights can't be read, being elsewhere than in the memory of this process.
     """
@@ -58,24 +58,31 @@ def identity_of(model: Any, *, kv_dtype: Any) -> str:
         "state": STATE_VERSION,
         "transformers": transformers.__version__.partition(".")[0],
         "config": _of_matter(config.to_dict()),
-        "kv": str(kv_dtype),
+        "kv": [str(kv_dtype), _autocast_of(model)],
         "weights": _sums_of(model),
     }
     text = json.dumps(facts, sort_keys=True, default=str)
     return f"transformers {config.model_type} {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
-def stamp_of(model: Any) -> tuple[tuple[int, int], ...]:
-    """What differs once a weight was changed in place or replaced. It costs microseconds a tensor.
+def stamp_of(model: Any) -> tuple[object, ...]:
+    """What differs once a weight was changed in place or replaced, or autocast was switched: microseconds a tensor.
 
-    What is done to ``tensor.data`` goes unseen.
+    What is done to ``tensor.data``, or to a buffer, goes unseen.
     """
-    return tuple(
+    weights = (
         (tensor.data_ptr(), 0 if tensor.is_inference() else _version_of(tensor)) for tensor in model.parameters()
     )
+    return _autocast_of(model), *weights
 
 
 _version_of = attrgetter("_version")  # torch counts there how often a tensor was written to
+
+
+def _autocast_of(model: Any) -> str | None:
+    device = model.device.type
+    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return str(torch.get_autocast_dtype(device)) if is_on else None
 
 
 def _of_matter(value: Any) -> Any:

@@ -6,7 +6,7 @@ shows in the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,12 +43,21 @@ KV_HEAVY = Shape(layers=16, width=512, heads=8, kv_heads=8, feed_forward=512)
 """32 KiB a token."""
 
 
-def dense(path: Path, shape: Shape = SMALL, *, seed: int = 0, **metadata: float) -> Path:
-    """``metadata`` goes into the header, as floats, with dots for double underscores; it may be of no meaning."""
+def dense(
+    path: Path,
+    shape: Shape = SMALL,
+    *,
+    seed: int = 0,
+    floats: Mapping[str, float] | None = None,
+    integers: Mapping[str, int] | None = None,
+) -> Path:
+    """``floats`` and ``integers`` go into the metadata; they may be of no meaning."""
     make = _Maker(path, "llama", shape, seed)
     make.writer.add_rope_dimension_count(shape.head_size)
-    for key, value in metadata.items():
-        make.writer.add_float32(key.replace("__", "."), value)
+    for key, value in (floats or {}).items():
+        make.writer.add_float32(key, value)
+    for key, count in (integers or {}).items():
+        make.writer.add_uint32(key, count)
     for layer in range(shape.layers):
         make.attention(layer)
         make.feed_forward(layer)
@@ -90,6 +99,27 @@ def recurrent(path: Path, shape: Shape = SMALL, *, seed: int = 0) -> Path:
         make.tensor(f"{begin}.ssm_d", np.ones(inner, np.float32))
         make.matrix(f"{begin}.ssm_out", shape.width, inner)
     return make.write()
+
+
+def lora(path: Path, shape: Shape = SMALL, *, seed: int = 0) -> Path:
+    """An adapter that changes the keys of the first layer."""
+    random, rank = np.random.default_rng(seed), 4
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(rank))
+    kv = shape.kv_heads * shape.head_size
+    writer.add_tensor("blk.0.attn_k.weight.lora_a", random.standard_normal((rank, shape.width), np.float32))
+    writer.add_tensor("blk.0.attn_k.weight.lora_b", random.standard_normal((kv, rank), np.float32))
+    return _written(writer, path)
+
+
+def _written(writer: gguf.GGUFWriter, path: Path) -> Path:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 class _Maker:
@@ -153,8 +183,4 @@ class _Maker:
         self.matrix(f"{begin}.ffn_down", shape.width, shape.feed_forward)
 
     def write(self) -> Path:
-        self.writer.write_header_to_file()
-        self.writer.write_kv_data_to_file()
-        self.writer.write_tensors_to_file()
-        self.writer.close()
-        return self.path
+        return _written(self.writer, self.path)

@@ -130,56 +130,10 @@ def test_an_engine_that_goes_on_needs_no_load(model: Path, tmp_path: Path) -> No
     assert len(files(tmp_path)) == 3
 
 
-@pytest.mark.parametrize(
-    "options", [{"n_ctx": 700}, {"n_ctx": 2000, "n_batch": 64}, {"n_threads": 2, "n_threads_batch": 2}]
-)
-def test_what_sizes_itself_is_not_in_the_identity(model: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    wanted, _ = answer(model, S + A, tmp_path)
-    assert answer(model, S + A, tmp_path, **options) == (wanted, len(S + A))
-
-
 def test_a_context_that_is_too_small_finds_nothing(model: Path, tmp_path: Path) -> None:
     answer(model, S + A, tmp_path)
     assert answer(model, S[:200], tmp_path, n_ctx=256) == (answer(model, S[:200])[0], 0)
     assert answer(model, S[:200], tmp_path)[1] == 200  # the control
-
-
-def test_other_weights_of_the_same_shape_are_a_miss(models: Path, model: Path, tmp_path: Path) -> None:
-    other = gguf_models.dense(models / "other.gguf", seed=1)
-    assert other.stat().st_size == model.stat().st_size
-    answer(model, S + A, tmp_path)
-    assert answer(other, S + A, tmp_path) == (answer(other, S + A)[0], 0)
-    copied = Path(shutil.copy(model, tmp_path / "of another name.gguf"))
-    assert answer(copied, S + A, tmp_path)[1] == len(S + A)  # the control
-
-
-@pytest.mark.parametrize("key", ["llama__rope__freq_base", "general__of_no_meaning"])
-def test_other_metadata_are_a_miss(models: Path, model: Path, tmp_path: Path, key: str) -> None:
-    other = gguf_models.dense(models / f"{key}.gguf", **{key: 5000.0})
-    answer(model, S + A, tmp_path)
-    assert answer(other, S + A, tmp_path) == (answer(other, S + A)[0], 0)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"flash_attn": True},
-        {"type_k": llama_cpp.GGML_TYPE_F32},
-        {"type_v": llama_cpp.GGML_TYPE_F32},
-        {"rope_freq_base": 5000.0},
-        {"kv_overrides": {"llama.rope.freq_base": 5000.0}},
-    ],
-)
-def test_another_kind_of_state_is_a_miss(model: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    answer(model, S + A, tmp_path)
-    assert answer(model, S + A, tmp_path, **options) == (answer(model, S + A, **options)[0], 0)
-    assert answer(model, S + A, tmp_path, **options)[1] == len(S + A)  # the control
-
-
-def test_a_users_own_word_for_the_weights(models: Path, model: Path, tmp_path: Path) -> None:
-    answer(model, S + A, tmp_path, model_id="mine")
-    assert answer(model, S + A, tmp_path, model_id="yours")[1] == 0
-    assert answer(model, S + A, tmp_path, model_id="mine")[1] == len(S + A)
 
 
 @pytest.mark.parametrize("place", [0, 10, 60, 2000, 0.3, 0.7, -1])
@@ -362,11 +316,6 @@ def test_a_llama_is_given_back(model: Path, tmp_path: Path) -> None:
         assert set(vars(llm)) == before
         say(llm, S)
     assert files(tmp_path) == []
-
-
-def test_who_needs_scores_of_all_tokens_is_refused(model: Path, tmp_path: Path) -> None:
-    with engine(model, logits_all=True) as llm, pytest.raises(ValueError, match="logits_all"):
-        attach(llm, tmp_path)
 
 
 def test_what_waits_is_bounded(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

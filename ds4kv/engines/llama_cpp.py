@@ -147,12 +147,20 @@ class Attached(States):
             done = llama_cpp.llama_state_set_data(llm.ctx, pointer(state), len(state))
         else:
             done = llama_cpp.llama_state_seq_set_data(llm.ctx, pointer(state), len(state), _SEQUENCE)
-        is_set = done == len(state) and (not is_cut or llama_cpp.llama_memory_seq_rm(memory, _SEQUENCE, len(ids), -1))
+        is_set = done == len(state)
+        if is_set and is_cut:
+            is_set = self._is_from_the_first(memory) and llama_cpp.llama_memory_seq_rm(memory, _SEQUENCE, len(ids), -1)
         if not is_set or llama_cpp.llama_memory_seq_pos_max(memory, _SEQUENCE) != len(ids) - 1:
             llama_cpp.llama_memory_clear(memory, True)
             raise ValueError("llama.cpp doesn't take this state")
         llm.input_ids[: len(ids)] = ids
         llm.n_tokens = len(ids)
+
+    def _is_from_the_first(self, memory: Any) -> bool:
+        """Whether no window has passed the first token: only then can a state be cut anywhere. To cut another one seems
+        to work, and gives wrong texts.
+        """
+        return bool(llama_cpp.llama_memory_seq_pos_min(memory, _SEQUENCE) == 0)
 
     def _finish(self, llm: Any, is_ours: bool) -> None:
         """Saves what the context holds. A forgotten generator may end in the middle of another: it isn't its turn."""
@@ -166,8 +174,9 @@ class Attached(States):
     def _save(self, llm: Any, ids: NDArray[np.intc]) -> None:
         if llm.ctx is None or self.is_kept(ids):
             return
-        last = llama_cpp.llama_memory_seq_pos_max(llama_cpp.llama_get_memory(llm.ctx), _SEQUENCE)
-        if last != len(ids) - 1:
+        memory = llama_cpp.llama_get_memory(llm.ctx)
+        last = llama_cpp.llama_memory_seq_pos_max(memory, _SEQUENCE)
+        if last != len(ids) - 1 or (self.model.can_be_cut and not self._is_from_the_first(memory)):
             _log.warning("%d tokens end at position %d: their state is not saved", len(ids), last)
             return
         if self.model.is_whole:

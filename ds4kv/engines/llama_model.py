@@ -39,7 +39,8 @@ class Model(NamedTuple):
 
     A state that ``can_be_cut`` serves for any beginning of its tokens; of a sliding window or a recurrent state all is
     needed. ``is_whole``: states are those of the whole context, not of its one sequence, which would leave out what a
-    window has passed. ``is_plain``: a state is keys and values of every token and layer, and nothing else.
+    window has passed. ``is_plain``: a state is keys and values of every token and layer, and nothing else. Their types
+    are ggml's numbers.
     """
 
     identity: str
@@ -47,6 +48,8 @@ class Model(NamedTuple):
     can_be_cut: bool
     is_whole: bool
     is_plain: bool
+    key_type: int
+    value_type: int
     is_v_transposed: bool
 
 
@@ -89,6 +92,8 @@ def model_of(llm: Any, *, model_id: str | None = None) -> Model:
         can_be_cut=not is_recurrent and (not is_sliding or is_whole),
         is_whole=is_whole,
         is_plain=not is_recurrent and not is_sliding,
+        key_type=context.type_k,
+        value_type=context.type_v,
         is_v_transposed=context.flash_attn_type == llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
     )
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ds4kv.engines import tokens as _tokens
+from ds4kv.engines.llama_model import Model
 from ds4kv.engines.llama_states import Ids, States, as_ids
 from ds4kv.file.draft import Draft
 
@@ -53,8 +54,9 @@ def import_session(path: str | os.PathLike[str], cache: States) -> Entry | None:
         ids = _read_tokens(file, size, vocabulary=cache.vocabulary)
         body = np.empty(size - _HEAD.size - 4 * len(ids), np.uint8)
         _refuse_unless(file.readinto(body.data) == len(body), "it was cut while it was read")
-    _Walk(body.data, start=size - len(body)).check(len(ids), is_v_transposed=cache.model.is_v_transposed)
-    return cache.keep(ids, body).result()
+    _Walk(body.data, start=size - len(body)).check(len(ids), cache.model)
+    key = _tokens.key_of(ids.tolist())
+    return cache.store.save_buffer(key, body.data, tokens=len(ids), ctx_size=len(ids), quant_bits=None)
 
 
 def export_session(cache: States, ids: Ids, path: str | os.PathLike[str]) -> None:
@@ -122,8 +124,11 @@ class _Walk:
     def __init__(self, body: memoryview, *, start: int) -> None:
         self._body, self._start, self._at = body, start, 0
 
-    def check(self, count: int, *, is_v_transposed: bool) -> None:
-        """Raises ValueError unless it has the keys and values of positions 0 to ``count`` - 1, and nothing else."""
+    def check(self, count: int, model: Model) -> None:
+        """Raises ValueError unless it has the keys and values of positions 0 to ``count`` - 1, and nothing else. How
+        many layers there are, and how long a row is, llama.cpp checks when it loads a state.
+        """
+        is_v_transposed = model.is_v_transposed
         self._expect("streams", self._number("<I"), 1)
         self._expect("tokens", self._number("<I"), count)
         self._positions(count)
@@ -132,10 +137,10 @@ class _Walk:
         if not 0 < layers <= _MAX_LAYERS:
             self._refuse(f"{layers} layers")
         for _ in range(layers):
-            self._number("<i")  # the type
+            self._expect("type of K", self._number("<i"), model.key_type)
             self._skip(count, self._number("<Q"))
         for _ in range(layers):
-            self._number("<i")
+            self._expect("type of V", self._number("<i"), model.value_type)
             if is_v_transposed:
                 element, rows = self._number("<I"), self._number("<I")
                 self._skip(count, element * rows)

@@ -119,6 +119,7 @@ WRONG = {
     "no layer": (LAYERS + 4, "<I", 0, "0 layers"),
     "a layer too many": (LAYERS + 4, "<I", 5, "byte"),
     "a layer too few": (LAYERS + 4, "<I", 3, "byte"),
+    "K of another type": (LAYERS + 8, "<i", 0, "type of K: 0, not 1"),
     "rows of nothing": (LAYERS + 12, "<Q", 0, "rows of 0 bytes"),
     "rows beyond the end": (LAYERS + 12, "<Q", 2**63, "bytes are left"),
 }
@@ -135,6 +136,24 @@ def test_what_is_no_session_is_refused(model: Path, tmp_path: Path, session: Pat
         assert cache.store.entries() == []
         session.write_bytes(content)
         assert import_session(session, cache) is not None  # the control
+
+
+def test_what_only_llama_cpp_can_tell_is_a_miss(model: Path, tmp_path: Path, session: Path, options: Any) -> None:
+    """All is as it should be, but that keys are longer in one layer and shorter in another."""
+    content = bytearray(session.read_bytes())
+    row, step = 256, 12 + 256 * N
+    first, second = LAYERS + 12, LAYERS + 12 + step
+    assert struct.unpack_from("<Q", content, second) == (row,)
+    moved = bytes(content[second - 4 : second + 8])
+    struct.pack_into("<Q", content, first, row + 128)
+    del content[second - 4 : second + 8]
+    at = second - 4 + 128 * N
+    content[at:at] = moved[:4] + struct.pack("<Q", row - 128)
+    session.write_bytes(content)
+    with engine(model, **options) as llm, attach(llm, tmp_path / "kv") as cache:
+        entry = import_session(session, cache)
+        assert entry is not None
+        assert (say(llm, S + A), cache.restored) == (answer(model, S + A, **options)[0], 0)
 
 
 def test_cut_or_longer_files_are_refused(model: Path, tmp_path: Path, session: Path, options: dict[str, Any]) -> None:

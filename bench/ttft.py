@@ -1,7 +1,7 @@
 """How long until the first token: a prompt that was never seen, against one that another process left in a cache?
 
     python bench/ttft.py table [--engine llama.cpp transformers 'transformers bf16'] [--model SmolLM2-135M KV-heavy]
-                               [--tokens 500 2000 4000] [--rounds 3] [--csv FILE] [--plot FILE] [--dir DIR]
+                               [--tokens 500 2000 4000] [--rounds 3] [--colds 3] [--csv FILE] [--plot FILE] [--dir DIR]
     python bench/ttft.py five  [--tokens 1000] [--vocab 128000] [--rounds 3] [--dir DIR]
 
 *table*: every engine, model, prompt length and way to keep the state; each request has a process of its own. *five*:
@@ -17,6 +17,7 @@ import argparse
 import csv
 import importlib.util
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -126,14 +127,45 @@ def ask(engine: str, model: str, way: str, directory: str, prompts: list[list[in
     return [Answer(**values) for values in json.loads(ran.stdout.splitlines()[-1])]
 
 
-def cold_and_hit(engine: str, model: str, way: str, scratch: str, ids: list[int], answer: int) -> list[Answer]:
-    """A prompt that is new, then the same in another process. What is kept in memory is hit in the same one."""
-    with tempfile.TemporaryDirectory(dir=scratch) as directory:
-        if way == "no cache":
-            return ask(engine, model, way, directory, [ids], answer)
-        if way == "LlamaRAMCache":
-            return ask(engine, model, way, directory, [ids, ids], answer)
-        return [ask(engine, model, way, directory, [ids], answer)[0] for _ in range(2)]
+class Way:
+    """A prompt asked by one way: new, and then from the cache that this left."""
+
+    def __init__(self, engine: str, model: str, way: str, scratch: str, ids: list[int], answer: int) -> None:
+        self.name = way
+        self.colds: list[Answer] = []
+        self.hits: list[Answer] = []
+        self._scratch, self._directory = scratch, ""
+        self._ask = lambda prompts: ask(engine, model, way, self._directory, [ids] * prompts, answer)
+
+    def cold(self) -> None:
+        """What is kept in memory is hit at once, as it ends with the process."""
+        if self._directory:
+            shutil.rmtree(self._directory)
+        self._directory = tempfile.mkdtemp(dir=self._scratch)
+        cold, *hits = self._ask(2 if self.name == "LlamaRAMCache" else 1)
+        self.colds.append(cold)
+        self.hits += hits
+
+    def hit(self) -> None:
+        if self.name not in ("no cache", "LlamaRAMCache"):
+            self.hits += self._ask(1)
+
+    def row(self, floor: float) -> dict[str, Any]:
+        """Its numbers; those of a cache are empty where there's none. ``floor`` is the prompt without a cache."""
+        cold = median(self.colds)
+        if not self.hits:
+            return dict.fromkeys(COLUMNS, "") | {"cold_ms": ms(cold.first)}
+        hit = median(self.hits)
+        return {
+            "cold_ms": ms(cold.first),
+            "hit_ms": ms(hit.first),
+            "faster": round(floor / hit.first, 1),
+            "load_ms": ms(hit.ready),
+            "computed": int(hit.computed),
+            "held_ms": ms(cold.held),
+            "save_ms": ms(cold.kept),
+            "bytes": int(cold.bytes),
+        }
 
 
 def median(answers: Sequence[Answer]) -> Answer:
@@ -153,36 +185,20 @@ def measure(args: argparse.Namespace, scratch: str) -> list[dict[str, Any]]:
         for model in args.model:
             path = model_for(engine, model, tempfile.mkdtemp(dir=scratch))
             for tokens in args.tokens:
-                ids, given = prompt(model, tokens), {way: [] for way in WAYS[engine]}
-                for _ in range(args.rounds):
-                    for way, rounds in given.items():
-                        rounds.append(cold_and_hit(engine, path, way, scratch, ids, args.answer))
+                ids = prompt(model, tokens)
+                ways = [Way(engine, path, way, scratch, ids, args.answer) for way in WAYS[engine]]
+                for turn in range(args.rounds):
+                    for way in ways:
+                        if turn < (args.colds or args.rounds):
+                            way.cold()
+                        way.hit()
                 what = f"{engine}, {model}, {tokens} tokens"
-                must_agree([answer for rounds in given.values() for pair in rounds for answer in pair], what)
-                floor = median([pair[0] for pair in given["no cache"]]).first
-                for way, rounds in given.items():
-                    cold, *hits = (median(turns) for turns in zip(*rounds, strict=True))
-                    rows.append(
-                        {"engine": engine, "model": model, "tokens": tokens, "way": way} | row(cold, hits, floor)
-                    )
+                must_agree([answer for way in ways for answer in way.colds + way.hits], what)
+                floor = median(ways[0].colds).first
+                for way in ways:
+                    rows.append({"engine": engine, "model": model, "tokens": tokens, "way": way.name} | way.row(floor))
                 print(what, file=sys.stderr)
     return rows
-
-
-def row(cold: Answer, hits: Sequence[Answer], floor: float) -> dict[str, Any]:
-    """The numbers of a way; those of a cache are empty where there's none. ``floor`` is the prompt without a cache."""
-    if not hits:
-        return dict.fromkeys(COLUMNS, "") | {"cold_ms": ms(cold.first)}
-    return {
-        "cold_ms": ms(cold.first),
-        "hit_ms": ms(hits[0].first),
-        "faster": round(floor / hits[0].first, 1),
-        "load_ms": ms(hits[0].ready),
-        "computed": hits[0].computed,
-        "held_ms": ms(cold.held),
-        "save_ms": ms(cold.kept),
-        "bytes": int(cold.bytes),
-    }
 
 
 COLUMNS = ["cold_ms", "hit_ms", "faster", "load_ms", "computed", "held_ms", "save_ms", "bytes"]
@@ -266,6 +282,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=128_000, help="of the model in five (%(default)s)")
     parser.add_argument("--heavy", action="store_true", help="in five, the KV-heavy model instead of a small one")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--colds", type=int, help="in table, only so many rounds begin with an empty cache")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--plot", metavar="FILE", help="an .svg or .png file; needs matplotlib")
     parser.add_argument("--dir", default=tempfile.gettempdir())

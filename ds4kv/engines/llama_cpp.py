@@ -48,8 +48,8 @@ def attach(
 
     ``min_tokens`` is the least that is worth a save, and that a load must spare. States that wait to be saved take at
     most ``pending_mb`` MiB of memory, or one of them more; what comes then isn't saved, and the log says so.
-    ``model_id`` is the user's own word for the weights, such as a SHA-256; by default they are told by samples of the
-    GGUF file. All else is for :class:`ds4kv.Store`: ``budget_mb``, ``on_full`` and so on. By default the layout is
+    ``model_id`` is the user's own word for the weights, such as a SHA-256; by default they are told by every byte of
+    the GGUF file. All else is for :class:`ds4kv.Store`: ``budget_mb``, ``on_full`` and so on. By default the layout is
     ``v2-checked`` at level 0, and saves give way to the engine, by a ``nice`` of 10.
 
     Raises ValueError for a model that sees pictures, one that has a cache attached, and options out of their range;

@@ -6,15 +6,23 @@ machine finds what was saved.
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import os
 import re
+import threading
+from array import array
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
+
+from ds4kv.core import workers
+from ds4kv.core.native import hash64
+from ds4kv.store.entry import stamp
 
 __all__ = ["Model", "digest_of_file", "model_of"]
 
-_BLOCK = 512
-_BLOCKS = 4096
+_PIECE = 1 << 24
 _SHARD = re.compile(r"(.*-)00001-of-(\d{5})\.gguf")
 
 _PARAMETERS = (
@@ -112,22 +120,40 @@ def _long_rope(metadata: dict[str, str], architecture: str, ctx_size: int) -> st
 
 
 def digest_of_file(path: str | os.PathLike[str]) -> str:
-    """A digest of a GGUF file, or of all parts of one that is split: of their sizes, and of 4096 blocks of 512 bytes
-    each, evenly from the first byte to the last. A file of up to 2 MiB is read whole.
+    """A digest of a GGUF file, or of all parts of one that is split: of every byte.
 
-    So another file is told apart if it differs over more than a 4096th of its size at a stretch, as any tensor that
-    matters does. A few bytes changed in between are not seen. Raises OSError.
+    It is XXH3-64 of each piece, by as many threads as the store has workers, and SHA-256 of those. A file that this
+    process has seen, and that has the same size and times, isn't read again. Raises OSError.
     """
     sha = hashlib.sha256()
     for part in _parts(os.fsdecode(path)):
-        with open(part, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            sha.update(size.to_bytes(8, "little"))
-            count = min(_BLOCKS, -(-size // _BLOCK))
-            for i in range(count):
-                start = i * _BLOCK if count < _BLOCKS else i * max(size - _BLOCK, 0) // (_BLOCKS - 1)
-                sha.update(os.pread(file.fileno(), _BLOCK, start))
+        status = os.stat(part)
+        sha.update(_sums_of(os.path.realpath(part), stamp(status)))
     return sha.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _sums_of(path: str, _: object) -> bytes:
+    """Of each 16 MiB of a file the sum, and its size before them; the second argument changes when the file does."""
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        mine = threading.local()
+
+        def sum_at(offset: int) -> int:
+            if not hasattr(mine, "piece"):
+                mine.piece = bytearray(_PIECE)
+            piece = memoryview(mine.piece)[: size - offset]
+            filled = 0
+            while filled < len(piece):
+                read = os.preadv(file.fileno(), [piece[filled:]], offset + filled)
+                if read == 0:
+                    raise OSError(errno.EIO, f"it ends at {offset + filled}, and had {size} bytes", path)
+                filled += read
+            return hash64(piece)
+
+        with ThreadPoolExecutor(max(workers.resolve(None), 1)) as pool:
+            sums = pool.map(sum_at, range(0, size, _PIECE))
+            return array("Q", [size, *sums]).tobytes()
 
 
 def _parts(path: str) -> list[str]:

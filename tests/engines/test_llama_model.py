@@ -109,14 +109,14 @@ CHANGES: dict[str, tuple[Callable[[bytearray], None], bool]] = {
     "nothing": (lambda data: None, False),
     "the first byte": (lambda data: data.__setitem__(0, 1), True),
     "the last byte": (lambda data: data.__setitem__(-1, 1), True),
-    "4 KiB somewhere": (lambda data: data.__setitem__(slice(5 * MIB + 77, 5 * MIB + 77 + 4096), b"\1" * 4096), True),
+    "a bit somewhere": (lambda data: data.__setitem__(17 * MIB + 77, 1), True),
     "a byte more": (lambda data: data.append(0), True),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_digest_of_samples(tmp_path: Path, change: str) -> None:
-    path, data = tmp_path / "x.gguf", bytearray(12 * MIB)
+def test_a_digest_is_of_every_byte(tmp_path: Path, change: str) -> None:
+    path, data = tmp_path / "x.gguf", bytearray(33 * MIB)
     path.write_bytes(data)
     before = digest_of_file(path)
     alter, is_seen = CHANGES[change]

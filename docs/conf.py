@@ -36,6 +36,7 @@ myst_enable_extensions = ["deflist"]
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 autodoc_preserve_defaults = True
+autodoc_mock_imports = ["torch", "transformers"]  # the docs are made without engines
 python_maximum_signature_line_length = 100
 
 nitpicky = True

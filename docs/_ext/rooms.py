@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -16,9 +17,12 @@ ROOMS = re.compile(r"\*\*(core(?: < \w+)+)\*\*")  # as architecture.md shows the
 ROLE = re.compile(r":\w+:(`[^`]+`)")
 
 
-def described(name: str) -> list[str]:
-    """Of a module, in reST. What its docstring refers to is no page of the site: names stay names."""
-    docstring = ROLE.sub(r"`\1`", inspect.getdoc(importlib.import_module(name)) or "")
+def described(name: str, path: Path) -> list[str]:
+    """Of a module, in reST. What its docstring refers to is no page of the site: names stay names.
+
+    It is read and not imported: an engine's adapter needs its engine.
+    """
+    docstring = ROLE.sub(r"`\1`", ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
     return [f".. py:module:: {name}", "", f".. rubric:: {name}", "", *docstring.splitlines(), ""]
 
 
@@ -30,7 +34,8 @@ class Rooms(SphinxDirective):
             package = importlib.import_module(f"ds4kv.{room}")
             names = [module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "_native"]
             lines += [f"## ds4kv.{room}", "", "```{eval-rst}", *(inspect.getdoc(package) or "").splitlines(), ""]
-            lines += [line for name in names for line in described(f"ds4kv.{room}.{name}")]
+            folder = Path(package.__path__[0])
+            lines += [line for name in names for line in described(f"ds4kv.{room}.{name}", folder / f"{name}.py")]
             lines += ["```", ""]
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 

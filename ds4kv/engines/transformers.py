@@ -20,7 +20,7 @@ import torch
 
 from ds4kv.engines import tokens
 from ds4kv.engines.transformers_identity import identity_of, stamp_of
-from ds4kv.engines.transformers_state import Snapshot, layer_kinds, new_state, restored
+from ds4kv.engines.transformers_state import Snapshot, layer_kinds, new_state, restored, stretched_positions
 from ds4kv.errors import Ds4kvError
 from ds4kv.store import policy
 from ds4kv.store.background import SaveFuture
@@ -86,6 +86,8 @@ class PrefixCache:
         self._config = model.config.get_text_config(decoder=True)
         if model.config.is_encoder_decoder:
             raise TypeError(f"{type(model).__name__} has an encoder: models that only decode are supported")
+        if (positions := stretched_positions(self._config)) is not None:
+            raise TypeError(f"{positions} positions: a state depends on how long its prompt is, and can't be shared")
         if len({parameter.device for parameter in model.parameters()}) > 1:
             raise TypeError("the model is on several devices: one is supported")
         self._kinds = layer_kinds(new_state(self._config))

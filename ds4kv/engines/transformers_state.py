@@ -20,7 +20,7 @@ from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWin
 
 from ds4kv.format.arrays import Contents, View, contents, views
 
-__all__ = ["STATE_VERSION", "Snapshot", "layer_kinds", "new_state", "restored"]
+__all__ = ["STATE_VERSION", "Snapshot", "layer_kinds", "new_state", "restored", "stretched_positions"]
 
 STATE_VERSION = 1
 """Of what is written here; it is part of an identity."""
@@ -28,6 +28,8 @@ STATE_VERSION = 1
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _SUPPORTED = "a DynamicCache of full and sliding-window attention layers in float32, float16 or bfloat16 is"
+
+_STRETCHED = ("dynamic", "longrope", "su")
 
 Kind = int | None
 """Of a layer: 0 keeps all tokens, a number is its window, None has nothing to keep."""
@@ -104,6 +106,21 @@ def layer_kinds(past: Any) -> list[Kind]:
         else:
             raise TypeError(f"a layer is {type(layer).__name__}: {_SUPPORTED}")
     return kinds
+
+
+def stretched_positions(config: Any) -> str | None:
+    """The kind of rotary positions by which a state depends on what comes after it; None if it doesn't.
+
+    Their frequencies are those of the whole prompt: a beginning of it, computed alone, has others.
+    """
+    found = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
+    while found:
+        value = found.pop()
+        if isinstance(value, dict):
+            found += value.values()
+        elif value in _STRETCHED:
+            return str(value)
+    return None
 
 
 def new_state(config: Any) -> Any:

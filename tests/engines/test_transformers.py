@@ -486,6 +486,10 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
     for model, complaint in ((convolving, "LinearAttentionLayer"), (translating, "an encoder")):
         with pytest.raises(TypeError, match=complaint):
             opened(tmp_path, model)
+    stretched = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    with pytest.raises(TypeError, match="dynamic positions"):
+        opened(tmp_path, models.make(rope_parameters=stretched))
+    opened(tmp_path, models.make(rope_parameters=stretched | {"rope_type": "linear"})).close()
     with pytest.raises(TypeError, match="float64"):
         opened(tmp_path, models.make(dtype=torch.float64))
     with torch.device("meta"):

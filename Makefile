@@ -21,7 +21,7 @@ stream = checked fileobj stream stream_files
 file   = checkpoint draft integrity ledger lock notes rewrite salvage verdicts
 store  = background identity index load_async log nearest policy quarantine sessions settings store store_crash store_model store_processes store_room \
          store_trouble upgrade watch
-engines = llama_cpp llama_session transformers
+engines = llama_cpp llama_model llama_session transformers
 cli    = cli cli_changes cli_store cli_streams synthetic
 house  = docs exports house hygiene packaging readme
 ROOMS  = core format stream file store engines cli house

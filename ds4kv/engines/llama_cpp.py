@@ -58,6 +58,28 @@ def attach(
     return Attached(directory, llm, min_tokens=min_tokens, pending_mb=pending_mb, model_id=model_id, **options)
 
 
+def _held(llm: Any, ids: NDArray[np.intc], *, window: int) -> int:
+    """With how many of these tokens the context begins. The engine cuts it back to them, whether it can or not: where a
+    sliding window has passed what they need, the cut would go wrong unseen. So there the context is emptied.
+    """
+    count = common(llm.input_ids[: llm.n_tokens], ids)
+    if count == 0 or window == 0 or count == llm.n_tokens < len(ids):
+        return count
+    memory = llama_cpp.llama_get_memory(llm.ctx)
+    if llama_cpp.llama_memory_seq_pos_min(memory, _SEQUENCE) <= max(count - window, 0):
+        return count
+    llm.reset()
+    llama_cpp.llama_memory_clear(memory, True)
+    return 0
+
+
+def _is_from_the_first(memory: Any) -> bool:
+    """Whether no window has passed the first token: only then can a state be cut anywhere. To cut another one seems to
+    work, and gives wrong texts.
+    """
+    return bool(llama_cpp.llama_memory_seq_pos_min(memory, _SEQUENCE) == 0)
+
+
 class Attached(States):
     """The cache of one ``Llama``, made by :func:`attach`; it doesn't keep the Llama alive. ``restored`` says how many
     tokens of the last prompt came from the disk.
@@ -71,7 +93,6 @@ class Attached(States):
         super().__init__(directory, llm, **options)
         self._llm = weakref.ref(llm)
         self._signature = inspect.signature(type(llm).generate)
-        self._head = whole_head(self.model.architecture) if self.model.is_whole else SEQUENCE_HEAD
         self._known = as_ids([])  # what the context holds, as far as this cache has seen it computed or put it there
         self._turn = 0
         attached = self
@@ -114,10 +135,11 @@ class Attached(States):
         held = llm.input_ids[: llm.n_tokens]
         if not is_reset:
             return common(held, self._known) == len(held)
-        used = common(held, ids)
         try:
+            used = _held(llm, ids, window=self.model.window)
             self.restored = self._restore(llm, ids, at_least=used + self.min_tokens)
         except Exception:  # noqa: BLE001, the engine computes, as without a cache
+            used = common(held, ids)
             _log.warning("%s: nothing could be loaded", self.store.directory, exc_info=True)
         if self.restored:
             self._known = ids[: self.restored].copy()
@@ -133,7 +155,7 @@ class Attached(States):
             tried.append(entry)
             try:
                 with self.store.load(entry) as checkpoint:
-                    self._set(llm, self.read(checkpoint, self._head), ids[:count], is_cut=count < entry.tokens)
+                    self._set(llm, self.read(checkpoint, SEQUENCE_HEAD), ids[:count], is_cut=count < entry.tokens)
             except FAILURES as error:
                 _log.info("%s is not used: %s", entry.path, error)
             else:
@@ -141,27 +163,22 @@ class Attached(States):
         return 0
 
     def _set(self, llm: Any, state: NDArray[np.uint8], ids: NDArray[np.intc], *, is_cut: bool) -> None:
-        """Makes the context one that has just computed these tokens, but for what comes after them."""
+        """Makes the context one that has just computed these tokens, but for what comes after them.
+
+        The state of a whole context is set as one of a sequence, too. As a whole one, llama.cpp would go on with its
+        first cell, and take those that a window has passed for free.
+        """
         llm.reset()
         memory = llama_cpp.llama_get_memory(llm.ctx)
-        if self.model.is_whole:
-            done = llama_cpp.llama_state_set_data(llm.ctx, pointer(state), len(state))
-        else:
-            done = llama_cpp.llama_state_seq_set_data(llm.ctx, pointer(state), len(state), _SEQUENCE)
+        done = llama_cpp.llama_state_seq_set_data(llm.ctx, pointer(state), len(state), _SEQUENCE)
         is_set = done == len(state)
         if is_set and is_cut:
-            is_set = self._is_from_the_first(memory) and llama_cpp.llama_memory_seq_rm(memory, _SEQUENCE, len(ids), -1)
+            is_set = _is_from_the_first(memory) and llama_cpp.llama_memory_seq_rm(memory, _SEQUENCE, len(ids), -1)
         if not is_set or llama_cpp.llama_memory_seq_pos_max(memory, _SEQUENCE) != len(ids) - 1:
             llama_cpp.llama_memory_clear(memory, True)
             raise ValueError("llama.cpp doesn't take this state")
         llm.input_ids[: len(ids)] = ids
         llm.n_tokens = len(ids)
-
-    def _is_from_the_first(self, memory: Any) -> bool:
-        """Whether no window has passed the first token: only then can a state be cut anywhere. To cut another one seems
-        to work, and gives wrong texts.
-        """
-        return bool(llama_cpp.llama_memory_seq_pos_min(memory, _SEQUENCE) == 0)
 
     def _finish(self, llm: Any, is_ours: bool) -> None:
         """Saves what the context holds. A forgotten generator may end in the middle of another, whose turn it is, or
@@ -179,7 +196,7 @@ class Attached(States):
             return
         memory = llama_cpp.llama_get_memory(llm.ctx)
         last = llama_cpp.llama_memory_seq_pos_max(memory, _SEQUENCE)
-        if last != len(ids) - 1 or (self.model.can_be_cut and not self._is_from_the_first(memory)):
+        if last != len(ids) - 1 or (self.model.can_be_cut and not _is_from_the_first(memory)):
             _log.warning("%d tokens end at position %d: their state is not saved", len(ids), last)
             return
         if self.model.is_whole:
@@ -195,7 +212,8 @@ class Attached(States):
             done = llama_cpp.llama_state_seq_get_data(llm.ctx, pointer(state), size, _SEQUENCE)
         if done != size:
             raise ValueError(f"llama.cpp gave {done} of {size} bytes of its state")
-        self.keep(ids, state[len(self._head) :])
+        head = whole_head(self.model.architecture) if self.model.is_whole else SEQUENCE_HEAD
+        self.keep(ids, state[len(head) :])
 
 
 class Cache(States):
@@ -238,7 +256,9 @@ class Cache(States):
         Raises KeyError on a miss, and where the engine itself holds nearly as much: then a load would spare nothing.
         """
         llm, ids, tried = self._llm(), as_ids(key), list[Entry]()
-        least = self.min_tokens if llm is None else self.min_tokens + common(llm.input_ids[: llm.n_tokens], ids)
+        least = self.min_tokens
+        if llm is not None:
+            least += _held(llm, ids, window=self.model.window)
         while found := self._look(ids, tried):
             entry, count = found
             if count < least:
@@ -265,6 +285,15 @@ class Cache(States):
             seed=vars(llm).get("_seed", llama_cpp.LLAMA_DEFAULT_SEED),
         )
 
+    def _is_as_it_should_be(self, ids: NDArray[np.intc]) -> bool:
+        """Whether a state of these tokens can be cut, if it has to be. With a window only the context itself tells."""
+        if self.model.window == 0 or not self.model.can_be_cut:
+            return True
+        llm = self._llm()
+        if llm is None or not np.array_equal(llm.input_ids[: llm.n_tokens], ids):
+            return False
+        return _is_from_the_first(llama_cpp.llama_get_memory(llm.ctx))
+
     def __setitem__(self, key: Ids, value: Any) -> None:
         """Saves a state in the background, by the tokens that it was computed from: ``key`` may have one more."""
         try:
@@ -273,7 +302,7 @@ class Cache(States):
             head, body = state[: len(self._head)], state[len(self._head) :]
             if head != self._head:
                 raise ValueError(f"a state begins with {bytes(head)!r}, not {self._head!r}")
-            if not self.is_kept(ids) and self.has_room(body.nbytes):
+            if self._is_as_it_should_be(ids) and not self.is_kept(ids) and self.has_room(body.nbytes):
                 self.keep(ids, body)
         except Exception:  # noqa: BLE001, the engine has its answer
             _log.warning("%s: a state could not be saved", self.store.directory, exc_info=True)

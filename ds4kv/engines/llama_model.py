@@ -48,7 +48,7 @@ class Model(NamedTuple):
     A state that ``can_be_cut`` serves for any beginning of its tokens; of a sliding window or a recurrent state all is
     needed. ``is_whole``: states are those of the whole context, not of its one sequence, which would leave out what a
     window has passed. ``is_plain``: a state is keys and values of every token and layer, and nothing else. Their types
-    are ggml's numbers.
+    are ggml's numbers. ``window`` is how many tokens a sliding window has, 0 where there is none.
     """
 
     identity: str
@@ -56,6 +56,7 @@ class Model(NamedTuple):
     can_be_cut: bool
     is_whole: bool
     is_plain: bool
+    window: int
     key_type: int
     value_type: int
     is_v_transposed: bool
@@ -88,7 +89,8 @@ def model_of(llm: Any, *, model_id: str | None = None) -> Model:
     ]
     if llm.lora_path:
         words.append(f"lora {digest_of_file(llm.lora_path)} {llm.lora_scale}")
-    is_sliding = llama_cpp.llama_model_n_swa(llm.model) > 0
+    window = llama_cpp.llama_model_n_swa(llm.model)
+    is_sliding = window > 0
     is_recurrent = llama_cpp.llama_model_is_recurrent(llm.model) or llama_cpp.llama_model_is_hybrid(llm.model)
     is_whole = is_sliding and bool(context.swa_full) and not is_recurrent
     words.append(f"whole {is_whole}")
@@ -100,6 +102,7 @@ def model_of(llm: Any, *, model_id: str | None = None) -> Model:
         can_be_cut=not is_recurrent and (not is_sliding or is_whole),
         is_whole=is_whole,
         is_plain=not is_recurrent and not is_sliding,
+        window=window,
         key_type=context.type_k,
         value_type=context.type_v,
         is_v_transposed=context.flash_attn_type == llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,

@@ -235,6 +235,24 @@ def test_what_cannot_be_cut_serves_whole(models: Path, tmp_path: Path, kind: str
         assert answer(path, prompt, tmp_path, **options) == (answer(path, prompt, **options)[0], count)
 
 
+@pytest.mark.parametrize("swa_full", [True, False])
+@pytest.mark.parametrize("way", ["attached", "set"])
+def test_a_context_that_is_cut_behind_its_window(models: Path, tmp_path: Path, way: str, swa_full: bool) -> None:
+    """The engine itself cuts what it has in memory, and doesn't look at what a window has passed."""
+    path, options = gguf_models.sliding(models / "sliding.gguf"), {"swa_full": swa_full}
+    answer(path, S + A, tmp_path, **options)
+    prompts = (S + A + B, S[:150] + B, S + A + B, S[:90], S[:90] + A)
+    wanted = [answer(path, prompt, **options)[0] for prompt in prompts]
+    with engine(path, **options) as llm:
+        cache = attach(llm, tmp_path) if way == "attached" else Cache(tmp_path, llm)
+        if way == "set":
+            llm.set_cache(cache)
+        with cache:
+            assert [say(llm, prompt) for prompt in prompts] == wanted
+    for prompt, text in zip(prompts, wanted, strict=True):
+        assert answer(path, prompt, tmp_path, **options)[0] == text
+
+
 # ------------------------------------------------------------------------------ the engine's own ways
 
 

@@ -1,6 +1,7 @@
 #: make dev     a .venv with ds4kv installed in editable form, all tools, and the hooks of git; once, and after
 #:              a change in pyproject.toml or setup.py
 #: make test    the fast tests; `make test T=store`: of tests/test_store*.py, `make test ROOM=stream`: of one room
+#: make engines PyTorch, transformers and llama.cpp into .venv, 1.6 GB: without them tests/engines is skipped
 #: make check   what must be green before a commit: linters, types, the C core's tests, all tests
 #: make bench   every benchmark on little; bench/README.md says how to measure
 #: make docs    the docs site, in build/docs
@@ -20,18 +21,19 @@ stream = checked fileobj stream stream_files
 file   = checkpoint draft integrity ledger lock notes rewrite salvage verdicts
 store  = background identity index load_async log nearest policy quarantine sessions settings store store_crash store_model store_processes store_room \
          store_trouble upgrade watch
+engines = llama_cpp llama_model llama_session transformers
 cli    = cli cli_changes cli_store cli_streams synthetic
 house  = docs exports house hygiene packaging readme
-ROOMS  = core format stream file store cli house
+ROOMS  = core format stream file store engines cli house
 
 ifdef ROOM
-TESTS := $(if $(filter $(ROOM),$(ROOMS)),$(wildcard $(patsubst %,tests/test_%.py,$($(ROOM)))),$(error ROOM is one of $(ROOMS)))
+TESTS := $(if $(filter $(ROOM),$(ROOMS)),$(wildcard $(foreach name,$($(ROOM)),tests/test_$(name).py tests/engines/test_$(name).py)),$(error ROOM is one of $(ROOMS)))
 endif
 ifdef T
-TESTS := $(or $(wildcard tests/test_$(T)*.py),$(error there is no tests/test_$(T)*.py))
+TESTS := $(or $(wildcard tests/test_$(T)*.py tests/engines/test_$(T)*.py),$(error there is no test_$(T)*.py))
 endif
 
-.PHONY: help dev editable test check bench docs clean
+.PHONY: help dev editable test engines check bench docs clean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' Makefile
@@ -54,6 +56,9 @@ $(BUILT): $(C) csrc/build_ffi.py setup.py | editable
 test: editable $(BUILT)
 	$(BIN)/pytest -n auto -m "not slow" $(TESTS)
 
+engines: editable
+	bash tests/engines/setup.sh .venv
+
 check: editable $(BUILT)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -68,6 +73,9 @@ bench: editable $(BUILT)
 	$(BIN)/python bench/memory.py --mib 64 --workers 1 --dir build
 	$(BIN)/python bench/peers.py --tokens 300 --rounds 1 --dir build
 	$(BIN)/python bench/store.py --entries 10 --prompt-kib 20 --dir build
+	if $(BIN)/python -c 'import llama_cpp, transformers' 2>/dev/null; then \
+	    $(BIN)/python bench/ttft.py table --model KV-heavy --tokens 300 --answer 8 --rounds 1 --dir build && \
+	    $(BIN)/python bench/ttft.py five --tokens 300 --rounds 1 --dir build; fi
 
 docs: editable $(BUILT)
 	$(BIN)/sphinx-build -q -E -W --keep-going docs build/docs

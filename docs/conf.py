@@ -36,14 +36,14 @@ myst_enable_extensions = ["deflist"]
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 autodoc_preserve_defaults = True
-autodoc_mock_imports = ["torch", "transformers"]  # the docs are made without engines
+autodoc_mock_imports = ["llama_cpp", "numpy", "torch", "transformers"]  # the docs are made without engines
 python_maximum_signature_line_length = 100
 
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"(argparse|collections\.abc|io|os)\..*|array"),  # no inventory is fetched of the standard library
-    ("py:class", r"StrPath|\w+Buffer|BinaryFile|Payload"),  # aliases of types, whose names say what they are
-    ("py:class", r"Ledger|ds4kv\.file\.note\.Note"),  # of arguments that are the store's own
+    ("py:class", r"StrPath|\w+Buffer|BinaryFile|Payload|Ids"),  # aliases of types, whose names say what they are
+    ("py:class", r"Ledger|ds4kv\.file\.note\.Note|States"),  # of arguments that are not for users to make
 ]
 
 PAGES = {

@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import Fork, forked, started, status_of_fork
+from processes import DEADLINE, Fork, forked, started, status_of_fork
 
 TESTS = Path(__file__).parent
+TEST_FILES = [*TESTS.glob("test_*.py"), *TESTS.glob("engines/test_*.py")]
 FORBIDDEN = {
     "subprocess": {"Popen", "call", "check_call", "check_output", "getoutput", "getstatusoutput"},
     "os": {"fork", "forkpty", "system", "popen", "posix_spawn", "posix_spawnp", "wait", "waitpid"},
@@ -37,7 +38,7 @@ def loose_ends(code: str) -> list[int]:
     return lines
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted([*TESTS.glob("*.py"), *TESTS.glob("engines/*.py")]), ids=lambda path: path.name)
 def test_processes_are_started_by_the_helpers(path: Path) -> None:
     if path.name != "processes.py":
         assert loose_ends(path.read_text()) == []
@@ -48,16 +49,43 @@ def test_make_knows_every_test_file_by_one_room() -> None:
     rooms = re.search(r"^ROOMS += (.*)", makefile, re.M)[1].split()
     named = [name for room in rooms for name in re.search(rf"^{room} += (.*)", makefile, re.M)[1].split()]
     assert len(set(named)) == len(named)
-    missing = {path.stem.removeprefix("test_") for path in TESTS.glob("test_*.py")} - set(named)
+    missing = {path.stem.removeprefix("test_") for path in TEST_FILES} - set(named)
     assert missing == set(), "give them a room in Makefile"
 
 
 def test_newcomers_are_told_what_each_test_is_for() -> None:
     table = [line for line in (TESTS.parent / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("|")]
     named = re.findall(r"`(test_[\w*]+)`", "".join(table))
-    names = {path.stem for path in TESTS.glob("test_*.py")}
+    names = {path.stem for path in TEST_FILES}
     missing = {name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in named)}
     assert missing == set(), "name them in the table of CONTRIBUTING.md"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_required", [False, True])
+def test_without_an_engine_its_tests_are_skipped_by_name_but_not_where_it_is_required(
+    is_required: bool, tmp_path: Path
+) -> None:
+    """The engine is another one, that nobody has; an import that fails for another reason is never a skip."""
+    conftest = (TESTS / "engines/conftest.py").read_text().replace('"torch"', '"no_such_engine"')
+    (tmp_path / "conftest.py").write_text(conftest)
+    (tmp_path / "test_engine.py").write_text("import no_such_engine\n")
+    (tmp_path / "test_control.py").write_text("def test_it() -> None: ...\n")
+    environ = {**os.environ, "DS4KV_ENGINES": "required" if is_required else ""}
+    command = [sys.executable, "-m", "pytest", "-rs", "--import-mode=importlib", "--rootdir", tmp_path, tmp_path]
+
+    def run() -> tuple[int, str]:
+        ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=DEADLINE)
+        return ran.returncode, ran.stdout
+
+    code, printed = run()
+    assert (code, "1 error" in printed) == ((2, True) if is_required else (0, False)), printed
+    assert ("1 passed, 1 skipped" in printed) is not is_required
+    assert ("test_engine.py: no no_such_engine;" in printed) is not is_required
+    (tmp_path / "test_engine.py").write_text("import pytest\npytest.importorskip('no_such_engine')\n")
+    assert run()[0] == (2 if is_required else 0)
+    (tmp_path / "test_engine.py").write_text("import no_such_helper\n")
+    assert run()[0] == 2
 
 
 def test_the_rule_sees_what_it_forbids() -> None:

@@ -144,10 +144,9 @@ class PrefixCache:
             try:
                 with store.load(entry) as checkpoint:
                     past = restored(
-                        checkpoint.payload,
+                        checkpoint,
                         self._config,
                         self._kinds,
-                        tokens=entry.tokens,
                         kept=kept,
                         dtype=self._kv_dtype,
                         device=self.model.device,

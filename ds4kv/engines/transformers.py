@@ -33,6 +33,8 @@ MIN_TOKENS = 64
 STEP_TOKENS = 64
 
 _ANY_CTX = (1 << 32) - 1  # a DynamicCache has no size of its own
+_PATIENCE = 2.0
+"""Seconds that a prompt waits for the save of what it goes on from: most saves take less, and most prefills more."""
 _TRIES = 4
 _WORTH = 8
 """A state is read whole. It isn't if less than one token of so many is common with the prompt: computing is faster."""
@@ -106,7 +108,7 @@ class PrefixCache:
             **store_options,
         }
         self.restored = 0
-        self._newest: SaveFuture | None = None
+        self._newest: tuple[bytes, SaveFuture] | None = None
         self._stamp = None if identity is not None else stamp_of(model)
         name = identity_of(model, kv_dtype=self._kv_dtype) if identity is None else identity
         self._store = Store(directory, identity=name, **self._options)
@@ -134,16 +136,17 @@ class PrefixCache:
         """
         ids = _ids_of(input_ids)[:-1]
         store, tried = self.store, list[Entry]()
+        if self._newest is not None and tokens.key_of(ids).startswith(self._newest[0]):
+            self.wait(_PATIENCE)  # the prompt goes on from what is being saved
         while len(tried) < _TRIES and (found := self._best(store, ids, tried)) is not None:
             entry, kept = found
             tried.append(entry)
             try:
                 with store.load(entry) as checkpoint:
                     past = restored(
-                        checkpoint.payload,
+                        checkpoint,
                         self._config,
                         self._kinds,
-                        tokens=entry.tokens,
                         kept=kept,
                         dtype=self._kv_dtype,
                         device=self.model.device,
@@ -169,15 +172,17 @@ class PrefixCache:
         snapshot = Snapshot.of(past, self._kinds, self._kv_dtype)
         if snapshot.tokens > len(ids):
             raise ValueError(f"a state of {snapshot.tokens} tokens, and {len(ids)} ids")
-        self._newest = self.store.save_async(
-            tokens.key_of(ids[: snapshot.tokens]),
+        text = tokens.key_of(ids[: snapshot.tokens])
+        future = self.store.save_async(
+            text,
             snapshot.payload,
             tokens=snapshot.tokens,
             ctx_size=snapshot.tokens,
             raw_total=snapshot.contents.nbytes,
             wait=wait,
         )
-        return self._newest
+        self._newest = text, future
+        return future
 
     def generate(self, input_ids: Any, **generate_kwargs: Any) -> Any:
         """``model.generate(input_ids, **generate_kwargs)``, and what it returns, with the cache.
@@ -207,10 +212,10 @@ class PrefixCache:
             self._save_if_it_can(sequence, past)
         return output
 
-    def wait(self) -> None:
-        """Waits until what was given to be saved is saved, or refused; what went wrong was logged."""
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits until what was given to be saved is saved, or refused, or for so many seconds; errors were logged."""
         if self._newest is not None:
-            concurrent.futures.wait([self._newest])  # they are done in order
+            concurrent.futures.wait([self._newest[1]], timeout)  # they are done in order
 
     def close(self) -> None:
         """Waits for the saves in the background; no more are taken."""

@@ -18,6 +18,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
+from ds4kv.file.api import read_whole
+from ds4kv.file.reader import CheckpointReader
 from ds4kv.format.arrays import Contents, View, contents, views
 
 __all__ = ["STATE_VERSION", "Snapshot", "layer_kinds", "new_state", "restored", "stretched_positions"]
@@ -129,15 +131,20 @@ def new_state(config: Any) -> Any:
 
 
 def restored(
-    payload: Any, config: Any, kinds: Sequence[Kind], *, tokens: int, kept: int, dtype: Any, device: Any
+    checkpoint: CheckpointReader, config: Any, kinds: Sequence[Kind], *, kept: int, dtype: Any, device: Any
 ) -> Any:
-    """The cache that a payload of ``tokens`` tokens is of, cut back to ``kept``, on ``device``.
+    """The cache that an open checkpoint is of, cut back to ``kept`` tokens, on ``device``.
 
-    ``payload`` is the stream of a checkpoint. It is read into one new buffer, of which the cache has views. Raises
-    ValueError if it isn't such a state, and what the stream raises.
+    It is read into one new buffer, of which the cache has views. Raises ValueError if it isn't such a state, and what
+    its stream raises.
     """
-    buffer = torch.empty(payload.raw_total, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    payload.readinto_exactly(buffer.numpy())
+    tokens = checkpoint.header.tokens
+    if device.type == "cuda":
+        buffer = torch.empty(checkpoint.payload.raw_total, dtype=torch.uint8, pin_memory=True)
+        checkpoint.payload.readinto_exactly(buffer.numpy())
+    else:
+        payload = read_whole(checkpoint, None).payload  # in huge pages: torch's own memory takes twice as long
+        buffer = torch.frombuffer(payload, dtype=torch.uint8) if len(payload) else torch.empty(0, dtype=torch.uint8)
     found = views(buffer)
     table = contents({name: view[:2] for name, view in found.items()}, metadata=found.metadata)
     if found.metadata != _metadata(tokens) or bytes(buffer[: len(table.header)].numpy()) != table.header:

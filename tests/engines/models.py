@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers import MistralForCausalLM as Mistral
 
 VOCAB = 512
@@ -57,3 +67,15 @@ def make(kind: str = "gqa", *, dtype: Any = torch.float32, seed: int = 0, **chan
 def ids(count: int, seed: int = 1) -> Any:
     """A prompt, ``[1, count]``."""
     return torch.randint(2, VOCAB, (1, count), generator=torch.Generator().manual_seed(seed))
+
+
+def save(folder: Path, kind: str = "gqa") -> None:
+    """A model of this kind as from_pretrained takes it, with a tokenizer for which each byte is a token."""
+    make(kind).save_pretrained(folder)
+    letters = {letter: 2 + index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bytewise = Tokenizer(BPE({"<pad>": 0, "<s>": 1, **letters}, []))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise, pad_token="<pad>", chat_template=template)
+    tokenizer.save_pretrained(folder)

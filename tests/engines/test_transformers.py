@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -95,7 +97,6 @@ def test_a_state_has_the_bits_that_were_saved(tmp_path: Path, kind: str, dtype: 
     assert restored == LENGTH - 1 == found.get_seq_length()
     assert all(map(torch.equal, state_of(found), state_of(past)))
     assert [type(layer) for layer in found.layers] == [type(layer) for layer in past.layers]
-    assert all(tensor.data_ptr() % 64 == 0 for layer in found.layers for tensor in (layer.keys, layer.values))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -176,6 +177,17 @@ def test_going_on_does_not_change_what_is_being_saved(tmp_path: Path) -> None:
             future.result()
             found, _ = cache.load(prompt)
         assert all(map(torch.equal, state_of(found), before))
+
+
+def test_a_prompt_waits_for_the_save_that_it_goes_on_from(tmp_path: Path) -> None:
+    model, prompt = models.make("some sliding"), models.ids(LENGTH)
+    with opened(tmp_path, model) as cache:
+        slow = threading.Event()
+        cache.store.save_async(b"first", lambda: slow.wait(0.3) or b"\0", tokens=99, ctx_size=99)
+        first = generate(model, prompt, cache=cache, max_new_tokens=NEW)
+        assert cache.load(models.ids(LENGTH, seed=2))[1] == 0
+        assert cache.load(torch.cat([first, prompt], dim=1))[1] == LENGTH + NEW - 1
+        slow.set()
 
 
 def test_a_payload_is_a_safetensors_file(tmp_path: Path) -> None:
@@ -590,6 +602,35 @@ def test_three_processes_and_kills(tmp_path: Path) -> None:
         child.process.stdin.close()
         child.finish()
     assert not (tmp_path / "cache" / "quarantine").exists()
+
+
+# The page and the example
+
+
+@pytest.mark.slow
+def test_the_page_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "transformers.md"
+    known: dict[str, Any] = {"name": "model", "document": "A page of a book. " * 10, "rules": "Be brief. " * 10}
+    for block in re.findall(r"^```{code-block} python\n(.*?)^```$", page.read_text(), re.M | re.S):
+        exec(compile(block, page, "exec"), known)
+    known["cache"].close()
+    assert capsys.readouterr().out == "0\n182\n"  # the document, and "Wh"
+
+
+@pytest.mark.slow
+def test_a_chat_remembers(tmp_path: Path) -> None:
+    models.save(tmp_path / "model")
+    example = Path(__file__).parents[2] / "examples" / "chat_transformers.py"
+    for number, lines in enumerate((b"One, two, three.\nAnd then?\n", b"And then?\n")):
+        command = [sys.executable, example, tmp_path / "chat", tmp_path / "model"]
+        ran = subprocess.run(command, input=lines, capture_output=True, timeout=120, check=True)
+        counts = [int(count) for count in re.findall(rb"\[(\d+) of \d+ tokens came from the disk", ran.stdout)]
+        assert (counts[0] > 16) == (number == 1)
+    assert len(json.loads((tmp_path / "chat" / "chat.json").read_text())) == 7
 
 
 # CUDA

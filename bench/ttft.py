@@ -56,7 +56,9 @@ def smol_gguf() -> Path:
 def smol_folder(folder: str) -> str:
     """The same weights as dense numbers: it takes seconds to read the GGUF, so that is done once."""
     from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     gguf = smol_gguf()
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
@@ -77,7 +79,9 @@ def random_gguf(folder: str, **shape: int) -> str:
 def heavy_folder(folder: str) -> str:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=2_000,

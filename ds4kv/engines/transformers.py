@@ -48,8 +48,8 @@ class PrefixCache:
     """The states of one model's prompts in a directory, which it may share with other models, processes and engines.
 
     ``model`` is a causal language model on one device: its layers have full attention (of any number of key and value
-    heads) or a sliding window. Its keys and values are of ``kv_dtype``, by default the model's own dtype: float32,
-    float16 or bfloat16. Under autocast give that one.
+    heads) or a sliding window. Its keys and values are of ``kv_dtype``: float32, float16 or bfloat16, and by default
+    the model's own dtype.
 
     ``identity`` is a name for the model and its weights. By default it is a digest of the config and of all weights,
     which takes seconds for a large model, and is made anew when a weight was changed: states of other weights are never

@@ -48,8 +48,9 @@ def identity_of(model: Any, *, kv_dtype: Any) -> str:
     """The identity of a model's states, whose keys and values are of ``kv_dtype``. It reads all weights, once.
 
     It is the same in each process and on each device. The digest is over the text part of the config, the names,
-    dtypes, shapes and XXH3-64 sums of all tensors that a checkpoint of the model would have, ``kv_dtype``, the dtype of
-    autocast where it is on, the major version of transformers, and the version of what is written here.
+    dtypes, shapes and XXH3-64 sums of all tensors that a checkpoint of the model would have, the adapters of PEFT that
+    are on, ``kv_dtype``, the dtype of autocast where it is on, the major version of transformers, and the version of
+    what is written here.
 
     Raises TypeError if the weights can't be read, being elsewhere than in the memory of this process.
     """
@@ -60,23 +61,34 @@ def identity_of(model: Any, *, kv_dtype: Any) -> str:
         "config": _of_matter(config.to_dict()),
         "kv": [str(kv_dtype), _autocast_of(model)],
         "weights": _sums_of(model),
+        "adapters": _adapters_of(model),
     }
     text = json.dumps(facts, sort_keys=True, default=str)
     return f"transformers {config.model_type} {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
 def stamp_of(model: Any) -> tuple[object, ...]:
-    """What differs once a weight was changed in place or replaced, or autocast was switched: microseconds a tensor.
+    """What differs once a weight was changed in place or replaced, or autocast or an adapter of PEFT was switched.
 
-    What is done to ``tensor.data``, or to a buffer, goes unseen.
+    It costs microseconds a tensor. What is done to ``tensor.data``, or to a buffer, goes unseen.
     """
     weights = (
         (tensor.data_ptr(), 0 if tensor.is_inference() else _version_of(tensor)) for tensor in model.parameters()
     )
-    return _autocast_of(model), *weights
+    return _autocast_of(model), _adapters_of(model), *weights
 
 
 _version_of = attrgetter("_version")  # torch counts there how often a tensor was written to
+
+
+def _adapters_of(model: Any) -> tuple[str, ...]:
+    """Which LoRA and other adapters are on. Their weights are the model's whether they are on or not."""
+    if not getattr(model, "peft_config", None):
+        return ()
+    layers = [module for module in model.modules() if isinstance(getattr(module, "disable_adapters", None), bool)]
+    return tuple(
+        f"{layer.disable_adapters} {layer.active_adapters} {getattr(layer, 'scaling', None)}" for layer in layers
+    )
 
 
 def _autocast_of(model: Any) -> str | None:

@@ -334,6 +334,22 @@ def test_weights_that_are_changed_meanwhile_are_another_model(tmp_path: Path, ch
         assert torch.equal(generate(model, prompt, cache=cache, max_new_tokens=NEW), plain(model, prompt))
 
 
+def test_adapters_that_are_on_count(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    prompt = models.ids(LENGTH)
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(models.make(), lora).eval()
+    with opened(tmp_path, model) as cache:
+        adapted = generate(model, prompt, cache=cache, max_new_tokens=NEW)
+        assert cache.restored == 0
+        with model.disable_adapter():
+            bare = generate(model, prompt, cache=cache, max_new_tokens=NEW)
+            assert cache.restored == 0
+        assert torch.equal(bare, plain(models.make(), prompt))
+        assert torch.equal(generate(model, prompt, cache=cache, max_new_tokens=NEW), adapted)
+        assert cache.restored == LENGTH - 1
+
+
 def test_a_name_of_ones_own_is_as_good(tmp_path: Path) -> None:
     prompt = models.ids(LENGTH)
     asked(tmp_path, models.make(), prompt, identity="mine 1")

@@ -560,6 +560,7 @@ def test_broken_off_anywhere_it_leaves_nothing(how: str, tmp_path: Path, monkeyp
     act()
     modules = ("draft.py", "writing.py")
     at, step = 1, {"upgrade": 7, "convert": 11}.get(how, 3)
+    gc.collect()  # what earlier tests have left
     before = descriptors()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -591,6 +592,7 @@ def test_whatever_fails_it_leaves_nothing_open(
     module: Any = fcntl if call == "flock" else os
     real = getattr(module, call)
     kind = errno.ENOSPC
+    gc.collect()  # what earlier tests have left
     before = descriptors()
     for nth in range(1, 100):
         count = 0

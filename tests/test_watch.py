@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -292,3 +293,25 @@ def test_who_looks_twice_has_no_watch(tmp_path: Path, monkeypatch: pytest.Monkey
         index.look()
         assert len(begun) == (looks > 2)
     index.close()
+
+
+def test_who_drops_a_store_has_its_descriptors_back(tmp_path: Path) -> None:
+    """At once: what stands in a circle would wait for the garbage collector."""
+    before = len(os.listdir("/proc/self/fd"))
+    gc.collect()
+    gc.disable()
+    try:
+        store = Store(tmp_path, codec="none")
+        store.save_buffer(b"text", b"payload", **SAVE)
+        entry, _ = store.nearest(b"text and more", ctx_size=1000)
+        with store.load(entry):
+            pass
+        assert store.save_async(b"more", b"payload", **SAVE).result(20) is not None
+        assert store.load_async(entry).result(20).payload == b"payload"
+        assert len(os.listdir("/proc/self/fd")) > before
+        store.close()
+        store.entries()  # of one that is closed, too
+        del store
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()

@@ -24,7 +24,7 @@ from ds4kv.file.lock import OnWait, locked, tried
 from ds4kv.file.note import Note
 from ds4kv.store import log, policy
 from ds4kv.store.entry import Entry, read_text, stamp
-from ds4kv.store.hits import Hits
+from ds4kv.store.hits import Hits, whole_seconds
 from ds4kv.store.index import Index, News
 from ds4kv.store.quarantine import Quarantine
 from ds4kv.store.settings import Score
@@ -66,7 +66,7 @@ class Directory:
         self._score = score
         self._clock = clock
         self._index = Index(path)
-        self._hits = Hits(self.ledger, self.now)
+        self._hits = Hits(self.ledger, clock)
         self._unreadable: set[tuple[int, int]] = set()  # of which the log has told
         self._mutex: threading.Lock  # of the index; never held while waiting for the directory's lock
         renew_lock(self, "_mutex")
@@ -139,8 +139,8 @@ class Directory:
             return None
 
     def now(self) -> int:
-        """Unix seconds, as headers hold them: whole, and never negative whatever the clock says."""
-        return max(int(self._clock()), 0)
+        """Unix seconds, as headers hold them."""
+        return whole_seconds(self._clock())
 
     # What goes
 

@@ -14,7 +14,7 @@ from ds4kv.file.ledger import Ledger
 from ds4kv.file.note import Note
 from ds4kv.store import log
 
-__all__ = ["Hits"]
+__all__ = ["Hits", "whole_seconds"]
 
 File: TypeAlias = tuple[int, int]
 
@@ -30,9 +30,9 @@ class _Pending(NamedTuple):
 class Hits:
     """The uses of one directory's files, for all threads. A forked child begins with none."""
 
-    def __init__(self, ledger: Ledger, now: Callable[[], int]) -> None:
+    def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
         self._ledger = ledger
-        self._now = now
+        self._clock = clock
         self._pending: dict[tuple[str, File], _Pending] = {}
         self._pending_of = os.getpid()  # a forked child has a copy of what its parent notes
         self._mutex: threading.Lock
@@ -68,9 +68,14 @@ class Hits:
                 # Asked before the hit, which changes the mtime. If nobody wrote to the file since it was noted, the
                 # region is the noted one, and need not be read.
                 is_original = note is not None and note.has_stamp(os.stat(path))
-                if touch(path, last_used=self._now(), more_hits=count, file=file, known_head=head):
+                if touch(path, last_used=whole_seconds(self._clock()), more_hits=count, file=file, known_head=head):
                     self._ledger.renew(path, note=note, is_original=is_original)
             except FileNotFoundError:
                 pass  # evicted while it was loaded
             except (OSError, Ds4kvError) as failure:
                 log.trouble("hit not noted", path, failure)
+
+
+def whole_seconds(now: float) -> int:
+    """Unix seconds, as headers hold them: whole, and never negative whatever the clock says."""
+    return max(int(now), 0)

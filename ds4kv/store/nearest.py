@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from ds4kv.core.forks import renew_lock
@@ -43,7 +43,29 @@ class _GoneError(Exception):
         self.name = name
 
 
-class Found(NamedTuple):
+class _Texts:
+    """The texts of entries, by names. An object of its own: who drops a store has its descriptors back at once, and not
+    when the garbage collector finds a circle.
+    """
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self._entries = entries
+
+    def read(self, name: str, start: int, size: int) -> bytes:
+        """A piece of a text. Raises _GoneError."""
+        entry = self._entries[name]
+        size = min(size, entry.text_bytes - start)
+        try:
+            fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                return read_at(fd, PREFIX_SIZE + start, size)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise _GoneError(name) from error
+
+
+class _Found(NamedTuple):
     """One of the entries that suit; the larger is the better."""
 
     common: int
@@ -73,6 +95,7 @@ class Nearest:
         self._number = 0
         self._entries: dict[str, Entry] = {}
         self._waiting: dict[str, None] = {}  # names of those that are not in their order yet
+        self._read = _Texts(self._entries).read
         self._texts = SortedTexts(self._read)
 
     def find(self, prompt: bytes, accept: Callable[[Entry], bool]) -> tuple[Entry, int] | None:
@@ -135,7 +158,7 @@ class Nearest:
             return self._read(name, 0, len(self._mark)) == self._mark
         return self._read(name, 0, len(MARK)) != MARK
 
-    def _best(self, prompt: bytes, accept: Callable[[Entry], bool]) -> Found | None:
+    def _best(self, prompt: bytes, accept: Callable[[Entry], bool]) -> _Found | None:
         while True:
             try:
                 best = self._best_sorted(prompt, accept)
@@ -146,8 +169,8 @@ class Nearest:
             except _GoneError as error:
                 self._remove(error.name)
 
-    def _best_sorted(self, prompt: bytes, accept: Callable[[Entry], bool]) -> Found | None:
-        best: Found | None = None
+    def _best_sorted(self, prompt: bytes, accept: Callable[[Entry], bool]) -> _Found | None:
+        best: _Found | None = None
         seen = 0
         for common, name in self._texts.nearest(prompt):
             if common <= len(self._mark) or (best is not None and common < best.common) or seen == _MOST_COMPARED:
@@ -160,11 +183,11 @@ class Nearest:
                     break
         return best
 
-    def _found(self, common: int, name: str) -> Found:
+    def _found(self, common: int, name: str) -> _Found:
         entry = self._entries[name]
-        return Found(common, entry.text_bytes == common, -entry.tokens, name)
+        return _Found(common, entry.text_bytes == common, -entry.tokens, name)
 
-    def _better(self, best: Found | None, name: str, prompt: bytes) -> Found | None:
+    def _better(self, best: _Found | None, name: str, prompt: bytes) -> _Found | None:
         """Of the best one and this one, whose text is compared from its beginning on."""
         most = len(self._mark) + 1 if best is None else best.common
         if self._entries[name].text_bytes < most or self._read(name, most - 1, 1) != prompt[most - 1 : most]:
@@ -174,15 +197,3 @@ class Nearest:
             return best
         found = self._found(common, name)
         return max(best or found, found)
-
-    def _read(self, name: str, start: int, size: int) -> bytes:
-        entry = self._entries[name]
-        size = min(size, entry.text_bytes - start)
-        try:
-            fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                return read_at(fd, PREFIX_SIZE + start, size)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise _GoneError(name) from error

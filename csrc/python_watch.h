@@ -15,8 +15,7 @@
 
 /* The numbers that statfs has for ext2 to ext4, XFS, Btrfs, F2FS, bcachefs, ZFS, tmpfs, ramfs and overlayfs. */
 static const unsigned long WATCHED[] = {
-    0xEF53,     0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E,
-    0x2FC12FC1, 0x01021994, 0x858458F6, 0x794C7630,
+    0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E, 0x2FC12FC1, 0x01021994, 0x858458F6, 0x794C7630,
 };
 
 static int watch_open(const char *directory)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ds4kv.cli.arguments import UsageError, whole_number
 from ds4kv.cli.listing import facts, scan, tell
 from ds4kv.cli.messages import printable
-from ds4kv.format.identity import MARK, mark_of
+from ds4kv.format.identity import MARK, is_of, mark_of
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.store import policy
 from ds4kv.store.entry import Entry, read_text
@@ -123,7 +123,7 @@ def _nearest(entries: list[Entry], mark: bytes, prompt: bytes, args: argparse.Na
     """
     found = Nearest(_Listed(entries), mark, sorts=False).find(mark + prompt, lambda entry: True)
     if found is None:
-        ours = [entry for entry in entries if (_read(entry.path, 0, len(mark or MARK)) == (mark or MARK)) == bool(mark)]
+        ours = [entry for entry in entries if is_of(mark, _read(entry.path, 0, len(mark or MARK)))]
         if not ours:
             return None
         found = max(ours, key=lambda entry: entry.tokens), len(mark)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp
 import numpy as np
 
-from ds4kv.engines.llama_states import FAILURES, SEQUENCE_HEAD, Ids, States, as_ids, common, pointer, whole_head
+from ds4kv.engines.llama_states import SEQUENCE_HEAD, Ids, States, as_ids, common, pointer, whole_head
 from ds4kv.store.entry import Entry
+from ds4kv.store.load import LoadingCheckpoint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,20 +148,13 @@ class Attached(States):
         return common(self._known, ids) >= used
 
     def _restore(self, llm: Any, ids: NDArray[np.intc], *, at_least: int) -> int:
-        tried: list[Entry] = []
-        while at_least < len(ids) and (found := self.look(ids, ctx_size=len(llm.input_ids), but=tried)):
-            entry, count = found
-            if count < at_least:
-                break
-            tried.append(entry)
-            try:
-                with self.store.load(entry) as checkpoint:
-                    self._set(llm, self.read(checkpoint, SEQUENCE_HEAD), ids[:count], is_cut=count < entry.tokens)
-            except FAILURES as error:
-                _log.info("%s is not used: %s", entry.path, error)
-            else:
-                return count
-        return 0
+        def use(checkpoint: LoadingCheckpoint, entry: Entry, count: int) -> None:
+            self._set(llm, self.read(checkpoint, SEQUENCE_HEAD), ids[:count], is_cut=count < entry.tokens)
+
+        if at_least >= len(ids):
+            return 0
+        served = self.serve(ids, use, ctx_size=len(llm.input_ids), least=at_least)
+        return 0 if served is None else served[0]
 
     def _set(self, llm: Any, state: NDArray[np.uint8], ids: NDArray[np.intc], *, is_cut: bool) -> None:
         """Makes the context one that has just computed these tokens, but for what comes after them.
@@ -239,15 +233,10 @@ class Cache(States):
         return self._find_longest_prefix_key(key) is not None
 
     def _find_longest_prefix_key(self, key: Ids) -> tuple[int, ...] | None:
-        found = self._look(as_ids(key), ())
-        return None if found is None else tuple(as_ids(key)[: found[1]].tolist())
-
-    def _look(self, ids: NDArray[np.intc], tried: list[Entry] | tuple[()]) -> tuple[Entry, int] | None:
-        llm = self._llm()
-        if llm is None:
-            return None
+        llm, ids = self._llm(), as_ids(key)
         with contextlib.suppress(OSError):
-            return self.look(ids, ctx_size=len(llm.input_ids), but=tried)
+            if llm is not None and (found := self.look(ids, ctx_size=len(llm.input_ids))) is not None:
+                return tuple(ids[: found[1]].tolist())
         return None
 
     def __getitem__(self, key: Ids) -> Any:
@@ -255,21 +244,19 @@ class Cache(States):
 
         Raises KeyError on a miss, and where the engine itself holds nearly as much: then a load would spare nothing.
         """
-        llm, ids, tried = self._llm(), as_ids(key), list[Entry]()
-        least = self.min_tokens
+        llm, ids = self._llm(), as_ids(key)
+        served = None
         if llm is not None:
-            least += _held(llm, ids, window=self.model.window)
-        while found := self._look(ids, tried):
-            entry, count = found
-            if count < least:
-                break
-            tried.append(entry)
-            try:
-                with self.store.load(entry) as checkpoint:
-                    state = self.read(checkpoint, self._head)
-            except FAILURES as error:
-                _log.info("%s is not used: %s", entry.path, error)
-                continue
+            least = self.min_tokens + _held(llm, ids, window=self.model.window)
+            with contextlib.suppress(OSError):
+                served = self.serve(
+                    ids,
+                    lambda checkpoint, entry, count: self.read(checkpoint, self._head),
+                    ctx_size=len(llm.input_ids),
+                    least=least,
+                )
+        if served is not None:
+            count, state = served
             return self._as_engine_has_it(llm, ids[:count], state)
         raise KeyError(f"nothing is stored that would spare {self.min_tokens} of {len(ids)} tokens")
 

@@ -10,9 +10,9 @@ import contextlib
 import ctypes
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import wait
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ SEQUENCE_HEAD = (0xAF143CD8).to_bytes(4, "little") + (0).to_bytes(4, "little")
 
 FAILURES = (Ds4kvError, OSError, ValueError, MemoryError)
 """What a load may raise: then it is a miss."""
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +116,27 @@ class States:
             return tokens.nearest(self.store, ids.tolist(), ctx_size=ctx_size, exclude=but)
         entry = tokens.longest(self.store, ids[:-1].tolist(), ctx_size=ctx_size, exclude=but)
         return None if entry is None else (entry, entry.tokens)
+
+    def serve(
+        self, ids: NDArray[np.intc], use: Callable[[LoadingCheckpoint, Entry, int], _T], *, ctx_size: int, least: int
+    ) -> tuple[int, _T] | None:
+        """For how many tokens of a prompt a state serves, ``least`` or more, and what ``use`` makes of its checkpoint,
+        its entry and that number. The next best is tried where that fails. None on a miss; raises OSError.
+        """
+        tried: list[Entry] = []
+        while found := self.look(ids, ctx_size=ctx_size, but=tried):
+            entry, count = found
+            if count < least:
+                break
+            tried.append(entry)
+            try:
+                with self.store.load(entry) as checkpoint:
+                    made = use(checkpoint, entry, count)
+            except FAILURES as error:
+                _log.info("%s is not used: %s", entry.path, error)
+            else:
+                return count, made
+        return None
 
     def read(self, checkpoint: LoadingCheckpoint, head: bytes) -> NDArray[np.uint8]:
         """The state, with ``head`` in front of it. Raises as reads of a payload do."""

@@ -9,7 +9,7 @@ The name's size stands before it: no two names and texts give the same bytes.
 
 from __future__ import annotations
 
-__all__ = ["MARK", "MAX_IDENTITY_BYTES", "MAX_MARK_BYTES", "identity_of", "mark_of"]
+__all__ = ["MARK", "MAX_IDENTITY_BYTES", "MAX_MARK_BYTES", "identity_of", "is_of", "mark_of"]
 
 MARK = b"\0ds4kv\0\0"
 """No text of token ids begins with it: as a 32-bit number it would be id 1,935,959,040."""
@@ -34,6 +34,11 @@ def mark_of(identity: bytes | str | None) -> bytes:
             f"identity is {len(name)} bytes, outside 1..{MAX_IDENTITY_BYTES}: give a digest of what is long"
         )
     return MARK + len(name).to_bytes(_SIZE_BYTES, "little") + name
+
+
+def is_of(mark: bytes, text: bytes) -> bool:
+    """Whether a text, of which this is the beginning, bears this mark; of an empty one, whether it bears none."""
+    return text.startswith(mark) if mark else not text.startswith(MARK)
 
 
 def identity_of(text: bytes) -> bytes | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ds4kv.core.native import size_of
 from ds4kv.file.draft import held_drafts
 from ds4kv.format.header import Codec, Ext, Header, Reason
-from ds4kv.format.identity import MARK, mark_of
+from ds4kv.format.identity import is_of, mark_of
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.toolmap import pack_tool_map, select_tool_map
 from ds4kv.store import log, policy
@@ -135,7 +135,7 @@ class Saves:
             return f"{wanted.tokens} tokens; a checkpoint has at least {least_tokens}"
         if wanted.quant_bits not in (None, 2, 4):
             return f"quant_bits is {wanted.quant_bits}, not 2, 4 or None"
-        if not self._mark and text.startswith(MARK):
+        if not is_of(self._mark, text):
             return "the text begins as those of a store with an identity do"
         if len(text) >= 1 << 32:
             log.skipped_for_text(wanted.tokens)

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from ds4kv.core.forks import renew_lock
 from ds4kv.core.region import PREFIX_SIZE
-from ds4kv.format.identity import MARK
+from ds4kv.format.identity import MARK, is_of
 from ds4kv.store.entry import Entry
 from ds4kv.store.index import News
 from ds4kv.store.sorted_texts import SortedTexts, compare
@@ -154,9 +154,7 @@ class Nearest:
                 self._remove(error.name)
 
     def _is_ours(self, name: str) -> bool:
-        if self._mark:
-            return self._read(name, 0, len(self._mark)) == self._mark
-        return self._read(name, 0, len(MARK)) != MARK
+        return is_of(self._mark, self._read(name, 0, len(self._mark or MARK)))
 
     def _best(self, prompt: bytes, accept: Callable[[Entry], bool]) -> _Found | None:
         while True:

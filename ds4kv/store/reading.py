@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.file.reader import CheckpointReader
 from ds4kv.file.verdict import Verdict
-from ds4kv.format.identity import MARK, mark_of
+from ds4kv.format.identity import is_of, mark_of
 from ds4kv.store import lookup
 from ds4kv.store.ahead import LoadFuture
 from ds4kv.store.directory import Directory
@@ -104,7 +104,7 @@ class Reading:
     def _whole(self, text: ReadableBuffer) -> bytes | None:
         """The text as files have it; None if it pretends to be of some identity."""
         whole = self._mark + bytes(memoryview(text))
-        return None if not self._mark and whole.startswith(MARK) else whole
+        return whole if is_of(self._mark, whole) else None
 
     def _what_suits(
         self,

@@ -14,7 +14,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from ds4kv.core import native as _core
+from ds4kv.core import memory as _memory
 from ds4kv.core.forks import fork_waits
 from ds4kv.file.ledger import Ledger
 from ds4kv.file.opening import outline_of
@@ -109,7 +109,7 @@ def read_whole(checkpoint: CheckpointReader, into: WriteableBuffer | None) -> Ch
     """All of an open checkpoint, see :func:`load`."""
     raw_total = checkpoint.payload.raw_total
     memory = _fresh_memory(raw_total) if into is None else into
-    if (size := _core.size_of(memory)) != raw_total:
+    if (size := _memory.size_of(memory)) != raw_total:
         raise ValueError(f"into is {size} bytes, the payload of {checkpoint.file.path} is {raw_total}")
     checkpoint.payload.readinto(memory)
     return Checkpoint(checkpoint.header, checkpoint.text, _as_bytes(memory), checkpoint.trailer)
@@ -121,7 +121,7 @@ def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None, v
 
     with Wreck(path, workers=workers, verify=verify) as wreck:
         memory = _fresh_memory(wreck.claimed_bytes) if into is None else into
-        if (size := _core.size_of(memory)) < wreck.claimed_bytes:
+        if (size := _memory.size_of(memory)) < wreck.claimed_bytes:
             raise ValueError(f"into is {size} bytes, the records of {os.fsdecode(path)} claim {wreck.claimed_bytes}")
         view = _as_bytes(memory)
         good_bytes, damage = wreck.examine(into=view)
@@ -240,7 +240,7 @@ def dump(
     """
     options = dict(locals())  # by their names, which are create's
     del options["payload"]
-    with create(**options, raw_total=_core.size_of(payload)) as checkpoint:
+    with create(**options, raw_total=_memory.size_of(payload)) as checkpoint:
         checkpoint.payload.write(payload)
     return checkpoint.header
 
@@ -265,5 +265,5 @@ def _as_bytes(memory: WriteableBuffer) -> memoryview:
     try:
         return memoryview(memory).cast("B")
     except (TypeError, ValueError):  # formats that Python has no name for, and shapes of no bytes
-        target = _core.target(memory)
-        return _core.view(target, 0, len(target))
+        target = _memory.target(memory)
+        return _memory.view(target, 0, len(target))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from ds4kv.core.native import size_of
+from ds4kv.core.memory import size_of
 from ds4kv.file.draft import held_drafts
 from ds4kv.format.header import Codec, Ext, Header, Reason
 from ds4kv.format.identity import is_of, mark_of

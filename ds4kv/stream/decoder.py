@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
+from ds4kv.core import memory
 from ds4kv.core import native as _core
 from ds4kv.core.region import record_size
 from ds4kv.core.turn import Turn
@@ -71,7 +72,7 @@ class RecordDecoder:
         return _core.frame_decode(head, self._region_bytes, chunk_size, form)
 
     def fill(self, room: Any, position: int, n: int) -> None:
-        """Puts the ``n`` payload bytes from ``position`` on into a :func:`ds4kv.core.native.target`."""
+        """Puts the ``n`` payload bytes from ``position`` on into a :func:`ds4kv.core.memory.target`."""
         try:
             ring = self._ring_at(position)
             self._ring_position = None  # until it is n further
@@ -147,7 +148,7 @@ class RecordDecoder:
             )
         if ahead:
             self._ring_position = None
-            with _core.target(bytearray(min(ahead, _SCRATCH_SIZE))) as scratch:
+            with memory.target(bytearray(min(ahead, _SCRATCH_SIZE))) as scratch:
                 while ahead:
                     n = min(len(scratch), ahead)
                     self._pump(self._ring, scratch, n)

@@ -52,7 +52,7 @@ class RecordEncoder:
         self._ring = _core.Compressor(raw_total, chunk_size, form, level, workers, nice=nice, sums=sums)
 
     def put(self, payload: Any) -> None:
-        """Takes all of a :func:`ds4kv.core.native.source`."""
+        """Takes all of a :func:`ds4kv.core.memory.source`."""
         assert self._ring is not None
         size = len(payload)
         if size == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
+from ds4kv.core import memory
 from ds4kv.core import native as _core
 from ds4kv.core.turn import Turn
 from ds4kv.errors import Ds4kvError, TruncatedError
@@ -37,7 +38,7 @@ class RawEncoder:
         for start in range(0, size, STEP_SIZE):
             self._look()
             stop = min(size, start + STEP_SIZE)
-            with _core.view(payload, start, stop) as step:
+            with memory.view(payload, start, stop) as step:
                 write_all(self._fp, step)
             if self._hasher is not None:
                 self._sum_up(self._hasher, payload, start, stop)
@@ -78,7 +79,7 @@ class RawDecoder:
         self._is_lost = True  # until all of it is there
         done = 0
         while True:
-            with _core.view(room, done, min(n, done + STEP_SIZE)) as step:
+            with memory.view(room, done, min(n, done + STEP_SIZE)) as step:
                 took = read_into(self._fp, step)
             if took == 0:
                 raise TruncatedError("the input ends within the payload", offset=position + done, field="payload")

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ds4kv.core import memory
 from ds4kv.core import native as _core
 from ds4kv.core import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError
@@ -115,7 +116,7 @@ class _Reader(Scoped, Stream):
         with turn.lock:
             turn.thread = threading.get_ident()
             self._check_open()
-            with _core.target(b) as room:
+            with memory.target(b) as room:
                 left = max(self._raw_total - self._position, 0)
                 if whole_rest and len(room) != left:
                     raise ValueError(f"into is {len(room)} bytes, the payload has {left} left")

@@ -18,7 +18,7 @@ import threading
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from ds4kv.core import native as _core
+from ds4kv.core import memory
 from ds4kv.errors import Ds4kvError
 from ds4kv.format.header import CHUNK_SIZE, Codec, Form
 from ds4kv.stream.encoder import RecordEncoder
@@ -105,7 +105,7 @@ class _Writer(Finishable, Stream):
             if os.getpid() != turn.process:
                 raise RuntimeError("a stream is written by the process that made it, and this is a fork of it")
             written = self.encoder.raw_bytes
-            with _core.source(b) as payload:
+            with memory.source(b) as payload:
                 size = len(payload)
                 if self._raw_total is not None and size > self._raw_total - written:
                     raise ValueError(f"raw_total is {self._raw_total} bytes; {size} more after {written} are too many")

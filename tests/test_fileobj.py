@@ -14,7 +14,6 @@ import pytest
 
 import ds4kv
 from ds4kv import PayloadReader, PayloadWriter, RawReader, RawWriter
-from ds4kv.core import memory
 
 PAYLOAD = bytes(range(256)) * 200
 CHUNK_SIZE = 1000
@@ -162,20 +161,6 @@ def test_a_pipe_that_failed_is_not_read_on() -> None:
 
 
 # ---- the caller's memory ----
-
-
-@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn"])
-def test_arrays_that_are_no_memoryview(name: str) -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    state = np.arange(100).astype(getattr(ml_dtypes, name))
-    assert memory.size_of(state) == state.nbytes
-    fp = io.BytesIO()
-    with RawWriter(fp) as writer:
-        writer.write(state)
-    into = np.zeros_like(state)
-    with RawReader(io.BytesIO(fp.getvalue()), state.nbytes) as reader:
-        reader.readinto_exactly(into)
-    assert into.tobytes() == state.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["payload", "raw"])

@@ -28,6 +28,11 @@ static inline void put_u64(uint8_t *p, uint64_t v)
     put_u32(p + 4, (uint32_t)(v >> 32));
 }
 
+static inline uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return b < a ? b : a;
+}
+
 static inline uint32_t min_u32(uint32_t a, uint64_t b)
 {
     return b < a ? (uint32_t)b : a;

@@ -1,6 +1,8 @@
 /*
  * codec.c - one chunk to its record, and back. The only file that knows lz4.
  *
+ * Level -1 is runs.c's.
+ *
  * Level 0 gives the bytes of LZ4_compress_default, which is LZ4_compress_fast_extState at acceleration 1; the state is
  * given so that a worker sets it up in memory that it owns and not on a stack whose size the host chose.
  */
@@ -15,17 +17,25 @@
 #include "hash.h"
 #include "lz4.h"
 #include "lz4hc.h"
+#include "runs.h"
 #include "transpose.h"
 
 _Static_assert(BLOCK_BOUND(DS4KV_MAX_CHUNK_SIZE) == LZ4_COMPRESSBOUND(DS4KV_MAX_CHUNK_SIZE),
                "frame.h knows how large a block of LZ4 may be");
 
-/* Samples tell whether a chunk is worth compressing: 4 of them, of 64 KiB, compressed at level 0. Each has 16 KiB of
- * each byte stream. A chunk of less than 1 MiB isn't sampled, as the samples would be too large a part of it. */
+/* Samples tell whether a chunk is worth compressing: 4 of them, of 64 KiB, compressed at level 0, or at -1 where that is
+ * asked for. Each has 16 KiB of each byte stream. Of a chunk of less than 4 MiB there are 2, and of less than 1 MiB
+ * none, as they would be too large a part of it. */
 #define SAMPLES 4
 #define SAMPLE_SIZE ((size_t)64 << 10)
 #define SAMPLED_SIZE ((size_t)1 << 20)
 #define WORTH_IT 64 /* it is, if it saves 1 byte of 64 */
+
+/* LZ4HC's levels 1 and 2 go in leaps of 1/512 of what they have found no match for, and then miss the beginning of what
+ * has matches: 16 MiB of 32-bit floats may be larger than at level 0. Unless their block is smaller by 1/16 than that
+ * is to be expected of, level 0 is tried as well. */
+#define LEAPING_LEVEL 2
+#define SURELY_BETTER 16
 
 #define SAMPLED_CHUNKS 4 /* of a payload */
 
@@ -40,51 +50,72 @@ const char *ds4kv_lz4_version(void)
 
 /* ---- encoding ---- */
 
-/* Whether a chunk is not worth compressing, by its samples. `state` is LZ4's, `streams` has room for a sample, `out`
- * for its block. */
-static bool is_hopeless(const uint8_t *raw, size_t n, void *state, uint8_t *streams, uint8_t *out)
+/* One block at a level. `room` is for any block, so only the highest levels fail: they need memory of their own. */
+static int make_block(int level, void *state, const uint8_t *bytes, size_t n, uint8_t *block, size_t room)
 {
-    size_t total = 0;
-    if (n < SAMPLED_SIZE)
-        return false;
-    for (size_t i = 0; i < SAMPLES; i++) {
-        size_t at = (2 * i + 1) * (n / (2 * SAMPLES)) & ~(size_t)3;
-        transpose(streams, raw + at, SAMPLE_SIZE);
-        int made = LZ4_compress_fast_extState(state, (char *)streams, (char *)out, (int)SAMPLE_SIZE,
-                                              LZ4_compressBound((int)SAMPLE_SIZE), 1);
-        total += (size_t)made;
-    }
-    return total > SAMPLES * (SAMPLE_SIZE - SAMPLE_SIZE / WORTH_IT);
+    if (level < 0)
+        return runs_block(block, bytes, n);
+    if (level == 0)
+        return LZ4_compress_fast_extState(state, (const char *)bytes, (char *)block, (int)n, (int)room, 1);
+    return LZ4_compress_HC_extStateHC(state, (const char *)bytes, (char *)block, (int)n, (int)room, level);
 }
 
-int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size)
+/* What a chunk's block is likely to be at level 0 or -1, by its samples; 0 of one that is too small for them. `streams`
+ * has room for a sample, `out` for its block. */
+static size_t likely_size(int level, const uint8_t *raw, size_t n, void *state, uint8_t *streams, uint8_t *out)
 {
+    size_t total = 0, samples = n < SAMPLES * SAMPLED_SIZE ? SAMPLES / 2 : SAMPLES;
+    if (n < SAMPLED_SIZE)
+        return 0;
+    for (size_t i = 0; i < samples; i++) {
+        size_t at = (2 * i + 1) * (n / (2 * samples)) & ~(size_t)3;
+        transpose(streams, raw + at, SAMPLE_SIZE);
+        total += (size_t)make_block(level, state, streams, SAMPLE_SIZE, out, BLOCK_BOUND(SAMPLE_SIZE));
+    }
+    return (size_t)((double)total / (double)(samples * SAMPLE_SIZE) * (double)n);
+}
+
+static bool is_worth_it(size_t block_size, size_t n)
+{
+    return block_size <= n - n / WORTH_IT;
+}
+
+int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size, int level)
+{
+    if (level > 0)
+        level = 0;
     size_t state_size = (size_t)LZ4_sizeofState();
     if (n < SAMPLED_SIZE || chunk_size < SAMPLED_SIZE)
         return 0;
-    bool hopeless = true;
+    bool is_worth = false;
     size_t step = (n / chunk_size < SAMPLED_CHUNKS ? 1 : n / chunk_size / SAMPLED_CHUNKS) * chunk_size;
     uint8_t *memory = malloc(state_size + SAMPLE_SIZE + ds4kv_block_bound((uint32_t)SAMPLE_SIZE));
     if (!memory)
         return DS4KV_NOMEM;
-    for (size_t i = 0, at = 0; hopeless && i < SAMPLED_CHUNKS && at + SAMPLED_SIZE <= n; i++, at += step)
-        hopeless = is_hopeless((const uint8_t *)raw + at, min_u32(chunk_size, n - at), memory, memory + state_size,
-                               memory + state_size + SAMPLE_SIZE);
+    for (size_t i = 0, at = 0; !is_worth && i < SAMPLED_CHUNKS && at + SAMPLED_SIZE <= n; i++, at += step) {
+        size_t size = min_u32(chunk_size, n - at);
+        is_worth = is_worth_it(likely_size(level, (const uint8_t *)raw + at, size, memory, memory + state_size,
+                                           memory + state_size + SAMPLE_SIZE),
+                               size);
+    }
     free(memory);
-    return hopeless;
+    return !is_worth;
 }
 
-/* Makes an LZ4 block that holds n >= 15 bytes as they are: token, length, literals. Returns its size. */
-static int literal_block(uint8_t *block, const uint8_t *bytes, size_t n)
+/* The block of a transposed chunk, at a level that may make it larger than level 0 does. `likely`: what level 0 may make
+ * of it, 0 if nobody knows. */
+static int smaller_block(const codec *codec, void *scratch, const uint8_t *streams, size_t n, uint8_t *block,
+                         size_t room, size_t likely)
 {
-    uint8_t *at = block;
-    size_t left = n - 15;
-    *at++ = 0xf0;
-    for (; left >= 255; left -= 255)
-        *at++ = 255;
-    *at++ = (uint8_t)left;
-    memcpy(at, bytes, n);
-    return (int)(at + n - block);
+    uint8_t *other = (uint8_t *)scratch + codec->other_at;
+    int made = make_block(codec->level, scratch, streams, n, block, room);
+    if (made <= 0 || (size_t)made <= likely - likely / SURELY_BETTER)
+        return made;
+    int of_level_0 = make_block(0, scratch, streams, n, other, (size_t)made - 1);
+    if (of_level_0 <= 0) /* it is no smaller */
+        return made;
+    memcpy(block, other, (size_t)of_level_0);
+    return of_level_0;
 }
 
 static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop)
@@ -92,24 +123,24 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
     (void)stop; /* LZ4 can't be asked to end */
     size_t head_size = ds4kv_record_head_size(codec->form), n = slot->src_size;
     uint8_t *block = slot->dst + head_size, *streams = (uint8_t *)scratch + codec->streams_at;
-    int block_size, room = (int)(slot->dst_size - head_size);
-    const char *raw = (const char *)slot->src;
+    size_t room = slot->dst_size - head_size, likely = 0;
+    int block_size;
     record_head head = {.raw_size = (uint32_t)n};
-    bool hopeless = false;
     if (codec->form == DS4KV_FORM_CHECKED) {
-        /* At level 0 samples would save nothing: there LZ4 itself skips what it can't compress. */
-        hopeless = codec->level > 0 && is_hopeless(slot->src, n, scratch, streams, block);
+        /* At levels 0 and -1 samples would save nothing: there the encoder itself skips what it can't compress. */
+        if (codec->level > 0)
+            likely = likely_size(0, slot->src, n, scratch, streams, block);
         head.checksum = transpose(streams, slot->src, n);
         atomic_store(&slot->is_read, true);
-        raw = (const char *)streams;
     }
-    if (hopeless)
+    if (!is_worth_it(likely, n))
         block_size = literal_block(block, streams, n);
-    else if (codec->level == 0)
-        block_size = LZ4_compress_fast_extState(scratch, raw, (char *)block, (int)n, room, 1);
+    else if (codec->other_at)
+        block_size = smaller_block(codec, scratch, streams, n, block, room, likely);
     else
-        block_size = LZ4_compress_HC_extStateHC(scratch, raw, (char *)block, (int)n, room, codec->level);
-    if (block_size <= 0) /* there was room for any block; only the highest levels need memory of their own */
+        block_size = make_block(codec->level, scratch, codec->form == DS4KV_FORM_CHECKED ? streams : slot->src, n,
+                                block, room);
+    if (block_size <= 0)
         return codec->level >= LZ4HC_CLEVEL_OPT_MIN ? DS4KV_NOMEM : DS4KV_CODEC;
     head.block_size = (uint32_t)block_size;
     record_head_encode(&head, codec->form, slot->dst);
@@ -121,12 +152,14 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
 
 codec codec_encoder(uint32_t form, int level, size_t raw_bound)
 {
-    size_t state_size = (size_t)(level == 0 ? LZ4_sizeofState() : LZ4_sizeofStateHC());
+    size_t state_size = (size_t)(level < 0 ? 0 : level == 0 ? LZ4_sizeofState() : LZ4_sizeofStateHC());
     size_t streams_size = form == DS4KV_FORM_PLAIN ? 0 : raw_bound;
+    bool leaps = form == DS4KV_FORM_CHECKED && level > 0 && level <= LEAPING_LEVEL;
     return (codec){
         .run = encode,
-        .scratch_size = state_size + streams_size,
+        .scratch_size = state_size + streams_size + (leaps ? BLOCK_BOUND(raw_bound) : 0),
         .streams_at = state_size,
+        .other_at = leaps ? state_size + streams_size : 0,
         .form = form,
         .level = level,
         .is_slow = level > 0 && raw_bound > SLOW_SIZE,
@@ -158,7 +191,7 @@ static int get_record(const codec *codec, void *scratch, slot *slot, const atomi
     return status == DS4KV_OK && sum != slot->sum ? wrong(slot, WRONG_SUM) : status;
 }
 
-static int decode(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop)
+static int decode_to_dst(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop)
 {
     const uint8_t *record;
     size_t head_size = ds4kv_record_head_size(codec->form);
@@ -181,6 +214,14 @@ static int decode(const codec *codec, void *scratch, slot *slot, const atomic_bo
             return wrong(slot, WRONG_CHECKSUM);
     }
     return DS4KV_OK;
+}
+
+static int decode(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop)
+{
+    int status = decode_to_dst(codec, scratch, slot, stop);
+    if (status == DS4KV_OK && slot->parts.part)
+        parts_fill(slot->parts, slot->position, slot->dst, slot->dst_size);
+    return status;
 }
 
 codec codec_decoder(uint32_t form, size_t raw_bound)

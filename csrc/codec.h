@@ -15,6 +15,7 @@ typedef struct codec {
     int (*run)(const struct codec *codec, void *scratch, slot *slot, const atomic_bool *stop);
     size_t scratch_size;
     size_t streams_at; /* where in the scratch a transposed chunk is */
+    size_t other_at;   /* where in it there is room for a second block, to compare; 0: none is made */
     uint32_t form;
     int level;
     bool sums;        /* encoding: makes slot.sum; decoding: checks it */

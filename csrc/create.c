@@ -47,12 +47,20 @@ static int write_front(checkpoint *c, const void *text, ds4kv_fault *fault)
     return DS4KV_OK;
 }
 
-static int create_all(checkpoint *c, const char *path, const void *text, size_t text_bytes, int workers,
+/* Whether a payload of this form can be encoded at this level. */
+static bool level_can_be(int form, int level)
+{
+    if (form == DS4KV_FORM_RAW)
+        return level == 0;
+    return level >= (form == DS4KV_FORM_CHECKED ? DS4KV_MIN_LEVEL : 0) && level <= DS4KV_MAX_LEVEL;
+}
+
+static int create_all(checkpoint *c, const char *path, const void *text, size_t text_bytes, int level, int workers,
                       ds4kv_fault *fault)
 {
     uint8_t head[DS4KV_HEADER_SIZE];
     const ds4kv_header *header = &c->seen.header;
-    int status = ds4kv_header_pack(header, head, fault);
+    int form = ds4kv_header_form(header), status = ds4kv_header_pack(header, head, fault);
     if (status == DS4KV_OK)
         status = workers_fault(fault, workers);
     if (status == DS4KV_OK && header->layout == DS4KV_LAYOUT_V2_MID)
@@ -62,6 +70,9 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     if (status == DS4KV_OK && text_bytes > UINT32_MAX)
         status = fault_set(fault, DS4KV_PARAM, 48, "text_bytes", "a text of %zu bytes; its length has 32 bits",
                            text_bytes);
+    if (status == DS4KV_OK && !level_can_be(form, level))
+        status = fault_set(fault, DS4KV_PARAM, 0, "level",
+                           "level %d; 0 to %d can be, in v2-checked -1 too, in codec none 0", level, DS4KV_MAX_LEVEL);
     if (status == DS4KV_OK)
         status = name_fault(fault, DS4KV_PARAM, path, text, text_bytes);
     if (status != DS4KV_OK)
@@ -78,7 +89,6 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     status = write_front(c, text, fault);
     if (status != DS4KV_OK)
         return status;
-    int form = ds4kv_header_form(header), level = form == DS4KV_FORM_CHECKED ? CHECKED_LEVEL : 0;
     c->seen.payload = form == DS4KV_FORM_RAW
                           ? c->file
                           : ds4kv_fopen_writer_as(c->file, header->chunk_size, (uint32_t)form, level, workers);
@@ -88,6 +98,13 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
 int ds4kv_checkpoint_create(ds4kv_checkpoint **out, const char *path, const ds4kv_header *header, const void *text,
                             size_t text_bytes, int workers, ds4kv_fault *fault)
 {
+    int level = ds4kv_header_form(header) == DS4KV_FORM_CHECKED ? CHECKED_LEVEL : 0;
+    return ds4kv_checkpoint_create_as(out, path, header, text, text_bytes, level, workers, fault);
+}
+
+int ds4kv_checkpoint_create_as(ds4kv_checkpoint **out, const char *path, const ds4kv_header *header, const void *text,
+                               size_t text_bytes, int level, int workers, ds4kv_fault *fault)
+{
     *out = NULL;
     checkpoint *c = checkpoint_new(fault);
     if (!c)
@@ -95,7 +112,7 @@ int ds4kv_checkpoint_create(ds4kv_checkpoint **out, const char *path, const ds4k
     c->is_written = true;
     c->seen.header = *header;
     c->seen.header.payload_bytes = 0;
-    int status = create_all(c, path, text, text_bytes, workers, fault);
+    int status = create_all(c, path, text, text_bytes, level, workers, fault);
     if (status == DS4KV_OK)
         *out = &c->seen;
     else

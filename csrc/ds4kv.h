@@ -62,6 +62,7 @@ extern "C" {
 #define DS4KV_CHECKED_HEAD_SIZE 12
 #define DS4KV_MAX_CHUNK_SIZE 67108864
 #define DS4KV_MAX_WORKERS 64
+#define DS4KV_MIN_LEVEL -1 /* of form CHECKED; 0 of form PLAIN */
 #define DS4KV_MAX_LEVEL 12
 #define DS4KV_UNKNOWN 0xffffffffffffffff /* a raw_total not known beforehand */
 
@@ -86,6 +87,12 @@ typedef struct {
     int32_t os_error; /* errno, for IO */
     char why[128];
 } ds4kv_fault;
+
+/* A piece of the caller's memory that payload belongs in. */
+typedef struct {
+    void *bytes;
+    size_t size;
+} ds4kv_part;
 
 typedef struct ds4kv_writer ds4kv_writer;
 typedef struct ds4kv_reader ds4kv_reader;
@@ -121,8 +128,9 @@ DS4KV_API int64_t ds4kv_record_size(const ds4kv_frame *frame, uint64_t region_by
 /* ---- writer: payload in, records out ---- */
 
 /* level 0 is LZ4_compress_default, 1..12 is LZ4HC. raw_total is the payload's size, which must then be put, or
- * DS4KV_UNKNOWN. Form CHECKED has no empty payload, and above level 0 its chunks that LZ4 could not make smaller are
- * put into blocks as they are. */
+ * DS4KV_UNKNOWN. Form CHECKED has no empty payload. There, level -1 looks for runs of one byte alone, the fastest way
+ * by far; levels 1 and 2 give a chunk the block of level 0 where that is smaller; and above level 0, chunks that LZ4 could
+ * not make smaller are put into blocks as they are. */
 DS4KV_API int ds4kv_writer_new(ds4kv_writer **writer, uint64_t raw_total, uint32_t chunk_size, uint32_t form, int level,
                                int workers);
 
@@ -191,8 +199,12 @@ DS4KV_API int ds4kv_reader_put(ds4kv_reader *reader, size_t n);
 DS4KV_API int ds4kv_reader_finish(ds4kv_reader *reader);
 
 /* Until they have been taken, the n payload bytes that come next belong at dst: whole chunks are decoded there with no
- * copy between. dst must live until they are taken, or free. */
+ * copy between, and none that begins behind them is decoded meanwhile. dst must live until they are taken, or free. */
 DS4KV_API int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n);
+
+/* The same for memory in several parts, which are filled one after the other; the array must live as long as they. A chunk
+ * that belongs in two of them is decoded elsewhere and copied by the thread that decoded it. */
+DS4KV_API int ds4kv_reader_aim_parts(ds4kv_reader *reader, const ds4kv_part *parts, size_t n_parts);
 
 /* How many payload bytes are still to come to the memory of the last aim. */
 DS4KV_API int64_t ds4kv_reader_aimed(ds4kv_reader *reader);
@@ -201,7 +213,8 @@ DS4KV_API int64_t ds4kv_reader_aimed(ds4kv_reader *reader);
 DS4KV_API int ds4kv_reader_wait(ds4kv_reader *reader, int ms);
 
 /* Moves up to n payload bytes to dst and returns how many. 0: room first, or the end. It waits for one chunk if nothing
- * is ready and wait is not 0, never for a second. */
+ * is ready and wait is not 0, never for a second. With dst NULL they go where they were aimed, at most as many as that
+ * are (else PARAM): so many bytes more of the caller's memory are ready, in order, while others are still decoded. */
 DS4KV_API int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait);
 
 /* The fault behind a CORRUPT, TRUNCATED or IO. */
@@ -221,9 +234,9 @@ DS4KV_API void ds4kv_hasher_put(ds4kv_hasher *hasher, const void *bytes, size_t 
 DS4KV_API uint64_t ds4kv_hasher_take(ds4kv_hasher *hasher);
 DS4KV_API void ds4kv_hasher_free(ds4kv_hasher *hasher);
 
-/* Whether compressing n payload bytes in form CHECKED would save less than 1/64 of them, going by samples of up to 4
- * chunks: 1 if so, 0 if a chunk is worth it, or NOMEM. */
-DS4KV_API int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size);
+/* Whether compressing n payload bytes in form CHECKED at this level would save less than 1/64 of them, going by samples
+ * of up to 4 chunks: 1 if so, 0 if a chunk is worth it, or NOMEM. */
+DS4KV_API int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size, int level);
 
 /* ---- file ---- */
 

@@ -38,14 +38,37 @@ static size_t largest_block(const ds4kv_reader *reader)
     return min_u32(ds4kv_block_bound(reader->frame.chunk_size), reader->region_bytes);
 }
 
-/* Where the arriving chunk is decoded to: the caller's memory if it fits there whole, else ours. */
+static uint64_t arriving_position(const ds4kv_reader *reader)
+{
+    return arriving(reader) * reader->frame.chunk_size;
+}
+
+/* Whether the arriving chunk may be decoded now. While the caller waits for memory to be filled, what belongs behind it is
+ * left alone: the next call may have memory for that too, and what is decoded to ours must be copied. */
+static bool is_wanted(const ds4kv_reader *reader)
+{
+    return reader->raw_taken >= reader->aim_end || arriving_position(reader) < reader->aim_end;
+}
+
+/* Where the arriving chunk is decoded to: the caller's memory if it fits in one part of it whole, else ours. From there
+ * the worker copies it, if all of it belongs in parts of the caller's. */
 static void set_destination(ds4kv_reader *reader, slot *slot)
 {
-    uint64_t start = arriving(reader) * reader->frame.chunk_size;
-    slot->aimed = start >= reader->aim_start && start + reader->head.raw_size <= reader->aim_end;
-    slot->dst = slot->aimed ? reader->aim + (start - reader->aim_start)
-                            : chunk_buffer(reader->chunks, arriving(reader) % reader->n_chunk,
-                                           frame_raw_size(&reader->frame, 0)); /* the first chunk is the largest */
+    uint64_t start = arriving_position(reader);
+    size_t room = 0;
+    slot->dst = NULL;
+    slot->parts.part = NULL;
+    if (start >= reader->aim_start && start + reader->head.raw_size <= reader->aim_end) {
+        slot->dst = parts_at(&reader->arriving_part, start, &room);
+        slot->parts = reader->arriving_part;
+        slot->position = start;
+    }
+    slot->aimed = room >= reader->head.raw_size;
+    if (slot->aimed)
+        slot->parts.part = NULL; /* it is in its place */
+    else
+        slot->dst = chunk_buffer(reader->chunks, arriving(reader) % reader->n_chunk,
+                                 frame_raw_size(&reader->frame, 0)); /* the first chunk is the largest */
     slot->dst_size = reader->head.raw_size;
 }
 
@@ -123,6 +146,8 @@ int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room)
         return 0;
     if (reader->frame.form == DS4KV_FORM_RAW)
         return DS4KV_STATE;
+    if (reader->head.block_size != 0 && !is_wanted(reader))
+        return 0;
     uint8_t *memory = reader->bytes;
     if (reader->head.block_size != 0) {
         uint64_t index = arriving(reader);
@@ -225,7 +250,7 @@ static int fetch_head(ds4kv_reader *reader)
 
 void intake_ahead(ds4kv_reader *reader)
 {
-    while (reader->ahead == DS4KV_OK && !is_complete(reader) && !ring_is_full(&reader->ring)) {
+    while (reader->ahead == DS4KV_OK && !is_complete(reader) && !ring_is_full(&reader->ring) && is_wanted(reader)) {
         if ((reader->ahead = fetch_head(reader)) != DS4KV_OK)
             return;
         reader->ahead = push_record(reader, reader->source == MEMORY ? reader->memory + reader->offset : NULL);

@@ -42,7 +42,8 @@ struct ds4kv_reader {
 
     uint64_t raw_taken; /* payload bytes taken, since first_chunk */
     size_t chunk_taken; /* of them, from the oldest chunk */
-    uint8_t *aim;       /* the caller's memory for payload bytes aim_start up to aim_end */
+    ds4kv_part whole;   /* the only part, where the caller's memory is in one piece */
+    parts_cursor arriving_part, taken_part; /* of the caller's memory for payload bytes aim_start up to aim_end */
     uint64_t aim_start, aim_end;
 
     uint32_t n_block, n_chunk;

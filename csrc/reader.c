@@ -62,15 +62,25 @@ static int judge_slot(ds4kv_reader *reader, const slot *slot)
                      "chunk %" PRIu64 ": this is no LZ4 block of %zu payload bytes", index, slot->dst_size);
 }
 
+int ds4kv_reader_aim_parts(ds4kv_reader *reader, const ds4kv_part *parts, size_t n_parts)
+{
+    int status = reader_enter(reader);
+    if (status != DS4KV_OK)
+        return status;
+    reader->aim_start = reader->aim_end = reader->raw_taken;
+    for (size_t i = 0; i < n_parts; i++)
+        reader->aim_end += parts[i].size;
+    reader->arriving_part = reader->taken_part = (parts_cursor){parts, reader->aim_start};
+    return DS4KV_OK;
+}
+
 int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n)
 {
     int status = reader_enter(reader);
     if (status != DS4KV_OK)
         return status;
-    reader->aim = dst;
-    reader->aim_start = reader->raw_taken;
-    reader->aim_end = reader->raw_taken + n;
-    return DS4KV_OK;
+    reader->whole = (ds4kv_part){dst, n};
+    return ds4kv_reader_aim_parts(reader, &reader->whole, 1);
 }
 
 int64_t ds4kv_reader_aimed(ds4kv_reader *reader)
@@ -90,11 +100,37 @@ int ds4kv_reader_wait(ds4kv_reader *reader, int ms)
     return ring_wait(&reader->ring, ms);
 }
 
+/* Moves n bytes of a chunk to where the caller's memory has their place. */
+static void place(ds4kv_reader *reader, const uint8_t *from, size_t n)
+{
+    uint64_t position = reader->raw_taken;
+    for (size_t done = 0, piece; done < n; done += piece) {
+        size_t room;
+        uint8_t *to = parts_at(&reader->taken_part, position + done, &room);
+        piece = room < n - done ? room : n - done;
+        ring_copy(&reader->ring, to, from + done, piece);
+    }
+}
+
+/* Moves n bytes of a chunk to dst, or with dst NULL to where they were aimed, if they aren't there yet. */
+static void move(ds4kv_reader *reader, const slot *slot, uint8_t *dst, size_t n)
+{
+    const uint8_t *from = slot->dst + reader->chunk_taken;
+    if (!dst && !slot->aimed && !slot->parts.part)
+        place(reader, from, n);
+    else if (dst && slot->aimed && dst != from)
+        memmove(dst, from, n);
+    else if (dst && !slot->aimed)
+        ring_copy(&reader->ring, dst, from, n);
+}
+
 int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)
 {
     int status = reader_enter(reader);
     if (status != DS4KV_OK)
         return status;
+    if (!dst && n > reader->aim_end - min_u64(reader->raw_taken, reader->aim_end))
+        return DS4KV_PARAM;
     size_t taken = 0;
     while (taken < n) {
         if (reader->source != PUT)
@@ -110,10 +146,7 @@ int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)
         size_t part = slot->dst_size - reader->chunk_taken;
         if (part > n - taken)
             part = n - taken;
-        const uint8_t *from = slot->dst + reader->chunk_taken;
-        uint8_t *to = (uint8_t *)dst + taken;
-        if (from != to) /* not aimed */
-            memmove(to, from, part);
+        move(reader, slot, dst ? (uint8_t *)dst + taken : NULL, part);
         taken += part;
         reader->raw_taken += part;
         reader->chunk_taken += part;

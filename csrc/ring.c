@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,6 +27,8 @@
 #include "ds4kv.h"
 
 #define SMALL_SIZE ((size_t)64 << 10) /* a single chunk of 64 KiB gets no thread, even of a slow codec */
+#define SHARED_SIZE ((size_t)1 << 20) /* a copy of so much is shared, as 0.1 ms is worth waking others */
+#define COPY_SIZE ((size_t)256 << 10) /* of what one takes of it at a time */
 
 static slot *slot_of(ring *ring, uint64_t index)
 {
@@ -54,6 +57,20 @@ static bool has_work(ring *ring)
 {
     return ring->taken < ring->filled &&
            (ring->taken < ring->drained + ring->n_out || slot_of(ring, ring->taken)->aimed);
+}
+
+/* Copies the next piece with the mutex open; called and left with it locked. */
+static void copy_piece(ring *ring)
+{
+    size_t n = ring->copy.left < COPY_SIZE ? ring->copy.left : COPY_SIZE;
+    uint8_t *to = ring->copy.to;
+    const uint8_t *from = ring->copy.from;
+    ring->copy.to += n;
+    ring->copy.from += n;
+    ring->copy.left -= n;
+    pthread_mutex_unlock(&ring->mutex);
+    memcpy(to, from, n);
+    pthread_mutex_lock(&ring->mutex);
 }
 
 /* How many rings are left to their workers, in the lower half of the bits. In the upper half, the process that counts
@@ -95,13 +112,21 @@ static void *worker(void *arg)
     pthread_mutex_lock(&ring->mutex);
     void **scratch = &ring->scratches[ring->begun++];
     for (;;) {
-        while (!ring->stopping && !has_work(ring)) {
+        while (ring->copy.left > 0) {
+            ring->copy.helpers++;
+            copy_piece(ring);
+            if (--ring->copy.helpers == 0 && ring->copy.left == 0)
+                pthread_cond_signal(&ring->done);
+        }
+        while (!ring->stopping && ring->copy.left == 0 && !has_work(ring)) {
             ring->idle++;
             pthread_cond_wait(&ring->work, &ring->mutex);
             ring->idle--;
         }
         if (ring->stopping)
             break;
+        if (ring->copy.left > 0)
+            continue;
         ring->running++;
         run_next(ring, scratch);
         ring->running--;
@@ -275,6 +300,24 @@ void ring_pop(ring *ring)
     pthread_mutex_lock(&ring->mutex);
     ring->drained++;
     pthread_cond_signal(&ring->work);
+    pthread_mutex_unlock(&ring->mutex);
+}
+
+void ring_copy(ring *ring, uint8_t *to, const uint8_t *from, size_t n)
+{
+    if (ring->n_threads == 0 || n < SHARED_SIZE) {
+        memcpy(to, from, n);
+        return;
+    }
+    pthread_mutex_lock(&ring->mutex);
+    ring->copy.to = to;
+    ring->copy.from = from;
+    ring->copy.left = n;
+    pthread_cond_broadcast(&ring->work);
+    while (ring->copy.left > 0)
+        copy_piece(ring);
+    while (ring->copy.helpers > 0)
+        pthread_cond_wait(&ring->done, &ring->mutex);
     pthread_mutex_unlock(&ring->mutex);
 }
 

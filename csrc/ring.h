@@ -18,6 +18,7 @@
  *   - A slot whose dst isn't the caller's memory is taken only when taken < drained + n_out. So n_out memories for
  *     results are enough, and chunk i uses number i mod n_out.
  *   - Workers say nothing to anybody: they leave a status in the slot.
+ *   - A large copy that the owner makes goes before chunks: workers that are free, or come free, take pieces of it.
  */
 #ifndef DS4KV_RING_H
 #define DS4KV_RING_H
@@ -38,6 +39,12 @@ typedef struct {
     int begun;             /* workers that took a number, for their scratch */
     int running;           /* workers that are inside a chunk */
     int left;              /* workers that have ended */
+    struct {
+        uint8_t *to;
+        const uint8_t *from;
+        size_t left; /* bytes that nobody has taken yet */
+        int helpers; /* workers that are copying */
+    } copy;
     void (*release)(void *object); /* set once the ring is left to its workers: the last of them calls it */
     void *object;
     atomic_bool stopping; /* written under the mutex, read by whoever reads from a file */
@@ -64,6 +71,7 @@ bool ring_done(ring *ring, uint64_t index);
 slot *ring_peek(ring *ring, bool wait); /* the oldest slot once done; NULL: none, or not done and no wait */
 bool ring_wait(ring *ring, int ms);     /* false: after so long, a ring_peek that waits would still have to */
 void ring_pop(ring *ring);
+void ring_copy(ring *ring, uint8_t *to, const uint8_t *from, size_t n); /* by the owner, and workers if it is large */
 
 /* Ends the threads, then calls release(object), which has to call ring_clear. Afterwards no worker uses the caller's
  * memory, and the ring is gone for who called this.

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "parts.h"
+
 typedef struct {
     /* What is to be done. */
     const uint8_t *src; /* NULL: a record that the worker reads from the codec's file */
@@ -23,6 +25,8 @@ typedef struct {
     uint64_t sum;       /* of the record; decoding: what it should be; encoding, afterwards: what it is */
     bool lent;          /* src is the caller's own memory */
     bool aimed;         /* dst is the caller's own memory */
+    parts_cursor parts; /* decoding: the caller's memory that the chunk is copied to from dst, where there is any */
+    uint64_t position;  /* of the chunk, for that */
 
     /* What came of it. */
     int status;

@@ -219,12 +219,12 @@ static void test_hopeless(void)
     size_t n = (3 << 20) + 5;
     bytes noise = payload_new(RANDOM, n), words = payload_new(TEXT, n);
     CASE("hopeless");
-    CHECK_EQ(ds4kv_is_hopeless(noise.at, noise.n, 1 << 20), 1);
-    CHECK_EQ(ds4kv_is_hopeless(words.at, words.n, 1 << 20), 0);
-    CHECK_EQ(ds4kv_is_hopeless(noise.at, 1000, 1 << 20), 0); /* too little to tell */
-    CHECK_EQ(ds4kv_is_hopeless(noise.at, 0, 1 << 20), 0);
+    CHECK_EQ(ds4kv_is_hopeless(noise.at, noise.n, 1 << 20, 0), 1);
+    CHECK_EQ(ds4kv_is_hopeless(words.at, words.n, 1 << 20, 0), 0);
+    CHECK_EQ(ds4kv_is_hopeless(noise.at, 1000, 1 << 20, 0), 0); /* too little to tell */
+    CHECK_EQ(ds4kv_is_hopeless(noise.at, 0, 1 << 20, 0), 0);
     memcpy(noise.at + (1 << 20), words.at, 1 << 20);
-    CHECK_EQ(ds4kv_is_hopeless(noise.at, noise.n, 1 << 20), 0); /* one chunk is worth it */
+    CHECK_EQ(ds4kv_is_hopeless(noise.at, noise.n, 1 << 20, 0), 0); /* one chunk is worth it */
     for (int level = 1; level < 3; level++) {
         way way = {.chunk_size = 1 << 20, .level = level, .put_size = SIZE_MAX, .take_size = SIZE_MAX, .checked = true};
         bytes region = write_region(noise, way), unpacked = unpack_region(region, 1 << 20, DS4KV_FORM_CHECKED);

@@ -16,6 +16,7 @@ from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError, UnsupportedEr
 __all__ = [
     "FRAME_SIZE",
     "MAX_LEVEL",
+    "MIN_LEVEL",
     "Compressor",
     "Decompressor",
     "Frame",
@@ -37,6 +38,7 @@ _SLICE_MS = 20  # that a thread waits in C before Python looks for signals, and 
 
 FRAME_SIZE: int = lib.DS4KV_FRAME_SIZE
 MAX_LEVEL: int = lib.DS4KV_MAX_LEVEL
+MIN_LEVEL: int = lib.DS4KV_MIN_LEVEL
 _STATE: int = lib.DS4KV_STATE
 
 
@@ -123,9 +125,9 @@ def hash64(obj: Any) -> int:
         return int(lib.ds4kv_hash(array, len(array)))
 
 
-def is_hopeless(array: Any, chunk_size: int) -> bool:
+def is_hopeless(array: Any, chunk_size: int, level: int) -> bool:
     """Whether compressing a :func:`memory.source` would save less than 1/64 of it, by samples from all over it."""
-    return bool(check(lib.ds4kv_is_hopeless(array, len(array), chunk_size)))
+    return bool(check(lib.ds4kv_is_hopeless(array, len(array), chunk_size, level)))
 
 
 def decode(region: Any, chunk_size: int, form: int, into: Any, workers: int) -> None:

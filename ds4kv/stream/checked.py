@@ -25,10 +25,10 @@ class CheckedWriter(PayloadWriter):
 
     def __init__(self, fp: BinaryFile, encoding: Encoding, *, raw_total: int | None, sums: bool) -> None:
         super().__init__(fp, encoding=encoding, raw_total=raw_total, sums=sums)
-        self._chunk_size = encoding.chunk_size
+        self._chunk_size, self._level = encoding.chunk_size, encoding.level
         self._make_raw = functools.partial(RawEncoder, fp, self.turn, sums=sums)
 
     def begin(self, payload: Any) -> None:
-        if len(payload) >= self._chunk_size and _core.is_hopeless(payload, self._chunk_size):
+        if len(payload) >= self._chunk_size and _core.is_hopeless(payload, self._chunk_size, self._level):
             self.encoder.free()
             self.encoder = self._make_raw()

@@ -20,6 +20,7 @@ from ds4kv.stream import PayloadReader, PayloadWriter, RawWriter
 from ds4kv.stream.reader import region_sums
 
 FACTS: dict[str, Any] = {"tokens": 7, "ctx_size": 9, "created_at": 1_780_000_000, "model_id": 3, "payload_abi": 2}
+SMALL: dict[str, Any] = {"tokens": 7, "ctx_size": 9}
 NOISE = random.Random(1).randbytes(3 * MIB)
 WORDS = b"".join(word.to_bytes(4, "little") for word in range(0, 300_000 * 7, 7))
 
@@ -93,7 +94,7 @@ def test_the_saving_that_is_asked_for(tmp_path: Path) -> None:
     assert set(sizes.values()) == {"v1", "v2-checked"}
 
 
-@pytest.mark.parametrize("level", [None, *range(13)])
+@pytest.mark.parametrize("level", [None, *range(-1, 13)])
 def test_any_level_is_read(tmp_path: Path, level: int | None) -> None:
     path = tmp_path / "a.kv"
     payload = WORDS[:200_000]
@@ -109,7 +110,7 @@ def test_any_level_is_read(tmp_path: Path, level: int | None) -> None:
     "options",
     [
         {"level": 13},
-        {"level": -1},
+        {"level": -2},
         {"codec": "none"},
         {"codec": "lz4hc"},
         {"chunk_size": 1000},
@@ -188,6 +189,41 @@ def test_a_store_refuses_what_it_could_not_write(tmp_path: Path) -> None:
         with pytest.raises(ValueError):
             ds4kv.Store(tmp_path, **options)
     ds4kv.Store(tmp_path, layout="v2-checked", level=12).close()
+
+
+def test_chunks_are_of_a_mib_unless_another_size_is_asked_for(tmp_path: Path) -> None:
+    """And in ``v2`` of 16 MiB, as ds4 has them."""
+    path = tmp_path / "a.kv"
+    for layout, size in (("v2-checked", MIB), ("v2", 16 * MIB)):
+        assert ds4kv.dump(path, WORDS, layout=layout, codec="lz4", **SMALL).chunk_size == size
+        assert ds4kv.dump(path, WORDS, layout=layout, codec="lz4", chunk_size=4096, **SMALL).chunk_size == 4096
+        for chunk_size in (None, 8192):
+            options = {"layout": layout, "codec": "lz4", "chunk_size": chunk_size, "min_tokens": 1}
+            with ds4kv.Store(tmp_path / f"{layout} {chunk_size}", **options) as store:
+                entry = store.save_buffer(b"text", WORDS, **SMALL)
+                assert entry.header.chunk_size == (chunk_size or size)
+    assert ds4kv.dump(path, WORDS, layout="v1", **SMALL).chunk_size == 0
+    for wrong in (0, 3000, 1 << 27):
+        with pytest.raises(ValueError, match=f"chunk_size is {wrong}"):
+            ds4kv.dump(path, WORDS, layout="v2-checked", chunk_size=wrong, **SMALL)
+        with pytest.raises(ValueError, match=f"chunk_size is {wrong}"):
+            ds4kv.Store(tmp_path, layout="v2-checked", chunk_size=wrong)
+
+
+def test_runs_only_is_of_this_layout_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.kv"
+    payload = WORDS * 2
+    for options in ({"layout": "v2"}, {"layout": "v2", "codec": "lz4hc"}, {"layout": "v1"}, {"codec": "none"}):
+        with pytest.raises(ValueError, match="level is -1"):
+            ds4kv.dump(path, payload, level=-1, **SMALL, **options)
+        with pytest.raises(ValueError, match="level is -1"):
+            ds4kv.Store(tmp_path, level=-1, **options)
+    with pytest.raises(ValueError, match="level is -1"):
+        PayloadWriter(io.BytesIO(), level=-1)
+    sizes = [ds4kv.dump(path, payload, layout="v2-checked", level=level, **SMALL).payload_bytes for level in (0, -1)]
+    assert sizes[0] < sizes[1] < len(payload)
+    with ds4kv.Store(tmp_path, layout="v2-checked", level=-1, min_tokens=1) as store:
+        assert store.save_buffer(b"text", payload, **SMALL).header.payload_bytes == sizes[1]
 
 
 # ---------------------------------------------------------------------------------------- streams

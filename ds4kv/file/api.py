@@ -20,7 +20,7 @@ from ds4kv.file.ledger import Ledger
 from ds4kv.file.opening import outline_of
 from ds4kv.file.reader import CheckpointReader
 from ds4kv.file.writer import CheckpointWriter, codec_for, encoding_for
-from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout, Reason
+from ds4kv.format.header import Codec, Header, Layout, Reason, default_chunk_size
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -139,7 +139,7 @@ def create(
     layout: str = "v2",
     codec: str | Codec | None = None,
     level: int | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
     workers: int | None = None,
     nice: int = 0,
     trailer: ReadableBuffer = b"",
@@ -164,9 +164,11 @@ def create(
       the payload is of 32-bit numbers. A payload of which it saves less than 1/64 is stored as it is, in ``v1``.
     - ``codec``: ``lz4``, ``lz4hc`` or ``none``. By default ``none`` in layout ``v1``, and in ``v2`` if the environment
       asks for 0 threads; else ``lz4``.
-    - ``level``: 1 to 12 is LZ4HC, denser and slower; 0 is plain LZ4. By default 0 for codec ``lz4``, 1 for it in
-      ``v2-checked``, and 9 for ``lz4hc``, which has no 0.
-    - ``chunk_size``: 1 byte to 64 MiB of payload that are compressed as one block.
+    - ``level``: 1 to 12 is LZ4HC, denser and slower; 0 is plain LZ4; -1, in ``v2-checked`` alone, looks for runs of one
+      byte and nothing else, and takes no longer than to write the payload as it is. By default 0 for codec ``lz4``, 1
+      for it in ``v2-checked``, and 9 for ``lz4hc``, which has no 0.
+    - ``chunk_size``: 1 byte to 64 MiB of payload that are compressed as one block. By default 16 MiB, as ds4 has it,
+      and in ``v2-checked`` 1 MiB, which many threads load faster, in less memory.
     - ``workers`` compress, as many as :func:`open` has them; ``nice``, 0 to 19, lets other threads go before them.
     - ``raw_total``: the payload's size in bytes, if it is known beforehand; another size is then a ValueError.
     - ``created_at``, ``last_used``: Unix seconds, by default now.
@@ -190,7 +192,7 @@ def create(
         reason_code=Reason.from_word(reason) if isinstance(reason, str) else reason,
         ext_flags=ext_flags,
         hits=hits,
-        chunk_size=0 if kept_codec is Codec.NONE else chunk_size,
+        chunk_size=_chunk_size(kept_layout, kept_codec, chunk_size),
         created_at=now,
         last_used=now if last_used is None else last_used,
         model_id=model_id,
@@ -209,6 +211,12 @@ def create(
     )
 
 
+def _chunk_size(layout: Layout, codec: Codec, chunk_size: int | None) -> int:
+    if codec is Codec.NONE:
+        return 0
+    return default_chunk_size(layout) if chunk_size is None else chunk_size
+
+
 def dump(
     path: StrPath,
     payload: ReadableBuffer,
@@ -221,7 +229,7 @@ def dump(
     layout: str = "v2",
     codec: str | Codec | None = None,
     level: int | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
     workers: int | None = None,
     nice: int = 0,
     trailer: ReadableBuffer = b"",

@@ -199,7 +199,7 @@ DS4KV_API int ds4kv_reader_put(ds4kv_reader *reader, size_t n);
 DS4KV_API int ds4kv_reader_finish(ds4kv_reader *reader);
 
 /* Until they have been taken, the n payload bytes that come next belong at dst: whole chunks are decoded there with no
- * copy between, and none that begins behind them is decoded meanwhile. dst must live until they are taken, or free. */
+ * copy between. If that is a chunk for each worker at least, none that begins behind them is decoded meanwhile. dst must live until they are taken, or free. */
 DS4KV_API int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n);
 
 /* The same for memory in several parts, which are filled one after the other; the array must live as long as they. A chunk

@@ -43,11 +43,11 @@ static uint64_t arriving_position(const ds4kv_reader *reader)
     return arriving(reader) * reader->frame.chunk_size;
 }
 
-/* Whether the arriving chunk may be decoded now. While the caller waits for memory to be filled, what belongs behind it is
- * left alone: the next call may have memory for that too, and what is decoded to ours must be copied. */
+/* Whether the arriving chunk may be decoded now. While the caller waits for much memory to be filled, what belongs behind
+ * it is left alone: the next call may have memory for that too, and what is decoded to ours must be copied. */
 static bool is_wanted(const ds4kv_reader *reader)
 {
-    return reader->raw_taken >= reader->aim_end || arriving_position(reader) < reader->aim_end;
+    return !reader->aim_is_large || reader->raw_taken >= reader->aim_end || arriving_position(reader) < reader->aim_end;
 }
 
 /* Where the arriving chunk is decoded to: the caller's memory if it fits in one part of it whole, else ours. From there

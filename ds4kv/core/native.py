@@ -280,13 +280,21 @@ class Decompressor:
         """The payload bytes that come next belong in this part of a :func:`memory.target`, until all are taken."""
         self._check(lib.ds4kv_reader_aim(self._reader[0], array + start, stop - start))
 
+    def aim_parts(self, arrays: list[Any]) -> None:
+        """The payload bytes that come next belong in these targets, one after the other."""
+        self._parts = ffi.new("ds4kv_part[]", [(array, len(array)) for array in arrays])
+        self._check(lib.ds4kv_reader_aim_parts(self._reader[0], self._parts, len(arrays)))
+
     def wait(self) -> bool:
         """Whether take() would wait for no other thread; it is waited for a little."""
         return bool(lib.ds4kv_reader_wait(self._reader[0], _SLICE_MS))
 
     def take(self, array: Any, start: int, stop: int, *, wait: bool) -> int:
-        """Moves payload bytes there and says how many: 0 if none are ready and none could be waited for."""
-        return self._check(lib.ds4kv_reader_take(self._reader[0], array + start, stop - start, wait))
+        """Moves payload bytes there and says how many: 0 if none are ready and none could be waited for. With None as
+        ``array``, they go where they were aimed.
+        """
+        to = ffi.NULL if array is None else array + start
+        return self._check(lib.ds4kv_reader_take(self._reader[0], to, stop - start, wait))
 
     def free(self) -> None:
         """Ends the threads and gives the memory back; RuntimeError comes of any other call after."""

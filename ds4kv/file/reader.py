@@ -79,7 +79,7 @@ class CheckpointReader(Single):
     def _open_payload(self) -> PayloadReader | RawReader:
         fp, size, sums = self.file.fp, self.header.payload_bytes, self._noted_sums()
         if self.form is Form.RAW and sums is None:
-            return RawReader(fp, size)
+            return RawReader(fp, size, workers=self._workers)
         return PayloadReader(fp, size, chunk_size=self._chunk_size, form=self.form, workers=self._workers, sums=sums)
 
     def _noted_sums(self) -> array[int] | None:

@@ -7,6 +7,7 @@ means for the file.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Generator
 from typing import Any
 
 from ds4kv.core import memory
@@ -15,7 +16,7 @@ from ds4kv.core.region import record_size
 from ds4kv.core.turn import Turn
 from ds4kv.errors import Ds4kvError, TruncatedError
 from ds4kv.format.header import Form
-from ds4kv.stream.fileobj import STEP_SIZE, BinaryFile, path_of, read_exactly, read_into
+from ds4kv.stream.fileobj import STEP_SIZE, BinaryFile, add_path, read_exactly, read_into
 from ds4kv.stream.regular import regular_fd
 
 __all__ = ["RecordDecoder"]
@@ -82,33 +83,80 @@ class RecordDecoder:
                 with ring.loan():
                     ring.aim(room, 0, n)
                     self._pump(ring, room, n)
-            self._ring_position = position + n
+            self._reach(position + n)
         except BaseException as error:
-            self.drop()  # a file that seeks can be tried again
-            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-                path = path_of(self._fp)
-                if path is not None:
-                    error.filename = path
+            self._give_up(error)
             raise
-        if self._start is not None and self._ring_position == self.frame.raw_total:
+
+    def fill_parts(self, rooms: list[Any], position: int, n: int) -> None:
+        """The same into several targets, which together are of ``n`` bytes."""
+        try:
+            ring = self._ring_at(position)
+            self._ring_position = None
+            with ring.loan():
+                ring.aim_parts(rooms)
+                self._pump(ring, None, n)
+            self._reach(position + n)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+
+    def steps(self, room: Any, position: int, n: int, step: int) -> Generator[int]:
+        """As :meth:`fill`, while it goes on: how many bytes are there, each time that ``step`` more are. Between,
+        workers write to ``room``; any other use of the decoder ends that.
+        """
+        ring, done = None, 0
+        try:
+            ring = self._ring_at(position)
+            self._ring_position = None
+            with ring.loan():
+                ring.aim(room, 0, n)
+                while True:
+                    enough = min(n, done + step)
+                    while done < enough:
+                        done += self._take(ring, room, done, n)
+                    if done == n:
+                        break
+                    yield done
+                    if self._ring is not ring:
+                        raise RuntimeError("the stream was used for something else, which ended this iteration")
+            self._reach(position + n)
+        except BaseException as error:
+            if ring is None or self._ring is ring:
+                self._give_up(error)
+            raise
+        yield done
+
+    def _reach(self, position: int) -> None:
+        """All up to there is in its place."""
+        self._ring_position = position
+        if self._start is not None and position == self.frame.raw_total:
             self._fp.seek(self._start + self._region_bytes)
+
+    def _give_up(self, error: BaseException) -> None:
+        self.drop()  # a file that seeks can be tried again
+        add_path(error, self._fp)
 
     def _pump(self, ring: _core.Decompressor, room: Any, n: int) -> None:
         done = 0
-        while self._fd is not None and done < n:
-            self._await(ring)
-            done += ring.take(room, done, n, wait=True)
         while done < n:
-            # A file that seeks answers at once, so workers get all they can hold before anything is waited for; what
-            # comes through a pipe is passed on first.
-            if self._start is not None:
-                while self._feed(ring):
-                    pass
-            took = ring.take(room, done, n, wait=False)
-            if took == 0 and not self._feed(ring):
-                self._await(ring)
-                took = ring.take(room, done, n, wait=True)
-            done += took
+            done += self._take(ring, room, done, n)
+
+    def _take(self, ring: _core.Decompressor, room: Any, done: int, n: int) -> int:
+        """Some of the payload bytes ``done`` up to ``n`` to ``room``, or with None to where they are aimed."""
+        if self._fd is not None:
+            self._await(ring)
+            return ring.take(room, done, n, wait=True)
+        # A file that seeks answers at once, so workers get all they can hold before anything is waited for; what comes
+        # through a pipe is passed on first.
+        if self._start is not None:
+            while self._feed(ring):
+                pass
+        took = ring.take(room, done, n, wait=False)
+        if took == 0 and not self._feed(ring):
+            self._await(ring)
+            took = ring.take(room, done, n, wait=True)
+        return took
 
     def _await(self, ring: _core.Decompressor) -> None:
         """Until there is something to be taken, or for the thread that takes it to do."""

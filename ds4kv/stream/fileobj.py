@@ -23,6 +23,7 @@ __all__ = [
     "STEP_SIZE",
     "BinaryFile",
     "Nowhere",
+    "add_path",
     "appends",
     "can_seek",
     "name_of",
@@ -102,6 +103,14 @@ def path_of(fp: object) -> str | None:
     """The path that a file object was opened by, if it tells one."""
     name = getattr(fp, "name", None)
     return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else None
+
+
+def add_path(error: BaseException, fp: object) -> None:
+    """Tells an error of the system, of a read by number, which file it is about."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        path = path_of(fp)
+        if path is not None:
+            error.filename = path
 
 
 def name_of(fp: object) -> str:

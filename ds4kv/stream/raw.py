@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Generator
 from typing import Any
 
 from ds4kv.core import memory
 from ds4kv.core import native as _core
 from ds4kv.core.turn import Turn
 from ds4kv.errors import Ds4kvError, TruncatedError
-from ds4kv.format.header import CHUNK_SIZE
-from ds4kv.stream.fileobj import STEP_SIZE, BinaryFile, read_into, write_all
+from ds4kv.format.header import CHUNK_SIZE, Form
+from ds4kv.stream.fileobj import STEP_SIZE, BinaryFile, add_path, read_into, write_all
+from ds4kv.stream.regular import regular_fd
 
 __all__ = ["RawDecoder", "RawEncoder"]
+
+_SHARED_SIZE = 4 << 20  # of a read that is worth waking workers for
+_PIECE_SIZE = 2 << 20  # of a read by one of them: a huge page of fresh memory
 
 
 class RawEncoder:
@@ -62,32 +67,94 @@ class RawEncoder:
 
 
 class RawDecoder:
-    """In place of a :class:`ds4kv.stream.decoder.RecordDecoder`."""
+    """In place of a :class:`ds4kv.stream.decoder.RecordDecoder`. Much of a regular file is read by ``workers`` at a
+    time, anything else by the thread that asks.
+    """
 
     _is_lost = False  # the file object has moved on, and the position hasn't
 
-    def __init__(self, fp: BinaryFile, start: int | None, turn: Turn) -> None:
+    def __init__(self, fp: BinaryFile, start: int | None, turn: Turn, *, workers: int) -> None:
         self._fp = fp
         self._start = start
+        self._fd = regular_fd(fp) if workers > 0 else None
+        self._workers = workers
         self._look = turn.look
 
     def fill(self, room: Any, position: int, n: int) -> None:
+        for _ in self.steps(room, position, n, n):
+            pass
+
+    def fill_parts(self, rooms: list[Any], position: int, n: int) -> None:
+        if self._is_shared(n):
+            for _ in self._shared(rooms, position, n, n):
+                pass
+            return
+        for room in rooms:
+            self.fill(room, position, len(room))
+            position += len(room)
+
+    def steps(self, room: Any, position: int, n: int, step: int) -> Generator[int]:
+        if self._is_shared(n):
+            yield from self._shared([room], position, n, step)
+        else:
+            yield from self._alone(room, position, n, step)
+
+    def _is_shared(self, n: int) -> bool:
+        return self._fd is not None and self._start is not None and n >= _SHARED_SIZE
+
+    def _alone(self, room: Any, position: int, n: int, step: int) -> Generator[int]:
         if self._start is not None:
             self._fp.seek(self._start + position)
         elif self._is_lost:
             raise Ds4kvError("an earlier read failed, and the file object can't seek back")
         self._is_lost = True  # until all of it is there
-        done = 0
-        while True:
-            with memory.view(room, done, min(n, done + STEP_SIZE)) as step:
-                took = read_into(self._fp, step)
-            if took == 0:
-                raise TruncatedError("the input ends within the payload", offset=position + done, field="payload")
-            done += took
-            if done == n:
-                break
+        done = told = 0
+        while done < n:
             self._look()
+            with memory.view(room, done, min(n, done + STEP_SIZE)) as piece:
+                took = read_into(self._fp, piece)
+            if took == 0:
+                raise _truncated(position + done)
+            done += took
+            if told + step <= done < n:
+                told = done
+                yield done
+                if self._start is not None:
+                    self._fp.seek(self._start + position + done)  # others may have moved it meanwhile
         self._is_lost = False
+        yield done
+
+    def _shared(self, rooms: list[Any], position: int, n: int, step: int) -> Generator[int]:
+        """By a ring of this one's own, so that it never reads what nobody has asked for."""
+        assert self._fd is not None and self._start is not None
+        start = self._start + position
+        frame = _core.Frame(n, -(-n // _PIECE_SIZE), _PIECE_SIZE, Form.RAW)
+        ring = _core.Decompressor(frame, n, 0, 0, self._workers, (self._fd, start))
+        done = told = 0
+        try:
+            with ring.loan():
+                ring.aim_parts(rooms)
+                while done < n:
+                    self._look()
+                    while not ring.wait():
+                        self._look()
+                    done += ring.take(None, done, n, wait=True)
+                    if told + step <= done < n:
+                        told = done
+                        yield done
+        except TruncatedError as error:
+            raise _truncated(position + (error.offset or 0)) from None
+        except OSError as error:
+            add_path(error, self._fp)
+            raise
+        finally:
+            ring.free()
+        self._fp.seek(start + n)
+        yield done
 
     def drop(self) -> None:
         """Nothing is held."""
+
+
+def _truncated(offset: int) -> TruncatedError:
+    return TruncatedError("the input ends within the payload", offset=offset, field="payload")

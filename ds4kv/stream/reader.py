@@ -5,18 +5,19 @@ Its size is known before its first byte, so a position in it is a number, and re
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
 from array import array
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ds4kv.core import memory
 from ds4kv.core import native as _core
 from ds4kv.core import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError
-from ds4kv.format.header import MAX_CHUNK_SIZE, Form
+from ds4kv.format.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Form
 from ds4kv.stream.decoder import RecordDecoder
 from ds4kv.stream.fileobj import BinaryFile, can_seek, name_of, path_of
 from ds4kv.stream.lifetime import Scoped, Stream
@@ -107,17 +108,94 @@ class _Reader(Scoped, Stream):
         """
         self._read(b, True)
 
-    def _read(self, b: WriteableBuffer, whole_rest: bool) -> int:
-        turn = self.turn
-        if turn.lock.locked():
-            turn.refuse_second()
+    def readinto_parts(self, buffers: Sequence[WriteableBuffer], /) -> int:
+        """Fills several buffers, one after the other, and returns the bytes put there: fewer than they hold together
+        only at the payload's end.
+
+        Workers see them all at once, and decode chunks where they belong; only those that belong in two buffers are
+        decoded elsewhere and copied. Raises as readinto().
+        """
+        with contextlib.ExitStack() as held:
+            rooms = [held.enter_context(memory.target(b)) for b in buffers]
+            self._refuse_others()
+            with self.turn.lock:
+                self.turn.thread = threading.get_ident()
+                self._check_open()
+                return self._fill_parts(rooms)
+
+    def _fill_parts(self, rooms: list[Any]) -> int:
+        left = n = min(sum(map(len, rooms)), self._left())
+        wanted = []
+        for room in rooms:
+            if left:
+                wanted.append(room[0 : min(len(room), left)])
+                left -= len(wanted[-1])
+        if n:
+            try:
+                self.decoder.fill_parts(wanted, self._position, n)
+            except Ds4kvError as error:
+                self._blame(error)
+                raise
+            self._position += n
+        return n
+
+    def iter_into(self, b: WriteableBuffer, /, *, step: int = CHUNK_SIZE) -> Iterator[int]:
+        """Fills a buffer as readinto() does, and yields how many bytes of it are there, from its start on: each time
+        that ``step`` bytes more are, and at last when all are.
+
+        So an engine copies to its GPU what is there while the rest is decoded. Until the iterator ends, or is closed,
+        the buffer is written to. Any other use of the stream ends it: its next step is a RuntimeError. Else raises as
+        readinto(), and ValueError for a ``step`` below 1.
+        """
+        if step < 1:
+            raise ValueError(f"step is {step}, and must be 1 byte at least")
+        return self._steps_into(b, step)
+
+    def _steps_into(self, b: WriteableBuffer, step: int) -> Iterator[int]:
+        done = 0
+        steps: Generator[int] | None = None
+        with memory.target(b) as room:
+            n, start = min(len(room), self._left()), self._position
+            try:
+                while done < n:
+                    self._refuse_others()
+                    with self.turn.lock:
+                        self.turn.thread = threading.get_ident()
+                        self._check_open()
+                        if steps is None:
+                            steps = self.decoder.steps(room, start, n, step)
+                        if self._position != start + done:
+                            raise RuntimeError("the stream was used for something else, which ended this iteration")
+                        try:
+                            done = next(steps)
+                        except Ds4kvError as error:
+                            self._blame(error)
+                            raise
+                        self._position = start + done
+                    yield done
+            finally:  # nothing is written to the buffer after it
+                if steps is not None and self.turn.is_mine():
+                    steps.close()  # from garbage collection within another call of this thread's
+                elif steps is not None:
+                    with self.turn.lock:
+                        steps.close()
+
+    def _left(self) -> int:
+        return max(self._raw_total - self._position, 0)
+
+    def _refuse_others(self) -> None:
+        if self.turn.lock.locked():
+            self.turn.refuse_second()
         if self.c_side.file is not None:
             self.c_side.refuse_if_it_reads()
-        with turn.lock:
-            turn.thread = threading.get_ident()
+
+    def _read(self, b: WriteableBuffer, whole_rest: bool) -> int:
+        self._refuse_others()
+        with self.turn.lock:
+            self.turn.thread = threading.get_ident()
             self._check_open()
             with memory.target(b) as room:
-                left = max(self._raw_total - self._position, 0)
+                left = self._left()
                 if whole_rest and len(room) != left:
                     raise ValueError(f"into is {len(room)} bytes, the payload has {left} left")
                 n = min(len(room), left)
@@ -126,18 +204,22 @@ class _Reader(Scoped, Stream):
                 try:
                     self.decoder.fill(room, self._position, n)
                 except Ds4kvError as error:
-                    self._place(error)
-                    if isinstance(error, CorruptError):
-                        if isinstance(self._fp, RegularFile):
-                            self._fp.check_unchanged()
-                        self.fault = error
+                    self._blame(error)
                     raise
                 self._position += n
             return n
 
+    def _blame(self, error: Ds4kvError) -> None:
+        """Places an error that a read has met. Raises OSError if the bytes prove nothing: somebody writes to them."""
+        self._place(error)
+        if isinstance(error, CorruptError):
+            if isinstance(self._fp, RegularFile):
+                self._fp.check_unchanged()
+            self.fault = error
+
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to ``size`` bytes, or all that are left; never more memory than the payload's."""
-        left = max(self._raw_total - self._position, 0)
+        left = self._left()
         piece = bytearray(left if size is None or size < 0 else min(size, left))
         n = self.readinto(piece)
         return bytes(memoryview(piece)[:n])
@@ -248,11 +330,14 @@ class PayloadReader(_Reader):
 
 
 class RawReader(_Reader):
-    """The payload of a region of codec ``none``: ``region_bytes`` bytes from ``fp``'s position on."""
+    """The payload of a region of codec ``none``: ``region_bytes`` bytes from ``fp``'s position on.
 
-    def __init__(self, fp: BinaryFile, region_bytes: int) -> None:
+    From a regular file, ``workers`` read 4 MiB and more together.
+    """
+
+    def __init__(self, fp: BinaryFile, region_bytes: int, *, workers: int | None = None) -> None:
         super().__init__(fp, region_bytes)
-        self.decoder = RawDecoder(fp, self._start, self.turn)
+        self.decoder = RawDecoder(fp, self._start, self.turn, workers=_workers.resolve(workers))
 
 
 def region_sums(fp: BinaryFile, region_bytes: int, *, chunk_size: int, form: Form) -> array[int]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ds4kv.cli import synthetic
+from ds4kv.core import memory as _memory
 from ds4kv.core import native as _core
 from ds4kv.format.header import Form
 
@@ -73,7 +74,7 @@ def in_turns(cases: dict[str, Callable[[], object]], rounds: int, backed: int = 
 def bare_compress(payload: bytearray, chunk_size: int, workers: int = 0) -> None:
     """LZ4 alone: chunks compressed where they lie, records thrown away."""
     ring = _core.Compressor(len(payload), chunk_size, Form.PLAIN, 0, workers)
-    source = _core.source(payload)
+    source = _memory.source(payload)
     start = 0
     while start < len(payload):
         start += ring.put(source, start, len(payload), lent=True)
@@ -87,7 +88,7 @@ def bare_compress(payload: bytearray, chunk_size: int, workers: int = 0) -> None
 
 def bare_decode(region: bytes, chunk_size: int, into: bytearray, workers: int = 0) -> None:
     """LZ4 alone: a region in memory decoded into warm memory."""
-    _core.decode(_core.source(region), chunk_size, Form.PLAIN, _core.target(into), workers)
+    _core.decode(_memory.source(region), chunk_size, Form.PLAIN, _memory.target(into), workers)
 
 
 def write_file(path: str, data: bytes, fsync: bool = False) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import reference
 from helpers import MIB
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ds4kv
 from ds4kv.format.header import Form
@@ -20,6 +22,7 @@ from ds4kv.stream import PayloadReader, PayloadWriter, RawWriter
 from ds4kv.stream.reader import region_sums
 
 FACTS: dict[str, Any] = {"tokens": 7, "ctx_size": 9, "created_at": 1_780_000_000, "model_id": 3, "payload_abi": 2}
+SMALL: dict[str, Any] = {"tokens": 7, "ctx_size": 9}
 NOISE = random.Random(1).randbytes(3 * MIB)
 WORDS = b"".join(word.to_bytes(4, "little") for word in range(0, 300_000 * 7, 7))
 
@@ -93,7 +96,7 @@ def test_the_saving_that_is_asked_for(tmp_path: Path) -> None:
     assert set(sizes.values()) == {"v1", "v2-checked"}
 
 
-@pytest.mark.parametrize("level", [None, *range(13)])
+@pytest.mark.parametrize("level", [None, *range(-1, 13)])
 def test_any_level_is_read(tmp_path: Path, level: int | None) -> None:
     path = tmp_path / "a.kv"
     payload = WORDS[:200_000]
@@ -109,7 +112,7 @@ def test_any_level_is_read(tmp_path: Path, level: int | None) -> None:
     "options",
     [
         {"level": 13},
-        {"level": -1},
+        {"level": -2},
         {"codec": "none"},
         {"codec": "lz4hc"},
         {"chunk_size": 1000},
@@ -190,6 +193,41 @@ def test_a_store_refuses_what_it_could_not_write(tmp_path: Path) -> None:
     ds4kv.Store(tmp_path, layout="v2-checked", level=12).close()
 
 
+def test_chunks_are_of_a_mib_unless_another_size_is_asked_for(tmp_path: Path) -> None:
+    """And in ``v2`` of 16 MiB, as ds4 has them."""
+    path = tmp_path / "a.kv"
+    for layout, size in (("v2-checked", MIB), ("v2", 16 * MIB)):
+        assert ds4kv.dump(path, WORDS, layout=layout, codec="lz4", **SMALL).chunk_size == size
+        assert ds4kv.dump(path, WORDS, layout=layout, codec="lz4", chunk_size=4096, **SMALL).chunk_size == 4096
+        for chunk_size in (None, 8192):
+            options = {"layout": layout, "codec": "lz4", "chunk_size": chunk_size, "min_tokens": 1}
+            with ds4kv.Store(tmp_path / f"{layout} {chunk_size}", **options) as store:
+                entry = store.save_buffer(b"text", WORDS, **SMALL)
+                assert entry.header.chunk_size == (chunk_size or size)
+    assert ds4kv.dump(path, WORDS, layout="v1", **SMALL).chunk_size == 0
+    for wrong in (0, 3000, 1 << 27):
+        with pytest.raises(ValueError, match=f"chunk_size is {wrong}"):
+            ds4kv.dump(path, WORDS, layout="v2-checked", chunk_size=wrong, **SMALL)
+        with pytest.raises(ValueError, match=f"chunk_size is {wrong}"):
+            ds4kv.Store(tmp_path, layout="v2-checked", chunk_size=wrong)
+
+
+def test_runs_only_is_of_this_layout_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.kv"
+    payload = WORDS * 2
+    for options in ({"layout": "v2"}, {"layout": "v2", "codec": "lz4hc"}, {"layout": "v1"}, {"codec": "none"}):
+        with pytest.raises(ValueError, match="level is -1"):
+            ds4kv.dump(path, payload, level=-1, **SMALL, **options)
+        with pytest.raises(ValueError, match="level is -1"):
+            ds4kv.Store(tmp_path, level=-1, **options)
+    with pytest.raises(ValueError, match="level is -1"):
+        PayloadWriter(io.BytesIO(), level=-1)
+    sizes = [ds4kv.dump(path, payload, layout="v2-checked", level=level, **SMALL).payload_bytes for level in (0, -1)]
+    assert sizes[0] < sizes[1] < len(payload)
+    with ds4kv.Store(tmp_path, layout="v2-checked", level=-1, min_tokens=1) as store:
+        assert store.save_buffer(b"text", payload, **SMALL).header.payload_bytes == sizes[1]
+
+
 # ---------------------------------------------------------------------------------------- streams
 
 
@@ -249,3 +287,36 @@ def test_no_checked_region_is_empty(tmp_path: Path) -> None:
         writer = PayloadWriter(fp, form=Form.CHECKED)
         with pytest.raises(ValueError, match="empty"):
             writer.close()
+
+
+# ---------------------------------------------------------------------------------------- runs only
+
+A_RUN = st.tuples(st.sampled_from([0, 1, 255]), st.one_of(st.integers(1, 40), st.sampled_from([254, 270, 274, 1000])))
+NO_RUN = st.binary(max_size=40)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@settings(max_examples=50)
+@given(
+    pieces=st.lists(st.one_of(A_RUN, NO_RUN), min_size=1, max_size=30),
+    chunk_size=st.one_of(st.integers(1, 60), st.sampled_from([256, 1 << 16])),
+)
+def test_blocks_of_runs_are_blocks_of_lz4(pieces: list[tuple[int, int] | bytes], chunk_size: int, workers: int) -> None:
+    """By the rules that the last match begins 12 bytes before the end, and ends 5 before it: else it would be loose."""
+    streams = b"".join(piece if isinstance(piece, bytes) else bytes([piece[0]]) * piece[1] for piece in pieces)
+    streams = streams or b"\0"
+    payload = b"".join(reference.ungroup(chunk) for chunk in reference.cut(streams, chunk_size))
+    fp = io.BytesIO()
+    with PayloadWriter(fp, form=Form.CHECKED, level=-1, chunk_size=chunk_size, workers=workers) as writer:
+        writer.write(payload)
+    region = fp.getvalue()
+    assert reference.decode_region(region, chunk_size, grouped=True, checked=True) == (payload, False)
+    with PayloadReader(io.BytesIO(region), len(region), chunk_size=chunk_size, form=Form.CHECKED) as reader:
+        assert reader.read() == payload
+
+
+def test_a_long_run_is_short(tmp_path: Path) -> None:
+    header = ds4kv.dump(tmp_path / "a.kv", bytes(MIB), layout="v2-checked", level=-1, **SMALL)
+    assert header.payload_bytes < MIB // 200
+    header = ds4kv.dump(tmp_path / "a.kv", NOISE, layout="v2-checked", level=-1, **SMALL)
+    assert (header.layout, header.payload_bytes) == ("v1", len(NOISE))

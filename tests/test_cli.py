@@ -679,11 +679,13 @@ def test_convert_has_8_bits_for_an_abi_in_v2_checked(tmp_path: Path, capsys: pyt
 def test_convert_to_v2_checked_by_level(tmp_path: Path) -> None:
     source = make(tmp_path / "source.kv", "v1", bytes(reference_noise(200_000)))
     sizes = {}
-    for level in (None, 0, 1, 12):
+    for level in (None, -1, 0, 1, 12):
         options = [] if level is None else ["--level", str(level)]
         target = tmp_path / f"{level}.kv"
         assert main(["convert", str(source), str(target), "--layout", "v2-checked", *options]) == 0
         sizes[level] = target.stat().st_size
+        assert level == -1 or ds4kv.read_header(target).chunk_size == 1 << 20
+    assert sizes[-1] == source.stat().st_size  # there are no runs
     assert sizes[None] == sizes[1]
     assert sizes[12] < sizes[1] < sizes[0] < source.stat().st_size
 
@@ -714,6 +716,8 @@ def test_convert_says_what_was_written(tmp_path: Path, capsys: pytest.CaptureFix
         (["--codec", "lz4hc"], "codec lz4, not lz4hc"),
         (["--chunk-size", "5000"], "power of two"),
         (["--level", "13"], "level is 13"),
+        (["--level", "-2"], "level is -2"),
+        (["--layout", "v2", "--level", "-1"], "level is -1"),
     ],
 )
 def test_convert_to_what_v2_checked_is_not(

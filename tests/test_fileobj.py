@@ -14,7 +14,6 @@ import pytest
 
 import ds4kv
 from ds4kv import PayloadReader, PayloadWriter, RawReader, RawWriter
-from ds4kv.core import native as _core
 
 PAYLOAD = bytes(range(256)) * 200
 CHUNK_SIZE = 1000
@@ -162,38 +161,6 @@ def test_a_pipe_that_failed_is_not_read_on() -> None:
 
 
 # ---- the caller's memory ----
-
-
-@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn"])
-def test_arrays_that_are_no_memoryview(name: str) -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    state = np.arange(100).astype(getattr(ml_dtypes, name))
-    assert _core.size_of(state) == state.nbytes
-    fp = io.BytesIO()
-    with RawWriter(fp) as writer:
-        writer.write(state)
-    into = np.zeros_like(state)
-    with RawReader(io.BytesIO(fp.getvalue()), state.nbytes) as reader:
-        reader.readinto_exactly(into)
-    assert into.tobytes() == state.tobytes()
-
-
-def test_a_tensor_is_told_how() -> None:
-    class Tensor:  # as PyTorch's, which needs not be there
-        dtype = "torch.bfloat16"
-
-        def detach(self) -> Tensor:
-            return self
-
-        def numpy(self) -> None:
-            raise TypeError
-
-    writer = RawWriter(io.BytesIO())
-    with pytest.raises(TypeError, match=r"tensor\.view\(torch\.uint8\)\.numpy\(\)"):
-        writer.write(Tensor())  # type: ignore[arg-type]
-    writer.close()
-    with RawReader(io.BytesIO(b"x"), 1) as reader, pytest.raises(TypeError, match=r"view\(torch\.uint8\)"):
-        reader.readinto(Tensor())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["payload", "raw"])

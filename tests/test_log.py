@@ -44,6 +44,10 @@ INFO = [
         " codec=none threads=0 chunk=16384K)",
     ),
     (
+        lambda: log.opened("/kv", SETTINGS._replace(layout=ds4kv.Layout.V2_CHECKED)),
+        f"KV disk cache /kv ({COMMON}, hit_half_life=21600s, codec=lz4 threads=8 chunk=1024K)",
+    ),
+    (
         lambda: log.opened("/kv", SETTINGS._replace(layout=ds4kv.Layout.V1)),
         f"KV disk cache /kv ({COMMON}, hit_half_life=21600s)",
     ),

@@ -118,7 +118,7 @@ def test_a_copy_is_a_store_of_the_same_directory(duplicate: Callable[[Any], Any]
 def test_a_copy_keeps_every_setting(tmp_path: Path) -> None:
     values = {"budget_bytes": 77, "reject_different_quant": True, "workers": 1, "codec": "lz4hc", "level": 3}
     values |= {"consume": True, "on_full": "evict", "nice": 2, "fsync": True, "mode": 0o600, "read_only": True}
-    values |= {"identity": b"a model"}
+    values |= {"identity": b"a model", "chunk_size": 1000}
     values |= {name: 3 for name in Settings._fields if name.endswith("_tokens")}
     store = ds4kv.Store(tmp_path, score=by_size, **values)
     again = pickle.loads(pickle.dumps(store))

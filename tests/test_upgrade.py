@@ -222,13 +222,41 @@ def test_a_name_in_capitals_stays(kv: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"layout": "v3"}, {"layout": "v1", "level": 1}, {"level": 13}, {"level": -1}, {"nice": 20}]
+    "options",
+    [
+        {"layout": "v3"},
+        {"layout": "v1", "level": 1},
+        {"layout": "v1", "chunk_size": 4096},
+        {"layout": "v2", "level": -1},
+        {"level": 13},
+        {"level": -2},
+        {"chunk_size": 1000},
+        {"nice": 20},
+    ],
 )
 def test_what_cannot_be_written_is_said_at_once(options: dict[str, Any], kv: Path) -> None:
     put(kv)
     with pytest.raises(ValueError):
         Upgrade(kv, **{"layout": TARGET, **options})
-    Upgrade(kv, layout=TARGET, level=12, nice=19)  # the control
+    Upgrade(kv, layout=TARGET, level=12, chunk_size=4096, nice=19)  # the control
+    Upgrade(kv, layout=TARGET, level=-1)
+
+
+def test_chunks_of_another_size(kv: Path) -> None:
+    """They are no reason to write a file again, unless the size is asked for."""
+    path = put(kv)
+    assert actions(kv) == ["upgraded"]
+    assert ds4kv.read_header(path).chunk_size == 1 << 20
+    payload = bytes(ds4kv.load(path).payload)
+    for chunk_size, action in ((None, "current"), (1 << 20, "current"), (4096, "upgraded"), (4096, "current")):
+        assert actions(kv, chunk_size=chunk_size) == [action]
+    assert actions(kv) == ["current"]
+    assert ds4kv.read_header(path).chunk_size == 4096
+    assert ds4kv.load(path).payload == payload
+    assert main(["upgrade", str(kv), "--chunk-size", "8192", "--level", "-1"]) == 0
+    assert ds4kv.read_header(path).chunk_size == 8192
+    assert actions(kv, layout="v2") == ["upgraded"]
+    assert ds4kv.read_header(path).chunk_size == 1 << 24
 
 
 # ------------------------------------------------------------------------ others at the same time
@@ -734,7 +762,12 @@ def test_bad_use_of_the_command(kv: Path, capsys: pytest.CaptureFixture[str]) ->
         ([], 2, "DIR"),
         ([str(kv), "--layout", "v2-mid"], 2, "choose from"),
         ([str(kv), "--layout", "v1", "--level", "1"], 2, "no levels"),
-        ([str(kv), "--level", "13"], 2, "from 0 to 12"),
+        ([str(kv), "--level", "13"], 2, "from -1 to 12"),
+        ([str(kv), "--level", "-2"], 2, "from -1 to 12"),
+        ([str(kv), "--layout", "v2", "--level", "-1"], 2, "level is -1"),
+        ([str(kv), "--chunk-size", "1000"], 2, "power of two"),
+        ([str(kv), "--chunk-size", "0"], 2, "from 1 to 67108864"),
+        ([str(kv), "--layout", "v1", "--chunk-size", "4096"], 2, "no chunks"),
         ([str(kv), "--nice", "20"], 2, "from 0 to 19"),
         ([str(kv / "missing")], 1, "No such file"),
     ]:

@@ -29,7 +29,8 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     """The type of an argument that is a whole number from ``low`` to ``high``."""
 
     def parse(text: str) -> int:
-        if text.isascii() and text.isdigit() and low <= int(text) <= high:
+        digits = text.removeprefix("-") if low < 0 else text
+        if digits.isascii() and digits.isdigit() and low <= int(text) <= high:
             return int(text)
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
 

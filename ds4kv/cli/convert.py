@@ -17,7 +17,15 @@ from ds4kv.cli.messages import printable
 from ds4kv.cli.pieces import pieces
 from ds4kv.file.ledger import Ledger
 from ds4kv.file.writer import encoding_for
-from ds4kv.format.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Codec, Header, Layout
+from ds4kv.format.header import (
+    CHECKED_CHUNK_SIZE,
+    CHUNK_SIZE,
+    MAX_CHUNK_SIZE,
+    Codec,
+    Header,
+    Layout,
+    default_chunk_size,
+)
 
 __all__ = ["configure", "run"]
 
@@ -37,13 +45,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--level",
         metavar="N",
         type=int,
-        help="0 to 12: higher is smaller and slower to write, but not to read; by default 1 for v2-checked, else 0",
+        help="0 to 12: higher is smaller and slower to write, but not to read; -1, for v2-checked: as fast as raw; by"
+        " default 1 for v2-checked, else 0",
     )
     parser.add_argument(
         "--chunk-size",
         metavar="N",
         type=whole_number(1, MAX_CHUNK_SIZE),
-        help=f"payload bytes compressed at a time, {CHUNK_SIZE} by default; for v2-checked a power of two",
+        help=f"payload bytes compressed at a time, {CHUNK_SIZE} by default; for v2-checked a power of two, by default"
+        f" {CHECKED_CHUNK_SIZE}",
     )
     add_threads(parser, "worker threads to read with, and as many to write with")
 
@@ -100,5 +110,5 @@ def _header(args: argparse.Namespace, header: Header) -> Header:
         for option, value in (("--level", args.level), ("--chunk-size", args.chunk_size)):
             if value is not None:
                 raise UsageError(f"{option} is for compressed payloads, and codec none keeps them raw")
-    chunk_size = 0 if codec is Codec.NONE else args.chunk_size or CHUNK_SIZE
+    chunk_size = 0 if codec is Codec.NONE else args.chunk_size or default_chunk_size(args.layout)
     return Header(**header._asdict() | {"layout": args.layout, "codec": codec, "chunk_size": chunk_size})

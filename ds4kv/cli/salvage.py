@@ -15,7 +15,7 @@ from ds4kv.cli.arguments import UsageError, add_threads
 from ds4kv.cli.messages import printable
 from ds4kv.file.salvage import Damage, Wreck
 from ds4kv.file.writer import encoding_for
-from ds4kv.format.header import Codec, Header, Layout
+from ds4kv.format.header import Header, Layout, default_chunk_size
 
 __all__ = ["configure", "run"]
 
@@ -82,11 +82,13 @@ def _create(args: argparse.Namespace, wreck: Wreck) -> ds4kv.CheckpointWriter:
 
 
 def _writable(header: Header) -> Header:
-    """The same in a layout that is written, if it is of one that is only read."""
-    if header.layout is not Layout.V2_MID:
-        return header
-    layout = Layout.V2_CHECKED if header.model_id or header.payload_abi else Layout.V2
-    return Header(**header._asdict() | {"layout": layout, "codec": Codec.LZ4})
+    """The same in a layout that is written, and if that is ``v2-checked``, in chunks of the size that is best there."""
+    layout, chunk_size = header.layout, header.chunk_size
+    if layout is Layout.V2_MID:
+        layout = Layout.V2_CHECKED if header.model_id or header.payload_abi else Layout.V2
+    if layout is Layout.V2_CHECKED:
+        chunk_size = default_chunk_size(layout)
+    return Header(**header._asdict() | {"layout": layout, "chunk_size": chunk_size})
 
 
 def _tell(args: argparse.Namespace, wreck: Wreck, saved_bytes: int, damage: tuple[Damage, ...]) -> None:

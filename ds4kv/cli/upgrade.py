@@ -16,6 +16,7 @@ from ds4kv.cli.messages import printable, reason
 from ds4kv.cli.progress import progress
 from ds4kv.errors import Ds4kvError
 from ds4kv.file.verdict import Verdict
+from ds4kv.format.header import MAX_CHUNK_SIZE
 from ds4kv.store.upgrade import Outcome, Upgrade
 
 __all__ = ["configure", "run"]
@@ -35,8 +36,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level",
         metavar="N",
-        type=whole_number(0, 12),
-        help="0 to 12: higher is smaller and slower to write, but not to read",
+        type=whole_number(-1, 12),
+        help="0 to 12: higher is smaller and slower to write, but not to read; -1, for v2-checked: as fast as raw",
+    )
+    parser.add_argument(
+        "--chunk-size",
+        metavar="N",
+        type=whole_number(1, MAX_CHUNK_SIZE),
+        help="payload bytes compressed at a time; files with another chunk size are upgraded, too, which they are not"
+        " by default",
     )
     parser.add_argument("--dry-run", action="store_true", help="convert all, write nothing, say what it would give")
     parser.add_argument("--json", action="store_true", help="one JSON object; sizes are in bytes")
@@ -52,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
             args.directory,
             layout=args.layout,
             level=args.level,
+            chunk_size=args.chunk_size,
             workers=args.threads,
             dry_run=args.dry_run,
             on_wait=waiting_for(args.directory),

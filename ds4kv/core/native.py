@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
+from ds4kv.core import memory
 from ds4kv.core._native import ffi, lib
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError, UnsupportedError
 
@@ -30,11 +31,7 @@ __all__ = [
     "is_hopeless",
     "record_head_size",
     "region_bound",
-    "size_of",
-    "source",
-    "target",
     "trim",
-    "view",
     "write_out",
 ]
 
@@ -59,48 +56,6 @@ class Frame(NamedTuple):
         head = ffi.new("uint8_t[]", FRAME_SIZE)
         lib.ds4kv_frame_encode(c_frame(self), head)
         return bytes(ffi.buffer(head))
-
-
-def source(obj: Any) -> Any:
-    """The bytes of any C-contiguous buffer, as an array that len() and the core understand.
-
-    For a ``with`` block, which lets go of the buffer at its end: an exception would keep it by the frames of its
-    traceback, and garbage collection of a memoryview that is held like this crashes some versions of CPython.
-    TypeError for NumPy arrays of objects: what they hold are addresses in this process; and for PyTorch tensors, which
-    are no buffers, but have one.
-    """
-    _refuse_objects(obj)
-    return ffi.from_buffer("uint8_t[]", obj)
-
-
-def target(obj: Any) -> Any:
-    """The same to be written to; TypeError or BufferError if obj is read-only."""
-    _refuse_objects(obj)
-    return ffi.from_buffer("uint8_t[]", obj, require_writable=True)
-
-
-def size_of(obj: Any) -> int:
-    """Size of any C-contiguous buffer in bytes."""
-    with source(obj) as array:
-        return len(array)
-
-
-def _refuse_objects(obj: Any) -> None:
-    dtype = getattr(obj, "dtype", None)
-    if dtype is None:
-        return
-    if getattr(dtype, "hasobject", False):
-        raise TypeError(f"an array of {dtype} holds references, not bytes")
-    if hasattr(obj, "detach") and hasattr(obj, "numpy"):
-        raise TypeError(
-            "a tensor is no buffer: give tensor.view(torch.uint8).numpy(), which is its memory, or from another device"
-            " tensor.cpu().contiguous().view(torch.uint8).numpy(), which is a copy to be written"
-        )
-
-
-def view(array: Any, start: int, stop: int) -> memoryview:
-    """Bytes ``start`` up to ``stop`` of a source or target, for as long as that is held."""
-    return memoryview(ffi.buffer(array))[start:stop]
 
 
 _PROVEN = {
@@ -171,18 +126,18 @@ def file_birth(fd: int) -> int:
 
 
 def hash64(obj: Any) -> int:
-    """The XXH3-64 of any C-contiguous buffer."""
-    with source(obj) as array:
+    """The XXH3-64 of what :func:`memory.source` takes."""
+    with memory.source(obj) as array:
         return int(lib.ds4kv_hash(array, len(array)))
 
 
 def is_hopeless(array: Any, chunk_size: int, level: int) -> bool:
-    """Whether compressing a :func:`source` would save less than 1/64 of it, by samples from all over it."""
+    """Whether compressing a :func:`memory.source` would save less than 1/64 of it, by samples from all over it."""
     return bool(check(lib.ds4kv_is_hopeless(array, len(array), chunk_size, level)))
 
 
 def decode(region: Any, chunk_size: int, form: int, into: Any, workers: int) -> None:
-    """Decodes a :func:`source` that holds a region into a :func:`target` of its raw_total."""
+    """Decodes a :func:`memory.source` that holds a region into a :func:`memory.target` of its raw_total."""
     fault = ffi.new("ds4kv_fault *")
     check(lib.ds4kv_decode(region, len(region), chunk_size, form, into, len(into), workers, fault), fault)
 
@@ -195,7 +150,7 @@ class Hasher:
         check(lib.ds4kv_hasher_new(self._hasher))
 
     def put(self, array: Any, start: int, stop: int) -> None:
-        """Goes on with bytes of a :func:`source`."""
+        """Goes on with bytes of a :func:`memory.source`."""
         lib.ds4kv_hasher_put(self._hasher[0], array + start, stop - start)
 
     def take(self) -> int:
@@ -234,7 +189,7 @@ class Compressor:
         return ffi.gc(self._writer, lib.reclaim_writer)
 
     def put(self, array: Any, start: int, stop: int, *, lent: bool) -> int:
-        """Takes bytes of a :func:`source`; fewer than all of them: take a record, then put the rest."""
+        """Takes bytes of a :func:`memory.source`; fewer than all of them: take a record, then put the rest."""
         return check(lib.ds4kv_writer_put(self._writer[0], array + start, stop - start, lent))
 
     def lent(self) -> int:
@@ -328,7 +283,7 @@ class Decompressor:
         self._check(lib.ds4kv_reader_finish(self._reader[0]))
 
     def aim(self, array: Any, start: int, stop: int) -> None:
-        """The payload bytes that come next belong in this part of a :func:`target`, until all are taken."""
+        """The payload bytes that come next belong in this part of a :func:`memory.target`, until all are taken."""
         self._check(lib.ds4kv_reader_aim(self._reader[0], array + start, stop - start))
 
     def aim_parts(self, arrays: list[Any]) -> None:

@@ -12,19 +12,21 @@ import errno
 import mmap
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ds4kv.core import native as _core
+from ds4kv.core import memory as _memory
 from ds4kv.core.forks import fork_waits
 from ds4kv.file.ledger import Ledger
 from ds4kv.file.opening import outline_of
 from ds4kv.file.reader import CheckpointReader
 from ds4kv.file.writer import CheckpointWriter, codec_for, encoding_for
-from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout, Reason
+from ds4kv.format.header import Codec, Header, Layout, Reason, default_chunk_size
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from ds4kv.core.memory import Readable, Writeable
     from ds4kv.file.salvage import Damage
 
 __all__ = [
@@ -47,6 +49,8 @@ _HUGE_PAGE = 1 << 21
 class Checkpoint(NamedTuple):
     """A whole checkpoint in memory. ``payload`` is a view of its bytes: of ``into`` if that was given to load.
 
+    Where ``into`` was several buffers, ``parts`` are views of them, and ``payload`` is empty.
+
     ``damage`` says what a salvage could not save: ``payload`` then ends at the first byte that is lost.
     """
 
@@ -55,6 +59,7 @@ class Checkpoint(NamedTuple):
     payload: memoryview
     trailer: bytes
     damage: tuple[Damage, ...] = ()
+    parts: tuple[memoryview, ...] = ()
 
 
 def read_header(path: StrPath) -> Header:
@@ -84,18 +89,19 @@ def load(
     path: StrPath,
     *,
     workers: int | None = None,
-    into: WriteableBuffer | None = None,
+    into: Writeable | Sequence[Writeable] | None = None,
     verify: bool = True,
     salvage: bool = False,
 ) -> Checkpoint:
     """Reads a whole checkpoint.
 
-    The payload is decoded straight into ``into``, a writable C-contiguous buffer of exactly its size, or into fresh
-    memory. After an error the contents of ``into`` are undefined. ``verify`` as in :func:`open`.
+    The payload is decoded straight into ``into``, or into fresh memory. ``into`` is memory of exactly its size, of any
+    kind that :func:`dump` takes, and writable; or a list or tuple of such, which are filled one after the other. After
+    an error its contents are undefined. ``verify`` as in :func:`open`.
 
     With ``salvage`` a damaged file is no error: the payload is what is good from its first byte on, and ``damage`` of
-    the result says what is lost. ``into`` may then be larger; what is good behind the first damage is in its place
-    there, and the rest is undefined. Without a header to go by it raises as without ``salvage``.
+    the result says what is lost. ``into`` is then one buffer, and may be larger; what is good behind the first damage
+    is in its place there, and the rest is undefined. Without a header to go by it raises as without ``salvage``.
 
     Raises ValueError if ``into`` has another size, else as :func:`open`.
     """
@@ -105,23 +111,38 @@ def load(
         return read_whole(checkpoint, into)
 
 
-def read_whole(checkpoint: CheckpointReader, into: WriteableBuffer | None) -> Checkpoint:
+def read_whole(checkpoint: CheckpointReader, into: Writeable | Sequence[Writeable] | None) -> Checkpoint:
     """All of an open checkpoint, see :func:`load`."""
     raw_total = checkpoint.payload.raw_total
-    memory = _fresh_memory(raw_total) if into is None else into
-    if (size := _core.size_of(memory)) != raw_total:
+    if (parts := _memory.parts_of(into)) is not None:
+        return _read_parts(checkpoint, parts)
+    memory: Any = _fresh_memory(raw_total) if into is None else into
+    if (size := _memory.size_of(memory)) != raw_total:
         raise ValueError(f"into is {size} bytes, the payload of {checkpoint.file.path} is {raw_total}")
     checkpoint.payload.readinto(memory)
     return Checkpoint(checkpoint.header, checkpoint.text, _as_bytes(memory), checkpoint.trailer)
 
 
-def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None, verify: bool) -> Checkpoint:
+def _read_parts(checkpoint: CheckpointReader, parts: list[Any]) -> Checkpoint:
+    size, raw_total = sum(map(_memory.size_of, parts)), checkpoint.payload.raw_total
+    if size != raw_total:
+        raise ValueError(
+            f"into is {size} bytes in {len(parts)} buffers, the payload of {checkpoint.file.path} is {raw_total}"
+        )
+    checkpoint.payload.readinto_parts(parts)
+    views = tuple(map(_as_bytes, parts))
+    return Checkpoint(checkpoint.header, checkpoint.text, memoryview(b""), checkpoint.trailer, parts=views)
+
+
+def _salvage(path: StrPath, workers: int | None, into: Any, verify: bool) -> Checkpoint:
+    if _memory.parts_of(into) is not None:
+        raise ValueError("into is several buffers, and a salvage fills one")
     with fork_waits:
         from ds4kv.file.salvage import Wreck  # here, because hardly any program needs it
 
     with Wreck(path, workers=workers, verify=verify) as wreck:
-        memory = _fresh_memory(wreck.claimed_bytes) if into is None else into
-        if (size := _core.size_of(memory)) < wreck.claimed_bytes:
+        memory: Any = _fresh_memory(wreck.claimed_bytes) if into is None else into
+        if (size := _memory.size_of(memory)) < wreck.claimed_bytes:
             raise ValueError(f"into is {size} bytes, the records of {os.fsdecode(path)} claim {wreck.claimed_bytes}")
         view = _as_bytes(memory)
         good_bytes, damage = wreck.examine(into=view)
@@ -139,7 +160,7 @@ def create(
     layout: str = "v2",
     codec: str | Codec | None = None,
     level: int | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
     workers: int | None = None,
     nice: int = 0,
     trailer: ReadableBuffer = b"",
@@ -164,9 +185,11 @@ def create(
       the payload is of 32-bit numbers. A payload of which it saves less than 1/64 is stored as it is, in ``v1``.
     - ``codec``: ``lz4``, ``lz4hc`` or ``none``. By default ``none`` in layout ``v1``, and in ``v2`` if the environment
       asks for 0 threads; else ``lz4``.
-    - ``level``: 1 to 12 is LZ4HC, denser and slower; 0 is plain LZ4. By default 0 for codec ``lz4``, 1 for it in
-      ``v2-checked``, and 9 for ``lz4hc``, which has no 0.
-    - ``chunk_size``: 1 byte to 64 MiB of payload that are compressed as one block.
+    - ``level``: 1 to 12 is LZ4HC, denser and slower; 0 is plain LZ4; -1, in ``v2-checked`` alone, looks for runs of one
+      byte and nothing else, and takes no longer than to write the payload as it is. By default 0 for codec ``lz4``, 1
+      for it in ``v2-checked``, and 9 for ``lz4hc``, which has no 0.
+    - ``chunk_size``: 1 byte to 64 MiB of payload that are compressed as one block. By default 16 MiB, as ds4 has it,
+      and in ``v2-checked`` 1 MiB, which many threads load faster, in less memory.
     - ``workers`` compress, as many as :func:`open` has them; ``nice``, 0 to 19, lets other threads go before them.
     - ``raw_total``: the payload's size in bytes, if it is known beforehand; another size is then a ValueError.
     - ``created_at``, ``last_used``: Unix seconds, by default now.
@@ -190,7 +213,7 @@ def create(
         reason_code=Reason.from_word(reason) if isinstance(reason, str) else reason,
         ext_flags=ext_flags,
         hits=hits,
-        chunk_size=0 if kept_codec is Codec.NONE else chunk_size,
+        chunk_size=_chunk_size(kept_layout, kept_codec, chunk_size),
         created_at=now,
         last_used=now if last_used is None else last_used,
         model_id=model_id,
@@ -209,9 +232,15 @@ def create(
     )
 
 
+def _chunk_size(layout: Layout, codec: Codec, chunk_size: int | None) -> int:
+    if codec is Codec.NONE:
+        return 0
+    return default_chunk_size(layout) if chunk_size is None else chunk_size
+
+
 def dump(
     path: StrPath,
-    payload: ReadableBuffer,
+    payload: Readable | Sequence[Readable],
     *,
     tokens: int,
     ctx_size: int,
@@ -221,7 +250,7 @@ def dump(
     layout: str = "v2",
     codec: str | Codec | None = None,
     level: int | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
     workers: int | None = None,
     nice: int = 0,
     trailer: ReadableBuffer = b"",
@@ -236,12 +265,16 @@ def dump(
 ) -> Header:
     """Writes a whole checkpoint and returns its header.
 
-    ``payload`` is any C-contiguous buffer, and is compressed where it lies. Everything else as :func:`create`.
+    ``payload`` is any C-contiguous buffer; a PyTorch tensor of any dtype in the CPU's memory, pinned or not; an array
+    of any library that has an ``__array_interface__`` or lends itself by DLPack; or a list or tuple of such, which
+    follow each other. It is compressed where it lies, without a copy: so what is strided is a TypeError, as is what
+    lies elsewhere. Everything else as :func:`create`.
     """
     options = dict(locals())  # by their names, which are create's
     del options["payload"]
-    with create(**options, raw_total=_core.size_of(payload)) as checkpoint:
-        checkpoint.payload.write(payload)
+    parts = _memory.buffers_of(payload)
+    with create(**options, raw_total=sum(map(_memory.size_of, parts))) as checkpoint:
+        checkpoint.payload.writev(parts)
     return checkpoint.header
 
 
@@ -261,9 +294,9 @@ def _fresh_memory(size: int) -> WriteableBuffer:
     return memory
 
 
-def _as_bytes(memory: WriteableBuffer) -> memoryview:
+def _as_bytes(memory: Any) -> memoryview:
     try:
         return memoryview(memory).cast("B")
     except (TypeError, ValueError):  # formats that Python has no name for, and shapes of no bytes
-        target = _core.target(memory)
-        return _core.view(target, 0, len(target))
+        target = _memory.target(memory)
+        return _memory.view(target, 0, len(target))

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
-from ds4kv.core import native
+from ds4kv.core import memory, native
 from ds4kv.core import workers as _workers
 from ds4kv.core.region import Record, frame_at, record_at
 from ds4kv.errors import CorruptError, Ds4kvError, UnsupportedError
@@ -302,7 +302,7 @@ class Wreck:
         region = memoryview(bytearray(frame) + bytes(record.size))
         self._read(region[len(frame) :], record.offset)
         _check_sum(region[len(frame) :], noted)
-        with native.source(region) as stored, native.target(room) as raw:
+        with memory.source(region) as stored, memory.target(room) as raw:
             native.decode(stored, self.header.chunk_size, self._form, raw, 0)
 
     def _read(self, room: memoryview, offset: int) -> None:

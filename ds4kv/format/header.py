@@ -14,11 +14,24 @@ from typing import Any, NamedTuple, Self
 
 from ds4kv.errors import CorruptError, TruncatedError, UnsupportedError
 
-__all__ = ["CHUNK_SIZE", "HEADER_SIZE", "MAX_CHUNK_SIZE", "Codec", "Ext", "Form", "Header", "Layout", "Reason"]
+__all__ = [
+    "CHECKED_CHUNK_SIZE",
+    "CHUNK_SIZE",
+    "HEADER_SIZE",
+    "MAX_CHUNK_SIZE",
+    "Codec",
+    "Ext",
+    "Form",
+    "Header",
+    "Layout",
+    "Reason",
+    "default_chunk_size",
+]
 
 MAGIC = b"KVC"
 HEADER_SIZE = 48
 CHUNK_SIZE = 1 << 24
+CHECKED_CHUNK_SIZE = 1 << 20
 MAX_CHUNK_SIZE = 1 << 26
 
 _STRUCT = struct.Struct("<3s5B4I3Q")
@@ -32,6 +45,11 @@ class Layout(enum.StrEnum):
     V2_MID = "v2-mid"
     V2_CHECKED = "v2-checked"
     V2_CRC = "v2-crc"
+
+
+def default_chunk_size(layout: str) -> int:
+    """Payload bytes of a chunk, where nobody asks for another size. In ``v2`` it is ds4's, whose files those are."""
+    return CHECKED_CHUNK_SIZE if layout == Layout.V2_CHECKED else CHUNK_SIZE
 
 
 class Codec(enum.IntEnum):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from ds4kv.core import workers as _workers
 from ds4kv.file.writer import codec_for, encoding_for
-from ds4kv.format.header import CHUNK_SIZE, Codec, Header, Layout
+from ds4kv.format.header import Codec, Header, Layout, default_chunk_size
 from ds4kv.format.identity import mark_of
 from ds4kv.store import policy
 from ds4kv.store.entry import Entry
@@ -41,6 +41,7 @@ class Settings(NamedTuple):
     layout: Layout
     codec: Codec
     level: int | None
+    chunk_size: int | None
     consume: bool
     on_full: str
     score: Score | None
@@ -86,9 +87,14 @@ class Settings(NamedTuple):
         return settings
 
     @property
+    def chunk_bytes(self) -> int:
+        """Payload bytes of a chunk, where payloads are compressed."""
+        return default_chunk_size(self.layout) if self.chunk_size is None else self.chunk_size
+
+    @property
     def template(self) -> Header:
         """A header with what those of all new files have in common."""
-        chunk_size = 0 if self.codec is Codec.NONE else CHUNK_SIZE
+        chunk_size = 0 if self.codec is Codec.NONE else self.chunk_bytes
         return Header(tokens=1, ctx_size=0, layout=self.layout, codec=self.codec, chunk_size=chunk_size)
 
     @property

@@ -40,7 +40,7 @@ class Store(Reading):
     for finding and saving. The ``continued_`` and ``boundary_`` ones are kept for the engine, which decides what to
     save with :mod:`ds4kv.policy`. With ``reject_different_quant`` only checkpoints of the same quantization are found.
 
-    ``layout``, ``codec``, ``level``, ``workers``, ``nice`` and ``mode`` are those of new files, as in
+    ``layout``, ``codec``, ``level``, ``chunk_size``, ``workers``, ``nice`` and ``mode`` are those of new files, as in
     :func:`ds4kv.create`; ``workers`` is for loads as well. By default ``mode`` is 0600, so that nobody else reads what
     was prompted. With ``fsync`` a save is durable when it returns. ``on_full`` is ``raise`` or ``evict``, see
     :meth:`save`. With ``consume`` a file of more than ``cold_max_tokens`` tokens is removed once it was loaded.
@@ -78,6 +78,7 @@ class Store(Reading):
         layout: str = "v2",
         codec: str | None = None,
         level: int | None = None,
+        chunk_size: int | None = None,
         consume: bool = False,
         on_full: str = "raise",
         score: Score | None = None,
@@ -187,8 +188,9 @@ class Store(Reading):
     ) -> Entry | None:
         """Saves a whole payload, and returns the checkpoint of ``text``, or None if it was refused.
 
-        ``payload`` is any C-contiguous buffer, compressed where it lies, or a function without arguments that makes one
-        and isn't called if it isn't needed. The other arguments and what is raised are those of :meth:`save`.
+        ``payload`` is one buffer or several, as :func:`ds4kv.dump` has it, compressed where it lies; or a function
+        without arguments that makes it, and isn't called if it isn't needed. The other arguments and what is raised are
+        those of :meth:`save`.
         """
         wanted = Wanted(
             text, tokens, ctx_size, quant_bits, reason, ext_flags, tool_map, raw_total, trimmed, model_id, payload_abi

@@ -34,7 +34,7 @@ from ds4kv.file.note import Note
 from ds4kv.file.reader import CheckpointReader
 from ds4kv.file.writer import CheckpointWriter, TooLittleSavedError, encoding_for, saves_enough
 from ds4kv.format import layout
-from ds4kv.format.header import CHUNK_SIZE, HEADER_SIZE, Codec, Form, Header, Layout
+from ds4kv.format.header import HEADER_SIZE, Codec, Form, Header, Layout, default_chunk_size
 from ds4kv.format.layout import PREFIX_SIZE
 from ds4kv.format.naming import is_entry_name
 from ds4kv.store.entry import read_entry, stamp
@@ -67,7 +67,8 @@ class _ChangedError(Exception):
 
 
 class Upgrade:
-    """An upgrade of a directory to ``layout``; ``level``, ``workers`` and ``nice`` as for :func:`ds4kv.create`.
+    """An upgrade of a directory to ``layout``; ``level``, ``chunk_size``, ``workers`` and ``nice`` as for
+    :func:`ds4kv.create`. Where a chunk size is given, files of that layout with another one are upgraded, too.
 
     A dry run does all the work and writes nothing. ``on_wait`` is called with the process id of who has the lock of the
     directory, before it is waited for. Raises ValueError for what can't be written.
@@ -79,6 +80,7 @@ class Upgrade:
         *,
         layout: str = "v2-checked",
         level: int | None = None,
+        chunk_size: int | None = None,
         workers: int | None = None,
         nice: int = 0,
         dry_run: bool = False,
@@ -90,12 +92,16 @@ class Upgrade:
             raise ValueError(f"layout {layout} isn't written: use v1, v2 or v2-checked")
         if self._layout is Layout.V1 and level is not None:
             raise ValueError(f"level is {level}, but layout v1 has no levels")
-        Encoding.checked(level=level, nice=nice)
+        if self._layout is Layout.V1 and chunk_size is not None:
+            raise ValueError(f"chunk_size is {chunk_size}, but layout v1 has no chunks")
         self._level = level
+        self._chunk_size = chunk_size
         self._workers = workers
         self._nice = nice
         self._dry_run = dry_run
         self._on_wait = on_wait
+        _ = self._encoding(self._header(Header(tokens=1, ctx_size=0)))  # which checks them
+        Encoding.checked(nice=nice)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._directory!r}, layout={str(self._layout)!r})"
@@ -136,7 +142,9 @@ class Upgrade:
             return Outcome(path, "failed", size, size, None, error)
 
     def _is_current(self, header: Header) -> bool:
-        return header.layout is self._layout and (header.codec is Codec.NONE) == (self._layout is Layout.V1)
+        if header.layout is not self._layout or (header.codec is Codec.NONE) != (self._layout is Layout.V1):
+            return False
+        return self._chunk_size in (None, header.chunk_size)
 
     def _try(self, path: str, ledger: Ledger) -> Outcome:
         with _Source(path, workers=self._workers, ledger=ledger) as source:
@@ -151,7 +159,9 @@ class Upgrade:
 
     def _header(self, header: Header) -> Header:
         codec = Codec.NONE if self._layout is Layout.V1 else Codec.LZ4
-        chunk_size = 0 if codec is Codec.NONE else CHUNK_SIZE
+        chunk_size = 0 if codec is Codec.NONE else self._chunk_size
+        if chunk_size is None:
+            chunk_size = default_chunk_size(self._layout)
         return Header(**header._asdict() | {"layout": self._layout, "codec": codec, "chunk_size": chunk_size})
 
     def _encoding(self, header: Header) -> Encoding | None:

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Generator
 from typing import Any
 
+from ds4kv.core import memory
 from ds4kv.core import native as _core
 from ds4kv.core.region import record_size
 from ds4kv.core.turn import Turn
@@ -195,7 +196,7 @@ class RecordDecoder:
             )
         if ahead:
             self._ring_position = None
-            with _core.target(bytearray(min(ahead, _SCRATCH_SIZE))) as scratch:
+            with memory.target(bytearray(min(ahead, _SCRATCH_SIZE))) as scratch:
                 while ahead:
                     n = min(len(scratch), ahead)
                     self._pump(self._ring, scratch, n)

@@ -16,10 +16,11 @@ def encoder_level(codec: Codec, level: int | None, form: Form = Form.PLAIN) -> i
 
     Codec ``lz4`` without a level, or at 0, is LZ4_compress_default, whose bytes are the reference's. Its levels 1 to 12
     are LZ4HC: denser blocks that every reader of codec ``lz4`` takes. Codec ``lz4hc`` marks the same blocks by the
-    number that the format keeps for them, 9 being its default level. In form CHECKED 1 is the default, as ds4 has it.
+    number that the format keeps for them, 9 being its default level. In form CHECKED 1 is the default, as ds4 has it,
+    and -1 is the fastest: it looks for runs of one byte alone, and makes blocks that every reader of the form takes.
     """
     if codec is Codec.LZ4:
-        lowest, default = 0, int(form is Form.CHECKED)
+        lowest, default = (_core.MIN_LEVEL, 1) if form is Form.CHECKED else (0, 0)
     elif codec is Codec.LZ4HC:
         lowest, default = 1, 9
     else:

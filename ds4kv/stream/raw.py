@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
+from ds4kv.core import memory
 from ds4kv.core import native as _core
 from ds4kv.core.turn import Turn
 from ds4kv.errors import Ds4kvError, TruncatedError
@@ -37,12 +38,16 @@ class RawEncoder:
     def region_bytes(self) -> int:
         return self.raw_bytes
 
-    def put(self, payload: Any) -> None:
+    def put(self, payloads: Sequence[Any], size: int) -> None:
+        for payload in payloads:
+            self._put_one(payload)
+
+    def _put_one(self, payload: Any) -> None:
         size = len(payload)
         for start in range(0, size, STEP_SIZE):
             self._look()
             stop = min(size, start + STEP_SIZE)
-            with _core.view(payload, start, stop) as step:
+            with memory.view(payload, start, stop) as step:
                 write_all(self._fp, step)
             if self._hasher is not None:
                 self._sum_up(self._hasher, payload, start, stop)
@@ -110,7 +115,7 @@ class RawDecoder:
         done = told = 0
         while done < n:
             self._look()
-            with _core.view(room, done, min(n, done + STEP_SIZE)) as piece:
+            with memory.view(room, done, min(n, done + STEP_SIZE)) as piece:
                 took = read_into(self._fp, piece)
             if took == 0:
                 raise _truncated(position + done)

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ds4kv.core import memory
 from ds4kv.core import native as _core
 from ds4kv.core import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError
@@ -24,7 +25,7 @@ from ds4kv.stream.raw import RawDecoder
 from ds4kv.stream.regular import RegularFile
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+    from ds4kv.core.memory import Writeable
 
 __all__ = ["PayloadReader", "RawReader", "region_sums"]
 
@@ -91,7 +92,7 @@ class _Reader(Scoped, Stream):
             self._position = base + offset
             return self._position
 
-    def readinto(self, b: WriteableBuffer, /) -> int:
+    def readinto(self, b: Writeable, /) -> int:
         """Fills any writable C-contiguous buffer and returns the bytes put there: fewer only at the payload's end.
 
         Raises CorruptError for proven-wrong bytes, TruncatedError if the file object ends before the region,
@@ -99,7 +100,7 @@ class _Reader(Scoped, Stream):
         """
         return self._read(b, False)
 
-    def readinto_exactly(self, b: WriteableBuffer, /) -> None:
+    def readinto_exactly(self, b: Writeable, /) -> None:
         """Fills any writable C-contiguous buffer with all that is left of the payload.
 
         Raises ValueError, before anything is read, if that is not the buffer's size: then it is of another engine, or
@@ -107,7 +108,7 @@ class _Reader(Scoped, Stream):
         """
         self._read(b, True)
 
-    def readinto_parts(self, buffers: Sequence[WriteableBuffer], /) -> int:
+    def readinto_parts(self, buffers: Sequence[Writeable], /) -> int:
         """Fills several buffers, one after the other, and returns the bytes put there: fewer than they hold together
         only at the payload's end.
 
@@ -115,7 +116,7 @@ class _Reader(Scoped, Stream):
         decoded elsewhere and copied. Raises as readinto().
         """
         with contextlib.ExitStack() as held:
-            rooms = [held.enter_context(_core.target(b)) for b in buffers]
+            rooms = [held.enter_context(memory.target(b)) for b in buffers]
             self._refuse_others()
             with self.turn.lock:
                 self.turn.thread = threading.get_ident()
@@ -138,7 +139,7 @@ class _Reader(Scoped, Stream):
             self._position += n
         return n
 
-    def iter_into(self, b: WriteableBuffer, /, *, step: int = CHUNK_SIZE) -> Iterator[int]:
+    def iter_into(self, b: Writeable, /, *, step: int = CHUNK_SIZE) -> Iterator[int]:
         """Fills a buffer as readinto() does, and yields how many bytes of it are there, from its start on: each time
         that ``step`` bytes more are, and at last when all are.
 
@@ -150,10 +151,10 @@ class _Reader(Scoped, Stream):
             raise ValueError(f"step is {step}, and must be 1 byte at least")
         return self._steps_into(b, step)
 
-    def _steps_into(self, b: WriteableBuffer, step: int) -> Iterator[int]:
+    def _steps_into(self, b: Writeable, step: int) -> Iterator[int]:
         done = 0
         steps: Generator[int] | None = None
-        with _core.target(b) as room:
+        with memory.target(b) as room:
             n, start = min(len(room), self._left()), self._position
             try:
                 while done < n:
@@ -188,12 +189,12 @@ class _Reader(Scoped, Stream):
         if self.c_side.file is not None:
             self.c_side.refuse_if_it_reads()
 
-    def _read(self, b: WriteableBuffer, whole_rest: bool) -> int:
+    def _read(self, b: Writeable, whole_rest: bool) -> int:
         self._refuse_others()
         with self.turn.lock:
             self.turn.thread = threading.get_ident()
             self._check_open()
-            with _core.target(b) as room:
+            with memory.target(b) as room:
                 left = self._left()
                 if whole_rest and len(room) != left:
                     raise ValueError(f"into is {len(room)} bytes, the payload has {left} left")

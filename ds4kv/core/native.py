@@ -173,7 +173,8 @@ class Compressor:
         sums: bool = False,
     ) -> None:
         """With ``sums``, the XXH3-64 of each record is made with it."""
-        self._writer = ffi.gc(ffi.new("ds4kv_writer **"), lib.drop_writer)  # owned before it is made
+        self._place = ffi.new("ds4kv_writer **")  # which a loan may need longer than the writer
+        self._writer = ffi.gc(self._place, lib.drop_writer)  # owned before it is made
         self._record = ffi.new("const void **")
         total = lib.DS4KV_UNKNOWN if raw_total is None else raw_total
         check(lib.ds4kv_writer_new(self._writer, total, chunk_size, form, level, workers))
@@ -186,7 +187,7 @@ class Compressor:
 
         An exception that comes while something still is to be read ends the compressor.
         """
-        return ffi.gc(self._writer, lib.reclaim_writer)
+        return ffi.gc(self._place, lib.reclaim_writer)
 
     def put(self, array: Any, start: int, stop: int, *, lent: bool) -> int:
         """Takes bytes of a :func:`memory.source`; fewer than all of them: take a record, then put the rest."""
@@ -242,7 +243,8 @@ class Decompressor:
         """``file`` is a descriptor and where the region begins in that file: then nothing is put, only taken.
         ``sums`` is an array of 64-bit integers, the sums that the records of the whole region should have.
         """
-        self._reader = ffi.gc(ffi.new("ds4kv_reader **"), lib.drop_reader)  # owned before it is made
+        self._place = ffi.new("ds4kv_reader **")  # which a loan may need longer than the reader
+        self._reader = ffi.gc(self._place, lib.drop_reader)  # owned before it is made
         check(lib.ds4kv_reader_new(self._reader, c_frame(frame), region_bytes, first_chunk, first_offset, workers))
         self._room = ffi.new("void **")
         if sums is not None:
@@ -267,7 +269,7 @@ class Decompressor:
 
         An exception that comes before all is there ends the decompressor.
         """
-        return ffi.gc(self._reader, lib.reclaim_reader)
+        return ffi.gc(self._place, lib.reclaim_reader)
 
     def room(self) -> memoryview | None:
         """Where the next bytes of the region belong; None: take first, or there are no more."""

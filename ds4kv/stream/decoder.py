@@ -102,7 +102,7 @@ class RecordDecoder:
             raise
 
     def steps(self, room: Any, position: int, n: int, step: int) -> Generator[int]:
-        """As :meth:`fill`, while it goes on: how many bytes are there, each time that ``step`` more are. Between,
+        """As :meth:`fill`, while it goes on: how many bytes are there, at each ``step`` of them and at the end. Between,
         workers write to ``room``; any other use of the decoder ends that.
         """
         ring, done = None, 0
@@ -114,7 +114,7 @@ class RecordDecoder:
                 while True:
                     enough = min(n, done + step)
                     while done < enough:
-                        done += self._take(ring, room, done, n)
+                        done += self._take(ring, room, done, enough)
                     if done == n:
                         break
                     yield done

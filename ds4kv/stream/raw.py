@@ -112,16 +112,16 @@ class RawDecoder:
         elif self._is_lost:
             raise Ds4kvError("an earlier read failed, and the file object can't seek back")
         self._is_lost = True  # until all of it is there
-        done = told = 0
+        done, enough = 0, min(n, step)
         while done < n:
             self._look()
-            with memory.view(room, done, min(n, done + STEP_SIZE)) as piece:
+            with memory.view(room, done, min(enough, done + STEP_SIZE)) as piece:
                 took = read_into(self._fp, piece)
             if took == 0:
                 raise _truncated(position + done)
             done += took
-            if told + step <= done < n:
-                told = done
+            if done == enough < n:
+                enough = min(n, done + step)
                 yield done
                 if self._start is not None:
                     self._fp.seek(self._start + position + done)  # others may have moved it meanwhile
@@ -134,7 +134,7 @@ class RawDecoder:
         start = self._start + position
         frame = _core.Frame(n, -(-n // _PIECE_SIZE), _PIECE_SIZE, Form.RAW)
         ring = _core.Decompressor(frame, n, 0, 0, self._workers, (self._fd, start))
-        done = told = 0
+        done, enough = 0, min(n, step)
         try:
             with ring.loan():
                 ring.aim_parts(rooms)
@@ -142,9 +142,9 @@ class RawDecoder:
                     self._look()
                     while not ring.wait():
                         self._look()
-                    done += ring.take(None, done, n, wait=True)
-                    if told + step <= done < n:
-                        told = done
+                    done += ring.take(None, done, enough, wait=True)
+                    if done == enough < n:
+                        enough = min(n, done + step)
                         yield done
         except TruncatedError as error:
             raise _truncated(position + (error.offset or 0)) from None

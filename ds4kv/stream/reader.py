@@ -140,8 +140,8 @@ class _Reader(Scoped, Stream):
         return n
 
     def iter_into(self, b: Writeable, /, *, step: int = CHUNK_SIZE) -> Iterator[int]:
-        """Fills a buffer as readinto() does, and yields how many bytes of it are there, from its start on: each time
-        that ``step`` bytes more are, and at last when all are.
+        """Fills a buffer as readinto() does, and yields how many bytes of it are there, from its start on: ``step``,
+        twice that, and so on, and at last all.
 
         So an engine copies to its GPU what is there while the rest is decoded. Until the iterator ends, or is closed,
         the buffer is written to. Any other use of the stream ends it: its next step is a RuntimeError. Else raises as

@@ -17,7 +17,7 @@ C      = $(wildcard csrc/*.[ch])
 # Which tests look at which room. tests/test_hygiene.py wants each of them here once.
 core   = arguments buffers c_api c_files cancel forks memory signals
 format = arrays format_md golden header layouts mutations strict trailer
-stream = checked fileobj stream stream_files
+stream = checked fileobj parts stream stream_files
 file   = checkpoint draft integrity ledger lock notes rewrite salvage verdicts
 store  = background identity index load_async log nearest policy quarantine sessions settings store store_crash store_model store_processes store_room \
          store_trouble upgrade watch

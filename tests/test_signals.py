@@ -99,7 +99,8 @@ def interrupt(n: int, action: Callable[[], object]) -> bool:
 def write_all_of_it(writer: PayloadWriter | RawWriter) -> None:
     with writer:
         writer.write(PAYLOAD[:50])
-        writer.write(PAYLOAD[50:])
+        writer.write(PAYLOAD[50:2000])
+        writer.writev([PAYLOAD[2000:2100], PAYLOAD[2100:]])
 
 
 MAKERS: dict[str, Callable[[Any], PayloadWriter | RawWriter]] = {

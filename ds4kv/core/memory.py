@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Writeable: TypeAlias = WriteableBuffer | HasArrayInterface | HasDLPack
     """What a payload may be read into."""
 
-__all__ = ["parts_of", "size_of", "source", "target", "view"]
+__all__ = ["buffers_of", "parts_of", "size_of", "source", "target", "view"]
 
 _COPY_UP = "to read from it give tensor.cpu(); to fill it, load into pinned memory of the CPU's and copy that up"
 
@@ -91,6 +91,12 @@ def view(array: Any, start: int, stop: int) -> memoryview:
 def parts_of(obj: Any) -> list[Any] | None:
     """The buffers of a payload that is given in several, a list or a tuple; None if it is one."""
     return list(obj) if isinstance(obj, list | tuple) else None
+
+
+def buffers_of(obj: Any) -> list[Any]:
+    """The buffers of a payload, however many it is given in."""
+    several = parts_of(obj)
+    return [obj] if several is None else several
 
 
 def _lent(obj: Any, *, writes: bool) -> Any:

@@ -12,7 +12,8 @@ import errno
 import mmap
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ds4kv.core import memory as _memory
 from ds4kv.core.forks import fork_waits
@@ -25,6 +26,7 @@ from ds4kv.format.header import Codec, Header, Layout, Reason, default_chunk_siz
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from ds4kv.core.memory import Readable, Writeable
     from ds4kv.file.salvage import Damage
 
 __all__ = [
@@ -47,6 +49,8 @@ _HUGE_PAGE = 1 << 21
 class Checkpoint(NamedTuple):
     """A whole checkpoint in memory. ``payload`` is a view of its bytes: of ``into`` if that was given to load.
 
+    Where ``into`` was several buffers, ``parts`` are views of them, and ``payload`` is empty.
+
     ``damage`` says what a salvage could not save: ``payload`` then ends at the first byte that is lost.
     """
 
@@ -55,6 +59,7 @@ class Checkpoint(NamedTuple):
     payload: memoryview
     trailer: bytes
     damage: tuple[Damage, ...] = ()
+    parts: tuple[memoryview, ...] = ()
 
 
 def read_header(path: StrPath) -> Header:
@@ -84,18 +89,19 @@ def load(
     path: StrPath,
     *,
     workers: int | None = None,
-    into: WriteableBuffer | None = None,
+    into: Writeable | Sequence[Writeable] | None = None,
     verify: bool = True,
     salvage: bool = False,
 ) -> Checkpoint:
     """Reads a whole checkpoint.
 
-    The payload is decoded straight into ``into``, a writable C-contiguous buffer of exactly its size, or into fresh
-    memory. After an error the contents of ``into`` are undefined. ``verify`` as in :func:`open`.
+    The payload is decoded straight into ``into``, or into fresh memory. ``into`` is memory of exactly its size, of any
+    kind that :func:`dump` takes, and writable; or a list or tuple of such, which are filled one after the other. After
+    an error its contents are undefined. ``verify`` as in :func:`open`.
 
     With ``salvage`` a damaged file is no error: the payload is what is good from its first byte on, and ``damage`` of
-    the result says what is lost. ``into`` may then be larger; what is good behind the first damage is in its place
-    there, and the rest is undefined. Without a header to go by it raises as without ``salvage``.
+    the result says what is lost. ``into`` is then one buffer, and may be larger; what is good behind the first damage
+    is in its place there, and the rest is undefined. Without a header to go by it raises as without ``salvage``.
 
     Raises ValueError if ``into`` has another size, else as :func:`open`.
     """
@@ -105,22 +111,37 @@ def load(
         return read_whole(checkpoint, into)
 
 
-def read_whole(checkpoint: CheckpointReader, into: WriteableBuffer | None) -> Checkpoint:
+def read_whole(checkpoint: CheckpointReader, into: Writeable | Sequence[Writeable] | None) -> Checkpoint:
     """All of an open checkpoint, see :func:`load`."""
     raw_total = checkpoint.payload.raw_total
-    memory = _fresh_memory(raw_total) if into is None else into
+    if (parts := _memory.parts_of(into)) is not None:
+        return _read_parts(checkpoint, parts)
+    memory: Any = _fresh_memory(raw_total) if into is None else into
     if (size := _memory.size_of(memory)) != raw_total:
         raise ValueError(f"into is {size} bytes, the payload of {checkpoint.file.path} is {raw_total}")
     checkpoint.payload.readinto(memory)
     return Checkpoint(checkpoint.header, checkpoint.text, _as_bytes(memory), checkpoint.trailer)
 
 
-def _salvage(path: StrPath, workers: int | None, into: WriteableBuffer | None, verify: bool) -> Checkpoint:
+def _read_parts(checkpoint: CheckpointReader, parts: list[Any]) -> Checkpoint:
+    size, raw_total = sum(map(_memory.size_of, parts)), checkpoint.payload.raw_total
+    if size != raw_total:
+        raise ValueError(
+            f"into is {size} bytes in {len(parts)} buffers, the payload of {checkpoint.file.path} is {raw_total}"
+        )
+    checkpoint.payload.readinto_parts(parts)
+    views = tuple(map(_as_bytes, parts))
+    return Checkpoint(checkpoint.header, checkpoint.text, memoryview(b""), checkpoint.trailer, parts=views)
+
+
+def _salvage(path: StrPath, workers: int | None, into: Any, verify: bool) -> Checkpoint:
+    if _memory.parts_of(into) is not None:
+        raise ValueError("into is several buffers, and a salvage fills one")
     with fork_waits:
         from ds4kv.file.salvage import Wreck  # here, because hardly any program needs it
 
     with Wreck(path, workers=workers, verify=verify) as wreck:
-        memory = _fresh_memory(wreck.claimed_bytes) if into is None else into
+        memory: Any = _fresh_memory(wreck.claimed_bytes) if into is None else into
         if (size := _memory.size_of(memory)) < wreck.claimed_bytes:
             raise ValueError(f"into is {size} bytes, the records of {os.fsdecode(path)} claim {wreck.claimed_bytes}")
         view = _as_bytes(memory)
@@ -219,7 +240,7 @@ def _chunk_size(layout: Layout, codec: Codec, chunk_size: int | None) -> int:
 
 def dump(
     path: StrPath,
-    payload: ReadableBuffer,
+    payload: Readable | Sequence[Readable],
     *,
     tokens: int,
     ctx_size: int,
@@ -244,12 +265,16 @@ def dump(
 ) -> Header:
     """Writes a whole checkpoint and returns its header.
 
-    ``payload`` is any C-contiguous buffer, and is compressed where it lies. Everything else as :func:`create`.
+    ``payload`` is any C-contiguous buffer; a PyTorch tensor of any dtype in the CPU's memory, pinned or not; an array
+    of any library that has an ``__array_interface__`` or lends itself by DLPack; or a list or tuple of such, which
+    follow each other. It is compressed where it lies, without a copy: so what is strided is a TypeError, as is what
+    lies elsewhere. Everything else as :func:`create`.
     """
     options = dict(locals())  # by their names, which are create's
     del options["payload"]
-    with create(**options, raw_total=_memory.size_of(payload)) as checkpoint:
-        checkpoint.payload.write(payload)
+    parts = _memory.buffers_of(payload)
+    with create(**options, raw_total=sum(map(_memory.size_of, parts))) as checkpoint:
+        checkpoint.payload.writev(parts)
     return checkpoint.header
 
 
@@ -269,7 +294,7 @@ def _fresh_memory(size: int) -> WriteableBuffer:
     return memory
 
 
-def _as_bytes(memory: WriteableBuffer) -> memoryview:
+def _as_bytes(memory: Any) -> memoryview:
     try:
         return memoryview(memory).cast("B")
     except (TypeError, ValueError):  # formats that Python has no name for, and shapes of no bytes

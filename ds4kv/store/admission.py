@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ds4kv.core.memory import size_of
+from ds4kv.core.memory import buffers_of, size_of
 from ds4kv.file.draft import held_drafts
 from ds4kv.format.header import Codec, Ext, Header, Reason
 from ds4kv.format.identity import is_of, mark_of
@@ -29,7 +29,10 @@ from ds4kv.store.settings import Settings
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-    Payload = ReadableBuffer | Callable[[], ReadableBuffer]
+    from ds4kv.core.memory import Readable
+
+    Buffers = Readable | Sequence[Readable]
+    Payload = Buffers | Callable[[], Buffers]
 
 __all__ = ["Saves", "Wanted"]
 
@@ -118,10 +121,10 @@ class Saves:
     def whole(self, wanted: Wanted, payload: Payload, *, least_tokens: int) -> Save:
         """As :meth:`ds4kv.Store.save_buffer`; how it ended."""
         if wanted.raw_total is None and not callable(payload):
-            wanted = wanted._replace(raw_total=size_of(payload))
+            wanted = wanted._replace(raw_total=sum(map(size_of, buffers_of(payload))))
         with self.begin(wanted, least_tokens=least_tokens) as saving:
             if saving.needed:
-                saving.payload.write(payload() if callable(payload) else payload)
+                saving.payload.writev(buffers_of(payload() if callable(payload) else payload))
         return saving
 
     def _refuse(self, wanted: Wanted, why: str) -> Save:

@@ -12,7 +12,11 @@ from ds4kv.file.api import Checkpoint, read_whole
 from ds4kv.store.load import LoadingCheckpoint
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+    from collections.abc import Sequence
+
+    from ds4kv.core.memory import Writeable
+
+    Into = Writeable | Sequence[Writeable]
 
 __all__ = ["LoadFuture"]
 
@@ -35,7 +39,7 @@ class LoadFuture(Future[Checkpoint]):
     def __repr__(self) -> str:
         return f"<{super().__repr__()[1:-1]} of {self._path!r}>"
 
-    def begin(self, open_it: Callable[[], LoadingCheckpoint], into: WriteableBuffer | None) -> None:
+    def begin(self, open_it: Callable[[], LoadingCheckpoint], into: Into | None) -> None:
         """Loads what ``open_it`` opens, on a new thread; where none can be had, now."""
         run = threading.Thread(target=self._run, args=(open_it, into), name="ds4kv-load", daemon=False)
         try:
@@ -45,7 +49,7 @@ class LoadFuture(Future[Checkpoint]):
         except RuntimeError:
             self._run(open_it, into)
 
-    def _run(self, open_it: Callable[[], LoadingCheckpoint], into: WriteableBuffer | None) -> None:
+    def _run(self, open_it: Callable[[], LoadingCheckpoint], into: Into | None) -> None:
         if not self.set_running_or_notify_cancel():
             return
         try:

@@ -21,7 +21,9 @@ from ds4kv.store.settings import Settings
 from ds4kv.store.upkeep import import_tool_maps, make_notes
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
+    from _typeshed import ReadableBuffer
+
+    from ds4kv.store.ahead import Into
 
 __all__ = ["Reading"]
 
@@ -153,12 +155,12 @@ class Reading:
         workers, consume_above = self._read_settings.workers, self._read_settings.consume_above
         return open_found(entry, self._shelf, mark=self._mark, workers=workers, consume_above=consume_above)
 
-    def load_async(self, entry: Entry, *, into: WriteableBuffer | None = None) -> LoadFuture:
+    def load_async(self, entry: Entry, *, into: Into | None = None) -> LoadFuture:
         """Loads all of a checkpoint on a thread of its own; its result is a :class:`ds4kv.Checkpoint`.
 
-        The payload goes into ``into``, a writable C-contiguous buffer of its size that is not to be touched before the
-        future is done, or into fresh memory. That counts as a hit. ``cancel()`` ends it at any time. result() raises
-        what :meth:`load` and reads do, ValueError if ``into`` has another size, and CancelledError.
+        The payload goes into ``into``, as :func:`ds4kv.load` has it, which is not to be touched before the future is
+        done, or into fresh memory. That counts as a hit. ``cancel()`` ends it at any time. result() raises what
+        :meth:`load` and reads do, ValueError if ``into`` has another size, and CancelledError.
         """
         future = LoadFuture(entry.path)
         future.begin(lambda: self.load(entry), into)

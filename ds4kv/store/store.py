@@ -188,8 +188,9 @@ class Store(Reading):
     ) -> Entry | None:
         """Saves a whole payload, and returns the checkpoint of ``text``, or None if it was refused.
 
-        ``payload`` is any C-contiguous buffer, compressed where it lies, or a function without arguments that makes one
-        and isn't called if it isn't needed. The other arguments and what is raised are those of :meth:`save`.
+        ``payload`` is one buffer or several, as :func:`ds4kv.dump` has it, compressed where it lies; or a function
+        without arguments that makes it, and isn't called if it isn't needed. The other arguments and what is raised are
+        those of :meth:`save`.
         """
         wanted = Wanted(
             text, tokens, ctx_size, quant_bits, reason, ext_flags, tool_map, raw_total, trimmed, model_id, payload_abi

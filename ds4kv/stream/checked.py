@@ -7,6 +7,7 @@ in the end costs a second pass; a few samples tell in the beginning.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from ds4kv.core import native as _core
@@ -17,10 +18,16 @@ from ds4kv.stream.writer import PayloadWriter
 
 __all__ = ["CheckedWriter"]
 
+_NEIGHBOURS = 4
+"""Buffers that are looked at in a row, at the beginning, in the middle and at the end: keys and values often alternate,
+and one kind may compress where the other doesn't.
+"""
+
 
 class CheckedWriter(PayloadWriter):
-    """A :class:`PayloadWriter` of form CHECKED. If the first write has a chunk at least, and samples of it say that
-    little can be saved, nothing is compressed, and ``is_raw`` is true: better than to find that out in the end.
+    """A :class:`PayloadWriter` of form CHECKED. If half of the first write or more is buffers of a chunk at least, and
+    samples of them say that little can be saved, nothing is compressed, and ``is_raw`` is true: better than to find
+    that out in the end.
     """
 
     def __init__(self, fp: BinaryFile, encoding: Encoding, *, raw_total: int | None, sums: bool) -> None:
@@ -28,7 +35,13 @@ class CheckedWriter(PayloadWriter):
         self._chunk_size, self._level = encoding.chunk_size, encoding.level
         self._make_raw = functools.partial(RawEncoder, fp, self.turn, sums=sums)
 
-    def begin(self, payload: Any) -> None:
-        if len(payload) >= self._chunk_size and _core.is_hopeless(payload, self._chunk_size, self._level):
+    def begin(self, payloads: Sequence[Any]) -> None:
+        large = [payload for payload in payloads if len(payload) >= self._chunk_size]
+        if 2 * sum(map(len, large)) < sum(map(len, payloads)):
+            return
+        if len(large) > 3 * _NEIGHBOURS:
+            middle = len(large) // 2
+            large = [*large[:_NEIGHBOURS], *large[middle : middle + _NEIGHBOURS], *large[-_NEIGHBOURS:]]
+        if large and all(_core.is_hopeless(payload, self._chunk_size, self._level) for payload in large):
             self.encoder.free()
             self.encoder = self._make_raw()

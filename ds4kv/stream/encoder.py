@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from ds4kv.core import native as _core
@@ -51,20 +52,26 @@ class RecordEncoder:
         self.sums = array("Q")
         self._ring = _core.Compressor(raw_total, chunk_size, form, level, workers, nice=nice, sums=sums)
 
-    def put(self, payload: Any) -> None:
-        """Takes all of a :func:`ds4kv.core.memory.source`."""
+    def put(self, payloads: Sequence[Any], size: int) -> None:
+        """Takes all of several of :func:`ds4kv.core.memory.source`, ``size`` bytes together.
+
+        They are lent at once: workers go from one to the next, and nobody waits at the end of each.
+        """
         assert self._ring is not None
-        size = len(payload)
         if size == 0:
             return
         completes = self._raw_total is not None and self.raw_bytes + size == self._raw_total
         lent = size if completes else size - self._copied_at_end
         if lent <= 0:
-            self._put_part(payload, 0, size, lent=False)
+            for payload in payloads:
+                self._put_part(payload, 0, len(payload), lent=False)
         else:
             with self._ring.loan():
-                self._put_part(payload, 0, lent, lent=True)
-                self._put_part(payload, lent, size, lent=False)
+                for payload in payloads:
+                    stop = min(len(payload), max(lent, 0))
+                    self._put_part(payload, 0, stop, lent=True)
+                    self._put_part(payload, stop, len(payload), lent=False)
+                    lent -= len(payload)
                 if completes:
                     self._ring.finish()
                 while self._ring.lent():
@@ -73,11 +80,10 @@ class RecordEncoder:
 
     def _put_part(self, payload: Any, start: int, stop: int, *, lent: bool) -> None:
         assert self._ring is not None
-        while True:
+        while start < stop:
             start += self._ring.put(payload, start, stop, lent=lent)
-            if start == stop:
-                return
-            self._drain_one()
+            if start < stop:
+                self._drain_one()
 
     def _drain_one(self) -> bool:
         assert self._ring is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from ds4kv.core import memory
@@ -38,7 +38,11 @@ class RawEncoder:
     def region_bytes(self) -> int:
         return self.raw_bytes
 
-    def put(self, payload: Any) -> None:
+    def put(self, payloads: Sequence[Any], size: int) -> None:
+        for payload in payloads:
+            self._put_one(payload)
+
+    def _put_one(self, payload: Any) -> None:
         size = len(payload)
         for start in range(0, size, STEP_SIZE):
             self._look()

@@ -25,7 +25,7 @@ from ds4kv.stream.raw import RawDecoder
 from ds4kv.stream.regular import RegularFile
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+    from ds4kv.core.memory import Writeable
 
 __all__ = ["PayloadReader", "RawReader", "region_sums"]
 
@@ -92,7 +92,7 @@ class _Reader(Scoped, Stream):
             self._position = base + offset
             return self._position
 
-    def readinto(self, b: WriteableBuffer, /) -> int:
+    def readinto(self, b: Writeable, /) -> int:
         """Fills any writable C-contiguous buffer and returns the bytes put there: fewer only at the payload's end.
 
         Raises CorruptError for proven-wrong bytes, TruncatedError if the file object ends before the region,
@@ -100,7 +100,7 @@ class _Reader(Scoped, Stream):
         """
         return self._read(b, False)
 
-    def readinto_exactly(self, b: WriteableBuffer, /) -> None:
+    def readinto_exactly(self, b: Writeable, /) -> None:
         """Fills any writable C-contiguous buffer with all that is left of the payload.
 
         Raises ValueError, before anything is read, if that is not the buffer's size: then it is of another engine, or
@@ -108,7 +108,7 @@ class _Reader(Scoped, Stream):
         """
         self._read(b, True)
 
-    def readinto_parts(self, buffers: Sequence[WriteableBuffer], /) -> int:
+    def readinto_parts(self, buffers: Sequence[Writeable], /) -> int:
         """Fills several buffers, one after the other, and returns the bytes put there: fewer than they hold together
         only at the payload's end.
 
@@ -139,7 +139,7 @@ class _Reader(Scoped, Stream):
             self._position += n
         return n
 
-    def iter_into(self, b: WriteableBuffer, /, *, step: int = CHUNK_SIZE) -> Iterator[int]:
+    def iter_into(self, b: Writeable, /, *, step: int = CHUNK_SIZE) -> Iterator[int]:
         """Fills a buffer as readinto() does, and yields how many bytes of it are there, from its start on: each time
         that ``step`` bytes more are, and at last when all are.
 
@@ -151,7 +151,7 @@ class _Reader(Scoped, Stream):
             raise ValueError(f"step is {step}, and must be 1 byte at least")
         return self._steps_into(b, step)
 
-    def _steps_into(self, b: WriteableBuffer, step: int) -> Iterator[int]:
+    def _steps_into(self, b: Writeable, step: int) -> Iterator[int]:
         done = 0
         steps: Generator[int] | None = None
         with memory.target(b) as room:
@@ -189,7 +189,7 @@ class _Reader(Scoped, Stream):
         if self.c_side.file is not None:
             self.c_side.refuse_if_it_reads()
 
-    def _read(self, b: WriteableBuffer, whole_rest: bool) -> int:
+    def _read(self, b: Writeable, whole_rest: bool) -> int:
         self._refuse_others()
         with self.turn.lock:
             self.turn.thread = threading.get_ident()

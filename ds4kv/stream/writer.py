@@ -12,10 +12,12 @@ What may take long is done in steps, and between them Python hears signals and c
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
 from array import array
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ds4kv.core import memory
@@ -28,7 +30,7 @@ from ds4kv.stream.lifetime import Finishable, Stream
 from ds4kv.stream.raw import RawEncoder
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    from ds4kv.core.memory import Readable
 
 __all__ = ["PayloadWriter", "RawWriter"]
 
@@ -84,7 +86,7 @@ class _Writer(Finishable, Stream):
         self.c_side.settle()
         return self.encoder.raw_bytes
 
-    def write(self, b: ReadableBuffer, /) -> int:
+    def write(self, b: Readable, /) -> int:
         """Takes all of any C-contiguous buffer and returns its size in bytes.
 
         An exception of the file object, or of a signal handler, passes through; the stream is broken after, and only to
@@ -96,31 +98,55 @@ class _Writer(Finishable, Stream):
         if self.c_side.file is not None:
             self.c_side.settle()
         with turn.lock:
-            turn.thread = threading.get_ident()
-            if self.closed or self._complete:
-                raise ValueError("write to a closed stream")
-            turn.look()
-            if self.failed:
-                raise Ds4kvError("the region is broken: an earlier write failed")
-            if os.getpid() != turn.process:
-                raise RuntimeError("a stream is written by the process that made it, and this is a fork of it")
-            written = self.encoder.raw_bytes
+            self._check_open()
             with memory.source(b) as payload:
-                size = len(payload)
-                if self._raw_total is not None and size > self._raw_total - written:
-                    raise ValueError(f"raw_total is {self._raw_total} bytes; {size} more after {written} are too many")
-                self.failed = True  # until all of it is taken
-                try:
-                    if not written:
-                        self.begin(payload)
-                    self.encoder.put(payload)
-                except BaseException:
-                    self.encoder.free()
-                    raise
-                self.failed = False
-            return size
+                return self._take((payload,), len(payload))
 
-    def begin(self, payload: Any) -> None:
+    def writev(self, buffers: Iterable[Readable], /) -> int:
+        """Takes all of several buffers, one after the other, and returns their size in bytes together.
+
+        It is faster than as many calls of write(), and nothing is copied that needn't be: workers see all of them at
+        once. None may change until it returns. Raises as write(), of all of them together.
+        """
+        turn = self.turn
+        if turn.lock.locked():
+            turn.refuse_second()
+        if self.c_side.file is not None:
+            self.c_side.settle()
+        with turn.lock:
+            self._check_open()
+            with contextlib.ExitStack() as held:
+                payloads = [held.enter_context(memory.source(b)) for b in buffers]
+                return self._take(payloads, sum(map(len, payloads)))
+
+    def _check_open(self) -> None:
+        """What a write begins with, for who has the turn."""
+        turn = self.turn
+        turn.thread = threading.get_ident()
+        if self.closed or self._complete:
+            raise ValueError("write to a closed stream")
+        turn.look()
+        if self.failed:
+            raise Ds4kvError("the region is broken: an earlier write failed")
+        if os.getpid() != turn.process:
+            raise RuntimeError("a stream is written by the process that made it, and this is a fork of it")
+
+    def _take(self, payloads: Sequence[Any], size: int) -> int:
+        written = self.encoder.raw_bytes
+        if self._raw_total is not None and size > self._raw_total - written:
+            raise ValueError(f"raw_total is {self._raw_total} bytes; {size} more after {written} are too many")
+        self.failed = True  # until all of it is taken
+        try:
+            if not written:
+                self.begin(payloads)
+            self.encoder.put(payloads, size)
+        except BaseException:
+            self.encoder.free()
+            raise
+        self.failed = False
+        return size
+
+    def begin(self, payloads: Sequence[Any]) -> None:
         pass  # for CheckedWriter, which looks at the first bytes before they are put
 
     def close(self) -> None:

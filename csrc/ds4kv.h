@@ -26,8 +26,9 @@
  *     numbers and against the bytes that are there.
  *   - workers = 0 runs everything on the calling thread. Threads start with the second chunk, above level 0 with the
  *     first. Where the system refuses one, the work goes on with those there are.
- *   - free ends the threads, and no memory of the caller's is in use after it. It waits until each is through with its
- *     chunk, which is milliseconds; but not for LZ4HC, which may take seconds: see ds4kv_stragglers.
+ *   - free ends the work of the threads, and no memory of the caller's is in use after it. It waits until each is through
+ *     with its chunk, which is milliseconds; but not for LZ4HC, which may take seconds: see ds4kv_stragglers.
+ *   - Threads without work, and up to 512 MiB of memory, are kept for a second, for the next object: see ds4kv_trim.
  *   - After fork() the child's copy of an object answers DS4KV_STATE, as NULL does; freeing either is safe.
  */
 #ifndef DS4KV_H
@@ -171,6 +172,10 @@ DS4KV_API void ds4kv_writer_free(ds4kv_writer *writer);
 
 /* How many writers were freed and still have a thread in a chunk, and so memory. */
 DS4KV_API int ds4kv_stragglers(void);
+
+/* Ends the threads that are without work, and frees the memory that is kept. Else both happens a second after the last
+ * object was freed, in a forked child at once, and when the library is unloaded. */
+DS4KV_API void ds4kv_trim(void);
 
 /* ---- reader: records in, payload out ---- */
 

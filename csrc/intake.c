@@ -38,6 +38,16 @@ static size_t largest_block(const ds4kv_reader *reader)
     return min_u32(ds4kv_block_bound(reader->frame.chunk_size), reader->region_bytes);
 }
 
+size_t intake_block_size(const ds4kv_reader *reader)
+{
+    return largest_block(reader) + 2 * (size_t)reader->head_size; /* a record, and the head behind it */
+}
+
+size_t intake_chunk_size(const ds4kv_reader *reader)
+{
+    return frame_raw_size(&reader->frame, 0); /* the first chunk is the largest */
+}
+
 static uint64_t arriving_position(const ds4kv_reader *reader)
 {
     return arriving(reader) * reader->frame.chunk_size;
@@ -67,8 +77,7 @@ static void set_destination(ds4kv_reader *reader, slot *slot)
     if (slot->aimed)
         slot->parts.part = NULL; /* it is in its place */
     else
-        slot->dst = chunk_buffer(reader->chunks, arriving(reader) % reader->n_chunk,
-                                 frame_raw_size(&reader->frame, 0)); /* the first chunk is the largest */
+        slot->dst = chunk_buffer(reader->chunks, arriving(reader) % reader->n_chunk, intake_chunk_size(reader));
     slot->dst_size = reader->head.raw_size;
 }
 
@@ -130,11 +139,9 @@ static size_t wanted(const ds4kv_reader *reader)
     return reader->head.block_size + (is_last(reader) ? 0 : (size_t)reader->head_size);
 }
 
-/* For a record, and the head behind it. */
 static uint8_t *record_buffer(ds4kv_reader *reader)
 {
-    return chunk_buffer(reader->blocks, arriving(reader) % reader->n_block,
-                        largest_block(reader) + 2 * (size_t)reader->head_size);
+    return chunk_buffer(reader->blocks, arriving(reader) % reader->n_block, intake_block_size(reader));
 }
 
 int64_t ds4kv_reader_room(ds4kv_reader *reader, void **room)

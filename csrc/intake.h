@@ -67,6 +67,10 @@ static inline uint32_t reader_chunk_count(const ds4kv_reader *reader)
     return reader->frame.chunk_count - reader->first_chunk;
 }
 
+/* Bytes of memory for a block that is put, and for a chunk. */
+size_t intake_block_size(const ds4kv_reader *reader);
+size_t intake_chunk_size(const ds4kv_reader *reader);
+
 /* MEMORY, OPEN_FILE: keeps the ring full of what lies there, up to the first error. */
 void intake_ahead(ds4kv_reader *reader);
 

@@ -70,8 +70,8 @@ int ds4kv_reader_aim_parts(ds4kv_reader *reader, const ds4kv_part *parts, size_t
     reader->aim_start = reader->aim_end = reader->raw_taken;
     for (size_t i = 0; i < n_parts; i++)
         reader->aim_end += parts[i].size;
-    reader->aim_is_large =
-        (reader->aim_end - reader->aim_start) / reader->frame.chunk_size >= (uint64_t)reader->ring.n_workers;
+    reader->aim_is_large = (reader->aim_end - reader->aim_start) / reader->frame.chunk_size >=
+                           (uint64_t)reader->ring.n_workers;
     reader->arriving_part = reader->taken_part = (parts_cursor){parts, reader->aim_start};
     return DS4KV_OK;
 }
@@ -171,8 +171,8 @@ static void release(void *object)
 {
     ds4kv_reader *reader = object;
     ring_clear(&reader->ring);
-    chunk_table_free(reader->blocks, reader->n_block);
-    chunk_table_free(reader->chunks, reader->n_chunk);
+    chunk_table_free(reader->blocks, reader->n_block, intake_block_size(reader));
+    chunk_table_free(reader->chunks, reader->n_chunk, intake_chunk_size(reader));
     free(reader);
 }
 

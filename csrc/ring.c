@@ -12,19 +12,18 @@
  * workers, the last of which gives all memory back. Nothing in such a ring is the caller's: what was lent has been
  * read.
  */
-#define _GNU_SOURCE /* pthread_condattr_setclock, getpriority: under -std=c11 */
+#define _GNU_SOURCE /* getpriority, under -std=c11 */
 #include "ring.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "chunk.h"
+#include "crew.h"
 #include "ds4kv.h"
+#include "timed.h"
 
 #define SMALL_SIZE ((size_t)64 << 10) /* a single chunk of 64 KiB gets no thread, even of a slow codec */
 #define SHARED_SIZE ((size_t)1 << 20) /* a copy of so much is shared, as 0.1 ms is worth waking others */
@@ -105,7 +104,7 @@ static void be_nicer(int by)
 #endif
 }
 
-static void *worker(void *arg)
+static void worker(void *arg)
 {
     ring *ring = arg;
     be_nicer(ring->nice);
@@ -133,41 +132,25 @@ static void *worker(void *arg)
     }
     ring->left++;
     void (*release)(void *object) = ring->left == ring->n_threads ? ring->release : NULL;
-    pthread_mutex_unlock(&ring->mutex);
+    void *object = ring->object;
+    pthread_cond_signal(&ring->done);
+    pthread_mutex_unlock(&ring->mutex); /* from here on, the ring may be gone */
     if (release) {
-        release(ring->object);
+        release(object);
         count_stragglers(-1);
     }
-    return NULL;
 }
 
-/* Signals are the host's business: a worker never sees one. */
 static void start_worker(ring *ring)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (pthread_create(&ring->threads[ring->n_threads], NULL, worker, ring) == 0)
-        ring->n_threads++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
-/* A condition whose timed waits go by a clock that nobody sets. */
-static int init_monotonic(pthread_cond_t *condition)
-{
-#ifdef __APPLE__ /* has waits for a span instead */
-    return pthread_cond_init(condition, NULL);
-#else
-    pthread_condattr_t attributes;
-    int status = pthread_condattr_init(&attributes);
-    if (status != 0)
-        return status;
-    status = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    if (status == 0)
-        status = pthread_cond_init(condition, &attributes);
-    pthread_condattr_destroy(&attributes);
-    return status;
-#endif
+    pthread_mutex_lock(&ring->mutex);
+    ring->n_threads++; /* first, as it may be through with all of its work before crew_start returns */
+    pthread_mutex_unlock(&ring->mutex);
+    if (crew_start(worker, ring, ring->nice == 0))
+        return;
+    pthread_mutex_lock(&ring->mutex);
+    ring->n_threads--;
+    pthread_mutex_unlock(&ring->mutex);
 }
 
 int ring_init(ring *ring, codec codec, int n_workers, uint32_t n_slots, uint32_t n_out)
@@ -176,12 +159,11 @@ int ring_init(ring *ring, codec codec, int n_workers, uint32_t n_slots, uint32_t
         return DS4KV_NOMEM;
     if (pthread_cond_init(&ring->work, NULL) != 0)
         goto no_work;
-    if (init_monotonic(&ring->done) != 0)
+    if (timed_init(&ring->done) != 0)
         goto no_done;
     ring->slots = calloc(n_slots, sizeof *ring->slots);
-    ring->threads = calloc((size_t)n_workers + 1, sizeof *ring->threads);
     ring->scratches = calloc((size_t)n_workers + 1, sizeof *ring->scratches);
-    if (!ring->slots || !ring->threads || !ring->scratches)
+    if (!ring->slots || !ring->scratches)
         goto no_memory;
     ring->n_slots = n_slots;
     ring->n_out = n_out;
@@ -192,7 +174,6 @@ int ring_init(ring *ring, codec codec, int n_workers, uint32_t n_slots, uint32_t
 
 no_memory:
     free(ring->slots);
-    free(ring->threads);
     free(ring->scratches);
     ring->slots = NULL;
     pthread_cond_destroy(&ring->done);
@@ -256,30 +237,6 @@ slot *ring_peek(ring *ring, bool wait)
     return there ? oldest : NULL;
 }
 
-/* Until something is done, or ms have passed. Called and left with the mutex locked; false: the time is over. */
-static bool wait_until_done(ring *ring, const struct timespec *end)
-{
-#ifdef __APPLE__
-    struct timespec now, left;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    left.tv_sec = end->tv_sec - now.tv_sec - (end->tv_nsec < now.tv_nsec);
-    left.tv_nsec = end->tv_nsec - now.tv_nsec + (end->tv_nsec < now.tv_nsec ? 1000000000 : 0);
-    return left.tv_sec >= 0 && pthread_cond_timedwait_relative_np(&ring->done, &ring->mutex, &left) != ETIMEDOUT;
-#else
-    return pthread_cond_timedwait(&ring->done, &ring->mutex, end) != ETIMEDOUT;
-#endif
-}
-
-static struct timespec from_now(int ms)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    int64_t ns = time.tv_nsec + ms % 1000 * (int64_t)1000000;
-    time.tv_sec += ms / 1000 + ns / 1000000000;
-    time.tv_nsec = ns % 1000000000;
-    return time;
-}
-
 bool ring_wait(ring *ring, int ms)
 {
     struct timespec end = {0};
@@ -287,8 +244,8 @@ bool ring_wait(ring *ring, int ms)
     pthread_mutex_lock(&ring->mutex);
     bool there = ring->drained < ring->filled && ring->n_threads > 0;
     if (there && !oldest->done)
-        end = from_now(ms);
-    while (there && !oldest->done && wait_until_done(ring, &end))
+        end = timed_end(ms);
+    while (there && !oldest->done && timed_wait(&ring->done, &ring->mutex, &end))
         continue;
     bool is_over = !there || oldest->done;
     pthread_mutex_unlock(&ring->mutex);
@@ -336,8 +293,8 @@ static bool reads_lent(ring *ring)
 static void wait_for_lent(ring *ring)
 {
     while (reads_lent(ring)) {
-        struct timespec end = from_now(1);
-        (void)wait_until_done(ring, &end);
+        struct timespec end = timed_end(1);
+        (void)timed_wait(&ring->done, &ring->mutex, &end);
     }
 }
 
@@ -354,14 +311,12 @@ void ring_end(ring *ring, void (*release)(void *object), void *object)
             count_stragglers(1);
             ring->release = release;
             ring->object = object;
-            for (int i = 0; i < ring->n_threads; i++)
-                pthread_detach(ring->threads[i]);
         }
+        while (!is_left && ring->left < ring->n_threads)
+            pthread_cond_wait(&ring->done, &ring->mutex);
         pthread_mutex_unlock(&ring->mutex); /* from here on, a ring that is left may be gone */
         if (is_left)
             return;
-        for (int i = 0; i < ring->n_threads; i++)
-            pthread_join(ring->threads[i], NULL);
     }
     release(object);
 }
@@ -376,10 +331,9 @@ void ring_clear(ring *ring)
         pthread_mutex_destroy(&ring->mutex);
     }
     for (int i = 0; i < ring->begun; i++)
-        free(ring->scratches[i]);
+        chunk_free(ring->scratches[i], ring->codec.scratch_size);
+    chunk_free(ring->own_scratch, ring->codec.scratch_size);
     free(ring->scratches);
-    free(ring->own_scratch);
-    free(ring->threads);
     free(ring->slots);
     ring->slots = NULL;
 }

@@ -58,7 +58,6 @@ typedef struct {
     int nice;      /* how much nicer threads are than the owner */
     int n_workers; /* threads allowed */
     int n_threads; /* threads there */
-    pthread_t *threads;
     pid_t owner;
 } ring;
 
@@ -73,7 +72,7 @@ bool ring_wait(ring *ring, int ms);     /* false: after so long, a ring_peek tha
 void ring_pop(ring *ring);
 void ring_copy(ring *ring, uint8_t *to, const uint8_t *from, size_t n); /* by the owner, and workers if it is large */
 
-/* Ends the threads, then calls release(object), which has to call ring_clear. Afterwards no worker uses the caller's
+/* Ends the work of the threads, then calls release(object), which has to call ring_clear. Afterwards no worker uses the caller's
  * memory, and the ring is gone for who called this.
  *
  * It waits for the chunks that are being run. A slow codec's chunk is waited for only until it has read what is lent:

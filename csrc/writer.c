@@ -45,6 +45,11 @@ static uint32_t most_raw_size(const ds4kv_writer *writer)
     return min_u32(writer->frame.chunk_size, writer->raw_limit);
 }
 
+static size_t record_room(const ds4kv_writer *writer)
+{
+    return ds4kv_record_head_size(writer->frame.form) + (size_t)ds4kv_block_bound(most_raw_size(writer));
+}
+
 int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size, uint32_t form, int level, int workers)
 {
     ds4kv_frame frame;
@@ -140,7 +145,7 @@ static int open_chunk(ds4kv_writer *writer, const uint8_t *lent)
 {
     uint64_t index = writer->ring.filled;
     slot *slot = ring_next(&writer->ring);
-    size_t record_size = ds4kv_record_head_size(writer->frame.form) + (size_t)ds4kv_block_bound(most_raw_size(writer));
+    size_t record_size = record_room(writer);
     slot->dst = chunk_buffer(writer->records, index % writer->n_record, record_size);
     slot->dst_size = record_size;
     slot->src = lent ? lent : chunk_buffer(writer->raws, index % writer->n_raw, most_raw_size(writer));
@@ -255,8 +260,8 @@ static void release(void *object)
 {
     ds4kv_writer *writer = object;
     ring_clear(&writer->ring);
-    chunk_table_free(writer->raws, writer->n_raw);
-    chunk_table_free(writer->records, writer->n_record);
+    chunk_table_free(writer->raws, writer->n_raw, most_raw_size(writer));
+    chunk_table_free(writer->records, writer->n_record, record_room(writer));
     free(writer);
 }
 

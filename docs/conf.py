@@ -42,7 +42,8 @@ python_maximum_signature_line_length = 100
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"(argparse|collections\.abc|io|os)\..*|array"),  # no inventory is fetched of the standard library
-    ("py:class", r"StrPath|\w+Buffer|BinaryFile|Payload|Into|Readable|Writeable|Ids"),  # aliases of types, whose names say what they are
+    # Aliases of types, whose names say what they are.
+    ("py:class", r"StrPath|\w+Buffer|BinaryFile|Payload|Into|Readable|Writeable|Ids"),
     ("py:class", r"Ledger|ds4kv\.file\.note\.Note|States"),  # of arguments that are not for users to make
 ]
 

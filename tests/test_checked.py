@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import reference
 from helpers import MIB
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ds4kv
 from ds4kv.format.header import Form
@@ -285,3 +287,36 @@ def test_no_checked_region_is_empty(tmp_path: Path) -> None:
         writer = PayloadWriter(fp, form=Form.CHECKED)
         with pytest.raises(ValueError, match="empty"):
             writer.close()
+
+
+# ---------------------------------------------------------------------------------------- runs only
+
+A_RUN = st.tuples(st.sampled_from([0, 1, 255]), st.one_of(st.integers(1, 40), st.sampled_from([254, 270, 274, 1000])))
+NO_RUN = st.binary(max_size=40)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@settings(max_examples=50)
+@given(
+    pieces=st.lists(st.one_of(A_RUN, NO_RUN), min_size=1, max_size=30),
+    chunk_size=st.one_of(st.integers(1, 60), st.sampled_from([256, 1 << 16])),
+)
+def test_blocks_of_runs_are_blocks_of_lz4(pieces: list[tuple[int, int] | bytes], chunk_size: int, workers: int) -> None:
+    """By the rules that the last match begins 12 bytes before the end, and ends 5 before it: else it would be loose."""
+    streams = b"".join(piece if isinstance(piece, bytes) else bytes([piece[0]]) * piece[1] for piece in pieces)
+    streams = streams or b"\0"
+    payload = b"".join(reference.ungroup(chunk) for chunk in reference.cut(streams, chunk_size))
+    fp = io.BytesIO()
+    with PayloadWriter(fp, form=Form.CHECKED, level=-1, chunk_size=chunk_size, workers=workers) as writer:
+        writer.write(payload)
+    region = fp.getvalue()
+    assert reference.decode_region(region, chunk_size, grouped=True, checked=True) == (payload, False)
+    with PayloadReader(io.BytesIO(region), len(region), chunk_size=chunk_size, form=Form.CHECKED) as reader:
+        assert reader.read() == payload
+
+
+def test_a_long_run_is_short(tmp_path: Path) -> None:
+    header = ds4kv.dump(tmp_path / "a.kv", bytes(MIB), layout="v2-checked", level=-1, **SMALL)
+    assert header.payload_bytes < MIB // 200
+    header = ds4kv.dump(tmp_path / "a.kv", NOISE, layout="v2-checked", level=-1, **SMALL)
+    assert (header.layout, header.payload_bytes) == ("v1", len(NOISE))

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from helpers import text_like
+from helpers import text_like, thread_count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import DEADLINE, forked, started, status_of_fork
@@ -491,7 +491,7 @@ def threads_used(path: Path, **how: object) -> int:
     with ds4kv.create(path, chunk_size=1000, **FACTS, **how) as checkpoint:
         for i in range(0, len(PAYLOAD), 5000):
             checkpoint.payload.write(PAYLOAD[i : i + 5000])
-        return len(os.listdir("/proc/self/task"))
+        return thread_count()
 
 
 @pytest.mark.parametrize(("value", "workers"), [("3", 3), ("1", 1), ("64", 64)])
@@ -503,7 +503,7 @@ def test_workers_from_the_environment(path: Path, monkeypatch: pytest.MonkeyPatc
         many_cpus.setattr(os, "sched_getaffinity", lambda pid: set(range(100)))
         assert resolve(None) == workers
         assert resolve(2) == 2
-    idle = len(os.listdir("/proc/self/task"))
+    idle = thread_count()
     assert threads_used(path) <= idle + workers
 
 
@@ -527,7 +527,7 @@ def test_zero_in_the_environment_makes_codec_none_the_default(path: Path, monkey
 
 
 def test_no_workers_means_no_threads(path: Path) -> None:
-    idle = len(os.listdir("/proc/self/task"))
+    idle = thread_count()
     assert threads_used(path, workers=0) == idle
 
 

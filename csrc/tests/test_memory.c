@@ -70,9 +70,10 @@ EARLY int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, vo
     return NEXT(pthread_create)(thread, attributes, run, arg);
 }
 
-/* All works again, and counting begins. */
+/* All works again, nothing is kept, and counting begins. */
 static void reset(void)
 {
+    ds4kv_trim();
     atomic_store(&allocations_left, -1);
     atomic_store(&threads_left, 1000);
     atomic_store(&failures, 0);
@@ -363,7 +364,8 @@ static void test_no_memory(int what, int workers, bool once)
         int status = try_this(what, workers);
         unsigned failed = atomic_load(&failures);
         reset();
-        CHECK_EQ(status, failed ? DS4KV_NOMEM : DS4KV_OK);
+        bool was_thread = failed && workers && status == DS4KV_OK; /* one that was done without */
+        CHECK_EQ(status, failed && !was_thread ? DS4KV_NOMEM : DS4KV_OK);
         if (status == DS4KV_OK && what > 2)
             CHECK(memcmp(out, raw, sizeof raw) == 0);
         if (failed == 0)

@@ -31,6 +31,7 @@ __all__ = [
     "is_hopeless",
     "record_head_size",
     "region_bound",
+    "trim",
     "write_out",
 ]
 
@@ -107,6 +108,11 @@ def frame_decode(head: bytes, region_bytes: int, chunk_size: int, form: int) -> 
 def region_bound(raw_total: int, chunk_size: int, form: int) -> int:
     """What a region of so many bytes of payload takes at most."""
     return int(lib.ds4kv_region_bound(raw_total, chunk_size, form))
+
+
+def trim() -> None:
+    """Ends the threads that are without work and frees the memory that is kept, which else happens after a second."""
+    lib.ds4kv_trim()
 
 
 def write_out(fd: int, offset: int, size: int) -> None:

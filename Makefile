@@ -70,6 +70,7 @@ check: editable $(BUILT)
 bench: editable $(BUILT)
 	for what in reach small disk sweep layouts; do \
 	    $(BIN)/python bench/throughput.py $$what --tokens 300 --rounds 1 --dir build || exit 1; done
+	$(BIN)/python bench/scale.py --threads 1 2 --tokens 300 --rounds 1 --dir build
 	$(BIN)/python bench/memory.py --mib 64 --workers 1 --dir build
 	$(BIN)/python bench/peers.py --tokens 300 --rounds 1 --dir build
 	$(BIN)/python bench/store.py --entries 10 --prompt-kib 20 --dir build

@@ -15,9 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ds4kv.cli import synthetic
-from ds4kv.core import memory as _memory
-from ds4kv.core import native as _core
-from ds4kv.format.header import Form
 
 MIB = 1 << 20
 CTX_SIZE = 100_000
@@ -58,8 +55,8 @@ def back_memory(size: int) -> None:
             memory[page] = 1
 
 
-def in_turns(cases: dict[str, Callable[[], object]], rounds: int, backed: int = 0) -> dict[str, float]:
-    """Median seconds of each case, after one round that doesn't count; ``backed`` bytes of memory are in hand."""
+def rounds_of(cases: dict[str, Callable[[], object]], rounds: int, backed: int = 0) -> dict[str, list[float]]:
+    """Seconds of each case in each round, after one that doesn't count; ``backed`` bytes of memory are in hand."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(rounds + 1):
         for name, case in cases.items():
@@ -68,30 +65,15 @@ def in_turns(cases: dict[str, Callable[[], object]], rounds: int, backed: int = 
             spent = seconds(case)
             if turn:
                 times[name].append(spent)
-    return {name: statistics.median(spent) for name, spent in times.items()}
+    return times
 
 
-def bare_compress(payload: bytearray, chunk_size: int, workers: int = 0) -> None:
-    """LZ4 alone: chunks compressed where they lie, records thrown away."""
-    ring = _core.Compressor(len(payload), chunk_size, Form.PLAIN, 0, workers)
-    source = _memory.source(payload)
-    start = 0
-    while start < len(payload):
-        start += ring.put(source, start, len(payload), lent=True)
-        if start < len(payload):
-            ring.take()
-    ring.finish()
-    while ring.take():
-        pass
-    ring.free()
+def in_turns(cases: dict[str, Callable[[], object]], rounds: int, backed: int = 0) -> dict[str, float]:
+    """Median seconds of each case, as :func:`rounds_of`."""
+    return {name: statistics.median(spent) for name, spent in rounds_of(cases, rounds, backed).items()}
 
 
-def bare_decode(region: bytes, chunk_size: int, into: bytearray, workers: int = 0) -> None:
-    """LZ4 alone: a region in memory decoded into warm memory."""
-    _core.decode(_memory.source(region), chunk_size, Form.PLAIN, _memory.target(into), workers)
-
-
-def write_file(path: str, data: bytes, fsync: bool = False) -> None:
+def write_file(path: str, data: bytearray | memoryview, fsync: bool = False) -> None:
     """One write() of it all to a new file, which replaces the old one: what no save of these bytes can avoid."""
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -113,9 +95,13 @@ def read_file(path: str, into: bytearray) -> None:
             view = view[fp.readinto(view) :]
 
 
-def region_of(path: str) -> bytes:
-    """The region of a checkpoint without text or trailer, as bytes."""
-    return Path(path).read_bytes()[52:]
+def region_of(path: str) -> bytearray:
+    """The region of a checkpoint without text or trailer."""
+    region = bytearray(os.path.getsize(path) - 52)
+    with open(path, "rb") as fp:
+        fp.seek(52)
+        assert fp.readinto(region) == len(region)
+    return region
 
 
 def machine() -> str:

@@ -9,14 +9,14 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import bare
 import common
 import numpy as np
 import xxhash
 from common import FACTS, table
 
 import ds4kv
-from ds4kv.core import native as _core
-from ds4kv.format.header import CHUNK_SIZE, Form
+from ds4kv.format.header import CHECKED_CHUNK_SIZE, Form
 
 HOWS = {
     "v1": {"layout": "v1"},
@@ -24,6 +24,7 @@ HOWS = {
     "v2, level 1": {"layout": "v2", "level": 1},
     "v2, level 9": {"layout": "v2", "level": 9},
     "v2, level 12": {"layout": "v2", "level": 12},
+    "v2-checked, level -1": {"layout": "v2-checked", "level": -1},
     "v2-checked, level 0": {"layout": "v2-checked", "level": 0},
     "v2-checked": {"layout": "v2-checked"},
     "v2-checked, level 9": {"layout": "v2-checked", "level": 9},
@@ -67,13 +68,16 @@ def promises(directory: str, payload: bytearray, name: str, rounds: int) -> None
     into = bytearray(len(payload))
     ds4kv.dump(checked, payload, workers=2, layout="v2-checked", level=0, **FACTS)
     ds4kv.dump(raw, payload, layout="v1", **FACTS)
-    blocks = without_checksums(common.region_of(checked))
+    blocks = common.region_of(checked)
     with ds4kv.Store(store, budget_mb=1 << 20, min_tokens=1) as noting:
         entry = noting.save_buffer(name.encode(), payload, **FACTS)
     assert entry is not None
 
     sources, targets = (
-        [np.frombuffer(memory, np.uint8)[start : start + CHUNK_SIZE] for start in range(0, len(payload), CHUNK_SIZE)]
+        [
+            np.frombuffer(memory, np.uint8)[start : start + CHECKED_CHUNK_SIZE]
+            for start in range(0, len(payload), CHECKED_CHUNK_SIZE)
+        ]
         for memory in (payload, into)
     )
     pool = ThreadPoolExecutor(2)
@@ -83,10 +87,10 @@ def promises(directory: str, payload: bytearray, name: str, rounds: int) -> None
         "dump checked": lambda: ds4kv.dump(checked, payload, workers=2, layout="v2-checked", level=0, **FACTS),
         "load checked": lambda: ds4kv.load(checked, into=into, workers=2),
         "load raw": lambda: ds4kv.load(raw, into=into),
-        "bare decode 1": lambda: common.bare_decode(blocks, CHUNK_SIZE, into),
+        "bare decode 1": bare.decoder(blocks, Form.CHECKED, into, bare.Threads(1)),
         "bare copy 1": lambda: list(map(np.copyto, targets, sources)),
         "bare xxh32 1": lambda: list(map(xxhash.xxh32_intdigest, sources)),
-        "bare decode 2": lambda: common.bare_decode(blocks, CHUNK_SIZE, into, 2),
+        "bare decode 2": bare.decoder(blocks, Form.CHECKED, into, bare.Threads(2)),
         "bare copy 2": lambda: list(pool.map(np.copyto, targets, sources)),
         "bare xxh32 2": lambda: list(pool.map(xxhash.xxh32_intdigest, sources)),
         "load v2": lambda: ds4kv.load(entry.path, into=into, workers=2, verify=False),
@@ -106,14 +110,3 @@ def promises(directory: str, payload: bytearray, name: str, rounds: int) -> None
         ("load v2 with sums / without", t["load v2, held against its sums"] / t["load v2"], "at most 1.1"),
     ]
     print(table(["promise", "measured", "aim"], [[what, f"{is_:.3f}", aim] for what, is_, aim in rows]))
-
-
-def without_checksums(region: bytes) -> bytes:
-    """A region of v2-checked as one of v2, whose blocks hold byte streams: what LZ4 alone can decode."""
-    head_size, plain_head_size = (_core.record_head_size(form) for form in (Form.CHECKED, Form.PLAIN))
-    pieces, at = [region[: _core.FRAME_SIZE]], _core.FRAME_SIZE
-    while at < len(region):
-        end = at + head_size + int.from_bytes(region[at + 4 : at + 8], "little")
-        pieces += [region[at : at + plain_head_size], region[at + head_size : end]]
-        at = end
-    return b"".join(pieces)

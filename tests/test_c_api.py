@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -27,6 +28,7 @@ STATUS = {
     ds4kv.TruncatedError: -2,
     ds4kv.UnsupportedError: -9,
 }
+DS4KV_PARAM = -3
 TEXT = b"What is the time?"
 NOW = 1780000000
 pytestmark = pytest.mark.slow
@@ -295,3 +297,62 @@ def test_make_install_and_pkg_config(tmp_path: Path) -> None:
 def test_the_package_carries_the_headers_of_this_release() -> None:
     shipped = {path.name: path.read_bytes() for path in Path(ds4kv.get_include()).iterdir()}
     assert shipped == {path.name: path.read_bytes() for path in (ROOT / "csrc").glob("ds4kv*.h")}
+
+
+COPIES_UP = """
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "ds4kv_file.h"
+
+static char *gpu;
+
+static void copy_up(uint64_t at, const char *bytes, size_t n)
+{
+    memcpy(gpu + at, bytes, n);
+}
+
+%s
+
+int main(int argc, char **argv)
+{
+    uint64_t size = strtoull(argv[2], NULL, 10);
+    char *pinned = malloc(size);
+    struct stat file;
+    ds4kv_fault fault = {0};
+    int fd = open(argv[1], O_RDONLY);
+    gpu = calloc(1, size);
+    if (argc != 3 || !pinned || !gpu || fstat(fd, &file) != 0)
+        return 99;
+    int status = load_up(fd, (uint64_t)file.st_size, pinned, size, 2, &fault);
+    fprintf(stderr, "%%s", fault.why);
+    if (status == DS4KV_OK)
+        fwrite(gpu, 1, size, stdout);
+    return -status;
+}
+"""
+
+
+def test_the_page_shows_how_to_copy_up_what_is_there(toolchain: tuple[str, str, str], tmp_path: Path) -> None:
+    compiler, include, library = toolchain
+    page = (ROOT / "docs" / "c-api.md").read_text()
+    [loop] = re.findall(r"^```c\n(/\* Reads the payload .*?^}\n)```$", page, re.M | re.S)
+    source, program, path = (tmp_path / name for name in ("up.c", "up", "a.kv"))
+    source.write_text(COPIES_UP % loop)
+    built(
+        compiler, "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-I", include, "-o", program, source, library, "-pthread"
+    )
+    payload = payload_of(20_000)
+    for how in ({"layout": "v1"}, {"chunk_size": 100_000}, {"layout": "v2-checked", "level": -1}):
+        ds4kv.dump(path, payload, tokens=1, ctx_size=1, text=TEXT, **how)
+        up = run(program, path, len(payload))
+        assert (up.returncode, up.stdout == payload, up.stderr) == (0, True, b"")
+        assert run(program, path, len(payload) - 1).returncode == -DS4KV_PARAM
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    up = run(program, path, len(payload))
+    assert up.returncode == -STATUS[ds4kv.CorruptError]
+    assert up.stdout == b"" and b"chunk" in up.stderr

@@ -835,48 +835,43 @@ def test_ab_as_json_on_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     workers = min(3, len(os.sched_getaffinity(0)))
     assert (report["workers"], report["rounds"], report["directory"]) == (workers, 2, str(tmp_path))
     rows = report["results"]
-    assert [(row["payload"], row["codec"], row["raw_bytes"]) for row in rows] == [
-        (str(CONTROL), "none", 9000),
-        (str(CONTROL), "lz4", 9000),
-        (str(plain), "none", 130_000),
-        (str(plain), "lz4", 130_000),
-    ]
+    ways = [("v2", "none", None), ("v2-checked", "lz4", -1), ("v2-checked", "lz4", 0), ("v2", "lz4", 0)]
+    assert [(row["payload"], row["raw_bytes"]) for row in rows] == [(str(CONTROL), 9000)] * 4 + [
+        (str(plain), 130_000)
+    ] * 4
+    assert [(row["layout"], row["codec"], row["level"]) for row in rows] == ways * 2
     # The payload of the checkpoint is measured, not the file with its header and text.
-    assert [row["file_bytes"] for row in rows[::2]] == [9052, 130_052]
+    assert [row["file_bytes"] for row in rows[::4]] == [9052, 130_052]
     for row in rows:
         assert row["verified"] is True
         assert row["ratio"] == pytest.approx(row["raw_bytes"] / row["file_bytes"], abs=1e-4)
         for verb in ("save", "load"):
             rate = row["raw_bytes"] / row[f"{verb}_ms"] / 1e3
             assert row[f"{verb}_mb_per_s"] == pytest.approx(rate, rel=0.05, abs=0.1)
-    assert rows[3]["ratio"] > 20
+            assert 0 < row[f"{verb}_ms_min"] <= row[f"{verb}_ms"] <= row[f"{verb}_ms_max"]
+    assert rows[7]["ratio"] > 20
     assert err == ""
     assert list(tmp_path.iterdir()) == [plain]
 
 
-def test_ab_measures_checked_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plain = tmp_path / "plain.bin"
-    plain.write_bytes(b"compressible " * 10_000)
-    argv = ["ab", str(plain), "--checked", "--rounds", "1", "--dir", str(tmp_path)]
-    assert main([*argv, "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["results"]
-    assert [(row["layout"], row["codec"]) for row in rows] == [("v2", "none"), ("v2", "lz4"), ("v2-checked", "lz4")]
-    assert rows[2]["verified"] is True
-    assert rows[2]["ratio"] > 5
+def test_ab_takes_the_option_of_old(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["ab", str(CONTROL), "--checked", "--rounds", "1", "--dir", str(tmp_path)]
     assert main(argv) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "With lz4, " in said
-    assert "With checked, " in said
+    assert [f"With {name}, " in said for name in ("raw", "runs", "checked", "lz4")] == [False, True, True, True]
 
 
 @pytest.mark.slow
 def test_ab_as_csv_on_a_synthetic_payload(tmp_path: Path) -> None:
     ran = ds4kv_command("ab", "--csv", "--tokens", 100, "--rounds", 1, "--dir", tmp_path, text=True, check=True)
-    raw, lz4 = csv.DictReader(io.StringIO(ran.stdout))
+    raw, runs, checked, lz4 = csv.DictReader(io.StringIO(ran.stdout))
     assert (raw["payload"], raw["codec"], raw["verified"]) == ("100 tokens", "none", "True")
     assert (lz4["payload"], lz4["codec"], lz4["verified"]) == ("100 tokens", "lz4", "True")
     assert float(raw["ratio"]) == pytest.approx(1, abs=0.001)
-    assert float(lz4["ratio"]) > 1.2
+    assert [row["level"] for row in (raw, runs, checked, lz4)] == ["", "-1", "0", "0"]
+    assert 1.2 < float(lz4["ratio"]) < float(checked["ratio"])
+    assert float(runs["ratio"]) > 1.2
+    assert all(float(row["load_ms_min"]) <= float(row["load_ms_max"]) for row in (raw, runs, checked, lz4))
     assert ran.stderr == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -888,8 +883,12 @@ def test_ab_as_a_table(columns: int, tmp_path: Path) -> None:
     ran = ds4kv_command("ab", "--tokens", 100, 200, "--rounds", 1, "--dir", tmp_path, text=True, check=True, env=env)
     lines = ran.stdout.splitlines()
     assert max(map(len, lines)) <= columns
-    rows = [line for line in lines if line.rstrip().endswith("  yes")]
-    assert [" ".join(row.split()[:-7]) for row in rows] == ["100 tokens raw", "lz4", "200 tokens raw", "lz4"]
+    named = [lines.index(line) for line in lines if line.startswith(("100 tokens, ", "200 tokens, "))]
+    assert len(named) == 2
+    for at in named:
+        rows = [line.split() for line in lines[at + 1 : at + 5]]
+        assert [row[0] for row in rows] == ["raw", "runs", "checked", "lz4"]
+        assert [(len(row), row[-1]) for row in rows] == [(10, "yes")] * 4
     said = " ".join(ran.stdout.split())
     assert f"Files in {tmp_path}" in said
     assert "as many checkpoints fit on the same disk" in said
@@ -905,15 +904,15 @@ def test_ab_is_loud_when_what_was_loaded_is_not_what_was_saved(
 
     def load_wrong(path: str, *, into: bytearray, workers: int) -> None:
         checkpoint = load(path, into=into, workers=workers)
-        if checkpoint.header.codec is ds4kv.Codec.LZ4:
+        if (checkpoint.header.layout, checkpoint.header.codec) == (ds4kv.Layout.V2, ds4kv.Codec.LZ4):
             into[-1] ^= 1
 
     monkeypatch.setattr(ds4kv, "load", load_wrong)
     assert main(["ab", str(CONTROL), *form, "--dir", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
-    assert error_line(err) == f"{CONTROL}: what was loaded from layout v2, codec lz4, is NOT what was saved"
+    assert error_line(err) == f"{CONTROL}: what was loaded from lz4 (layout v2, codec lz4) is NOT what was saved"
     if form:
-        assert [row["verified"] for row in json.loads(out)["results"]] == [True, False]
+        assert [row["verified"] for row in json.loads(out)["results"]] == [True, True, True, False]
     else:
         assert "NO\n" in "\n".join(line.rstrip() for line in out.splitlines())
         assert "mean nothing" in out
@@ -926,7 +925,7 @@ def test_ab_notices_a_load_that_does_nothing(
     zeros.write_bytes(bytes(100_000))
     monkeypatch.setattr(ds4kv, "load", lambda path, **kwargs: None)
     assert main(["ab", str(zeros), "--json"]) == 1
-    assert [row["verified"] for row in json.loads(capsys.readouterr().out)["results"]] == [False, False]
+    assert [row["verified"] for row in json.loads(capsys.readouterr().out)["results"]] == [False] * 4
 
 
 def test_ab_wants_room_before_it_begins(

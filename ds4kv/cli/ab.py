@@ -1,4 +1,4 @@
-"""``ds4kv ab``: what compression costs and gives on this machine, raw checkpoints against lz4 and checked ones.
+"""``ds4kv ab``: what compression costs and gives on this machine: raw checkpoints against compressed ones.
 
 Without files it makes its own payloads, of the size and the compressibility of real ones. Everything that is loaded is
 compared with what was saved; a difference is exit code 1. Memory is twice the largest payload, and files are removed as
@@ -24,7 +24,7 @@ from ds4kv.cli import inputs
 from ds4kv.cli.arguments import UsageError, add_threads, whole_number
 from ds4kv.cli.inputs import Input
 from ds4kv.cli.machine import Machine
-from ds4kv.cli.measure import CHECKED, LZ4, RAW, Measurement, Way, measure, most_file_bytes
+from ds4kv.cli.measure import WAYS, Measurement, Times, measure, most_file_bytes
 from ds4kv.cli.messages import printable
 
 __all__ = ["configure", "run"]
@@ -55,9 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=_ROUNDS,
         help="how often each is measured, the median counts; %(default)s by default",
     )
-    parser.add_argument(
-        "--checked", action="store_true", help="measure layout v2-checked as well, at its fastest level, 0"
-    )
+    parser.add_argument("--checked", action="store_true", help="has no effect: layout v2-checked is always measured")
     parser.add_argument(
         "--dir",
         metavar="DIR",
@@ -75,9 +73,8 @@ def run(args: argparse.Namespace) -> int:
     payloads = payloads or [inputs.synthetic(tokens) for tokens in args.tokens or _TOKENS]
     machine = Machine.look(args.dir or tempfile.gettempdir(), args.threads)
     _refuse_what_cannot_be(payloads, machine.directory)
-    ways = [RAW, LZ4, CHECKED] if args.checked else [RAW, LZ4]
     if args.json or args.csv:
-        measurements = _measure_all(payloads, ways, machine, args.rounds, advance=lambda name, n: None)
+        measurements = _measure_all(payloads, machine, args.rounds, advance=lambda name, n: None)
         rows = [_row(measurement) for measurement in measurements]
         if args.json:
             about = {"ds4kv": ds4kv.__version__, "rounds": args.rounds, **dataclasses.asdict(machine)}
@@ -90,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
         # Brings in rich, which only this needs.
         from ds4kv.cli import display
 
-        steps = sum(payload.raw_bytes for payload in payloads) * (1 + len(ways) * args.rounds)
+        steps = sum(payload.raw_bytes for payload in payloads) * (1 + len(WAYS) * args.rounds)
         with display.progress(steps) as advance:
-            measurements = _measure_all(payloads, ways, machine, args.rounds, advance)
+            measurements = _measure_all(payloads, machine, args.rounds, advance)
         display.show(measurements, machine, args.rounds)
     return _judge(measurements)
 
@@ -109,7 +106,7 @@ def _refuse_what_cannot_be(payloads: list[Input], directory: str) -> None:
 
 
 def _measure_all(
-    payloads: list[Input], ways: list[Way], machine: Machine, rounds: int, advance: Callable[[str, int], None]
+    payloads: list[Input], machine: Machine, rounds: int, advance: Callable[[str, int], None]
 ) -> list[Measurement]:
     measurements = []
     with tempfile.TemporaryDirectory(prefix="ds4kv-ab-", dir=machine.directory) as directory:
@@ -120,7 +117,6 @@ def _measure_all(
                 payload.name,
                 payload.read(advance_this),
                 directory,
-                ways=ways,
                 rounds=rounds,
                 workers=machine.workers,
                 advance=advance_this,
@@ -133,23 +129,29 @@ def _row(measurement: Measurement) -> dict[str, Any]:
         "payload": measurement.payload,
         "layout": measurement.way.layout,
         "codec": measurement.way.codec,
+        "level": measurement.way.level,
         "raw_bytes": measurement.raw_bytes,
         "file_bytes": measurement.file_bytes,
         "ratio": round(measurement.ratio, 4),
-        "save_ms": round(measurement.save_seconds * 1e3, 3),
+        **_milliseconds("save", measurement.save),
         "save_mb_per_s": round(measurement.save_rate / 1e6, 1),
-        "load_ms": round(measurement.load_seconds * 1e3, 3),
+        **_milliseconds("load", measurement.load),
         "load_mb_per_s": round(measurement.load_rate / 1e6, 1),
         "verified": measurement.verified,
     }
+
+
+def _milliseconds(verb: str, times: Times) -> dict[str, float]:
+    values = {f"{verb}_ms": times.median, f"{verb}_ms_min": times.least, f"{verb}_ms_max": times.most}
+    return {name: round(seconds * 1e3, 3) for name, seconds in values.items()}
 
 
 def _judge(measurements: list[Measurement]) -> int:
     wrong = [measurement for measurement in measurements if not measurement.verified]
     for measurement in wrong:
         print(
-            f"ds4kv: error: {printable(measurement.payload)}: what was loaded from layout"
-            f" {measurement.way.layout}, codec {measurement.way.codec}, is NOT what was saved",
+            f"ds4kv: error: {printable(measurement.payload)}: what was loaded from {measurement.way.name}"
+            f" (layout {measurement.way.layout}, codec {measurement.way.codec}) is NOT what was saved",
             file=sys.stderr,
         )
     return 1 if wrong else 0

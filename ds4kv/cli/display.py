@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 import rich.progress
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ds4kv.cli.machine import Machine
-from ds4kv.cli.measure import CHECKED, LZ4, RAW, Measurement, Way
+from ds4kv.cli.measure import WAYS, Measurement, Way
 from ds4kv.cli.messages import printable
 
 __all__ = ["progress", "show"]
@@ -54,46 +52,66 @@ def progress(steps: int) -> Iterator[Callable[[str, int], None]]:
 def show(measurements: list[Measurement], machine: Machine, rounds: int) -> None:
     """Prints the table, what it is about, and what follows from it."""
     console = Console(highlight=False)
-    console.print(_table(measurements))
-    console.print(Text(_circumstances(machine, rounds), style="dim"))
+    for line in _table(measurements):
+        console.print(line)
     console.print()
-    console.print(Text(_conclusion(measurements), style="bold"))
+    console.print(Text(_circumstances(machine, rounds), style="dim"))
+    for paragraph in _conclusion(measurements):
+        console.print()
+        console.print(Text(paragraph, style="bold"))
 
 
-def _table(measurements: list[Measurement]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("payload", overflow="fold")
-    table.add_column("stored\nas", no_wrap=True)
-    for heading in ("on disk\nMB", "ratio\n", "save\nms", "\nMB/s", "load\nms", "\nMB/s"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verified", no_wrap=True)
-    for measurement in measurements:
-        is_raw = measurement.way is RAW
-        table.add_row(
-            Text(printable(os.path.basename(measurement.payload))) if is_raw else "",
-            measurement.way.name,
-            _digits(measurement.file_bytes / 1e6, 4),
-            f"{measurement.ratio:.2f}x",
-            _digits(measurement.save_seconds * 1e3),
-            _digits(measurement.save_rate / 1e6),
-            _digits(measurement.load_seconds * 1e3),
-            _digits(measurement.load_rate / 1e6),
-            Text("yes", style="green") if measurement.verified else Text("NO", style="bold red"),
-        )
-    return table
+_HEADINGS = (
+    ("stored", "on disk", "ratio", "save", "", "", "load", "", "", "same"),
+    ("as", "MB", "", "ms", "min-max", "GB/s", "ms", "min-max", "GB/s", "bytes"),
+)
+
+
+def _table(measurements: list[Measurement]) -> Iterator[Text]:
+    """A line for each payload, and under it one for each way."""
+    rows = [_cells(measurement) for measurement in measurements]
+    widths = [max(len(row[i]) for row in (*_HEADINGS, *rows)) for i in range(len(_HEADINGS[0]))]
+    for heading in _HEADINGS:
+        yield Text(_line(heading, widths), style="bold")
+    yield Text("\u2500" * len(_line(_HEADINGS[1], widths)))
+    shown = None
+    for measurement, row in zip(measurements, rows, strict=True):
+        if measurement.payload != shown:
+            shown = measurement.payload
+            size = _digits(measurement.raw_bytes / 1e6, 4)
+            yield Text(f"{printable(os.path.basename(shown))}, {size} MB")
+        line = Text(_line(row, widths))
+        if not measurement.verified:
+            line.stylize("bold red")
+        yield line
+
+
+def _cells(measurement: Measurement) -> tuple[str, ...]:
+    cells = [measurement.way.name, _digits(measurement.file_bytes / 1e6, 4), f"{measurement.ratio:.2f}x"]
+    for times, rate in ((measurement.save, measurement.save_rate), (measurement.load, measurement.load_rate)):
+        median, least, most = (_digits(seconds * 1e3) for seconds in times)
+        cells += [median, f"{least}-{most}", _digits(rate / 1e9)]
+    return (*cells, "yes" if measurement.verified else "NO")
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """The first cell to the left, the others to the right."""
+    first, *others = zip(cells, widths, strict=True)
+    return "  ".join([f"  {first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)])
 
 
 def _digits(value: float, significant: int = 3) -> str:
     """No more decimals than make so many digits; three are what a measurement is good for."""
-    return f"{value:,.{max(significant - len(str(int(value))), 0)}f}"
+    return f"{value:.{max(significant - len(str(int(value))), 0)}f}"
 
 
 def _circumstances(machine: Machine, rounds: int) -> str:
     kind = f" ({machine.file_system})" if machine.file_system else ""
     return (
-        f"{_plural(machine.cpus, 'CPU')}, {_plural(machine.workers, 'worker thread')}; median of"
+        f"{_plural(machine.cpus, 'CPU')}, {_plural(machine.workers, 'worker thread')}; median, least and most of"
         f" {_plural(rounds, 'round')}. Files in {printable(machine.directory)}{kind}, not fsynced, and loaded from the"
-        " page cache. 1 MB is 1,000,000 bytes; MB/s are of payload."
+        " page cache. 1 MB is 1,000,000 bytes; GB/s are of payload. runs and checked are layout v2-checked at levels -1"
+        " and 0, lz4 is v2."
     )
 
 
@@ -111,31 +129,28 @@ class _Sum(NamedTuple):
         these = [measurement for measurement in measurements if measurement.way is way]
         return cls(
             sum(measurement.file_bytes for measurement in these),
-            sum(measurement.save_seconds for measurement in these),
-            sum(measurement.load_seconds for measurement in these),
+            sum(measurement.save.median for measurement in these),
+            sum(measurement.load.median for measurement in these),
         )
 
 
-def _conclusion(measurements: list[Measurement]) -> str:
+def _conclusion(measurements: list[Measurement]) -> list[str]:
     if not all(measurement.verified for measurement in measurements):
-        return "What was loaded is NOT what was saved, so these numbers mean nothing."
-    raw = _Sum.over(measurements, RAW)
-    ways = [way for way in (LZ4, CHECKED) if any(measurement.way is way for measurement in measurements)]
-    return " ".join(_comparison(way, _Sum.over(measurements, way), raw) for way in ways)
+        return ["What was loaded is NOT what was saved, so these numbers mean nothing."]
+    raw, *others = (_Sum.over(measurements, way) for way in WAYS)
+    return [_comparison(way, stored, raw) for way, stored in zip(WAYS[1:], others, strict=True)]
 
 
 def _comparison(way: Way, stored: _Sum, raw: _Sum) -> str:
     room = raw.file_bytes / stored.file_bytes
-    sentences = [
+    told = (
         f"With {way.name}, {room:.2f}x as many checkpoints fit on the same disk; a save takes"
         f" {stored.save_seconds / raw.save_seconds:.2f}x and a load {stored.load_seconds / raw.load_seconds:.2f}x"
         " the time of a raw one."
-    ]
+    )
     slower = stored.load_seconds - raw.load_seconds
     if room > 1 and slower > 0:
         # At this speed, the bytes that are left out take as long to read as decoding takes longer.
         even = (raw.file_bytes - stored.file_bytes) / slower
-        sentences.append(
-            f"By these numbers, {way.name} loads faster from any disk that reads less than {_digits(even / 1e6)} MB/s."
-        )
-    return " ".join(sentences)
+        told += f" From any disk that reads less than {_digits(even / 1e9)} GB/s it loads faster."
+    return told

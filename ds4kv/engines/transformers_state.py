@@ -4,8 +4,8 @@ A layer that keeps all tokens has keys and values ``[1, heads, tokens, size]``. 
 ``window - 1`` tokens, and the number of all that it has seen: once there are as many as the window, what fell out of it
 is gone, and the state can't be cut back.
 
-Tensors are held, not copied, until a save writes them. That is enough: these layers never write to a tensor that they
-have, but put a new one in its place.
+Tensors are held, not copied, until a save has written them. That is enough: these layers never write to a tensor that
+they have, but put a new one in its place.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWin
 
 from ds4kv.file.api import read_whole
 from ds4kv.file.reader import CheckpointReader
-from ds4kv.format.arrays import Contents, View, contents, views
+from ds4kv.format.arrays import Contents, View, contents, pack, views
+from ds4kv.stream.reader import PayloadReader, RawReader
 
-__all__ = ["STATE_VERSION", "Snapshot", "layer_kinds", "new_state", "restored", "stretched_positions"]
+__all__ = ["STATE_VERSION", "Snapshot", "copied_up", "layer_kinds", "new_state", "restored", "stretched_positions"]
 
 STATE_VERSION = 1
 """Of what is written here; it is part of an identity."""
@@ -79,7 +80,14 @@ class Snapshot(NamedTuple):
         return contents(shapes, metadata=_metadata(self.tokens))
 
     def payload(self) -> Any:
-        """Its payload, as a numpy array of bytes in new memory. Any thread may make it."""
+        """Its payload, as the buffers to be saved one after the other. Any thread may make it.
+
+        On the CPU they are the tensors' own memory; only one that is strided is copied. From another device all is
+        copied into one new buffer.
+        """
+        if all(tensor.device.type == "cpu" for tensor in self.tensors.values()):
+            arrays = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+            return list(pack(arrays, metadata=_metadata(self.tokens)))
         table = self.contents
         is_cuda = self.is_ready is not None
         buffer = torch.empty(table.nbytes, dtype=torch.uint8, pin_memory=is_cuda)
@@ -92,7 +100,7 @@ class Snapshot(NamedTuple):
                 tensor = self.tensors[name]
                 target = buffer[place.offset : end].view(tensor.dtype).view(tensor.shape)
                 target.copy_(tensor, non_blocking=is_cuda)
-        return buffer.numpy()
+        return [buffer]
 
 
 def layer_kinds(past: Any) -> list[Kind]:
@@ -139,18 +147,15 @@ def restored(
     its stream raises.
     """
     tokens = checkpoint.header.tokens
-    if device.type == "cuda":
-        buffer = torch.empty(checkpoint.payload.raw_total, dtype=torch.uint8, pin_memory=True)
-        checkpoint.payload.readinto_exactly(buffer.numpy())
-    else:
+    if device.type == "cpu":
         payload = read_whole(checkpoint, None).payload  # in huge pages: torch's own memory takes twice as long
-        buffer = torch.frombuffer(payload, dtype=torch.uint8) if len(payload) else torch.empty(0, dtype=torch.uint8)
-    found = views(buffer)
+        there = here = torch.frombuffer(payload, dtype=torch.uint8) if payload else torch.empty(0, dtype=torch.uint8)
+    else:
+        here, there = copied_up(checkpoint.payload, device)
+    found = views(here)
     table = contents({name: view[:2] for name, view in found.items()}, metadata=found.metadata)
-    if found.metadata != _metadata(tokens) or bytes(buffer[: len(table.header)].numpy()) != table.header:
+    if found.metadata != _metadata(tokens) or bytes(here[: len(table.header)].numpy()) != table.header:
         raise ValueError(f"no state of {tokens} tokens")
-    if device.type != "cpu":
-        buffer = buffer.to(device, non_blocking=True)
     past = new_state(config)
     for index, (layer, window) in enumerate(zip(past.layers, kinds, strict=True)):
         pair = [(name, found.pop(name)) for part in ("keys", "values") if (name := f"layers.{index}.{part}") in found]
@@ -160,7 +165,7 @@ def restored(
         if window is None or len(pair) != 2 or not all(_suits(view, rows, dtype) for _, view in pair):
             raise ValueError(f"layer {index} is of another state: {[view[:2] for _, view in pair]}")
         keys, values = (
-            buffer[place.offset : place.offset + place.size]
+            there[place.offset : place.offset + place.size]
             .view(dtype)
             .view(place.shape)[..., : rows - tokens + kept, :]
             for place in (table.places[name] for name, _ in pair)
@@ -172,6 +177,21 @@ def restored(
     if found or past.get_seq_length() != kept:
         raise ValueError(f"no state of this model: it has {sorted(found)} more")
     return past
+
+
+def copied_up(payload: PayloadReader | RawReader, device: Any) -> tuple[Any, Any]:
+    """A whole payload in new memory, which is pinned for a GPU, and on ``device``: two tensors of bytes.
+
+    What is there is copied up while the rest is decoded. The copies may go on when this returns, on the device's
+    current stream. Raises as reads of the payload do.
+    """
+    here = torch.empty(payload.raw_total, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    there = torch.empty(payload.raw_total, dtype=torch.uint8, device=device)
+    done = 0
+    for ready in payload.iter_into(here):
+        there[done:ready].copy_(here[done:ready], non_blocking=True)
+        done = ready
+    return here, there
 
 
 def _suits(view: View, rows: int, dtype: Any) -> bool:

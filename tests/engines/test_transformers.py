@@ -24,9 +24,11 @@ from helpers import damage_quietly
 from processes import Child, started
 from transformers import DynamicCache, StaticCache
 
+import ds4kv
 from ds4kv import Verdict
 from ds4kv.engines.tokens import key_of
 from ds4kv.engines.transformers import PrefixCache, generate
+from ds4kv.engines.transformers_state import Snapshot, copied_up, layer_kinds
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LENGTH = 150
@@ -67,6 +69,50 @@ def prefilled(model: Any, prompt: Any) -> Any:
     with torch.no_grad():
         model(input_ids=prompt, past_key_values=past, use_cache=True)
     return past
+
+
+# A state is saved and restored without a copy that can be spared
+
+
+def address_of(buffer: Any) -> int:
+    return int(torch.frombuffer(memoryview(buffer), dtype=torch.uint8).data_ptr())
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_save_is_lent_the_memory_of_the_state(kind: str) -> None:
+    model = models.make(kind)
+    past = prefilled(model, models.ids(LENGTH))
+    snapshot = Snapshot.of(past, layer_kinds(past), model.dtype)
+    parts = snapshot.payload()
+    assert sum(len(memoryview(part).cast("B")) for part in parts) == snapshot.contents.nbytes
+    lent = {address_of(part) for part in parts if len(part)}
+    assert {tensor.data_ptr() for tensor in snapshot.tensors.values() if tensor.is_contiguous()} <= lent
+    strided = {name: tensor.mT.contiguous().mT for name, tensor in snapshot.tensors.items()}
+    again = snapshot._replace(tensors=strided).payload()
+    assert b"".join(map(bytes, again)) == b"".join(map(bytes, parts))
+    assert not lent & {tensor.data_ptr() for tensor in strided.values()}
+
+
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+def test_a_payload_goes_to_its_device_as_it_is_decoded(layout: str, tmp_path: Path) -> None:
+    payload = random.Random(1).randbytes(1 << 20) * 40
+    path = tmp_path / "a.kv"
+    ds4kv.dump(path, payload, tokens=1, ctx_size=1, layout=layout)
+    with ds4kv.open(path) as checkpoint:
+        here, there = copied_up(checkpoint.payload, torch.device("cpu"))
+    assert here.data_ptr() != there.data_ptr()
+    assert here.numpy().tobytes() == there.numpy().tobytes() == payload
+
+
+def test_what_is_damaged_goes_to_no_device(tmp_path: Path) -> None:
+    path = tmp_path / "a.kv"
+    ds4kv.dump(path, bytes(range(256)) * 1000, tokens=1, ctx_size=1, layout="v2-checked", level=0)
+    with ds4kv.open(path) as checkpoint:  # the control
+        copied_up(checkpoint.payload, torch.device("cpu"))
+    damage_quietly(path, -1)
+    with ds4kv.open(path) as checkpoint, pytest.raises(ds4kv.CorruptError):
+        copied_up(checkpoint.payload, torch.device("cpu"))
 
 
 # A hit is as good as a miss

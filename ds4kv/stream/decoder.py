@@ -102,8 +102,8 @@ class RecordDecoder:
             raise
 
     def steps(self, room: Any, position: int, n: int, step: int) -> Generator[int]:
-        """As :meth:`fill`, while it goes on: how many bytes are there, at each ``step`` of them and at the end. Between,
-        workers write to ``room``; any other use of the decoder ends that.
+        """As :meth:`fill`, while it goes on: how many bytes are there, at each ``step`` of them and at the end.
+        Between, workers write to ``room``; any other use of the decoder ends that.
         """
         ring, done = None, 0
         try:

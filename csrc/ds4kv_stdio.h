@@ -12,8 +12,8 @@
  *
  * Laws:
  *   - `out` and `in` are the stream's alone from fopen to fclose. They stay open, and must be until then.
- *   - Streams don't seek. fclose ends the threads and frees the memory, whatever came before. So does ds4kv_fabandon,
- *     which writes nothing more.
+ *   - Streams don't seek. fclose ends what the threads are at and gives back the memory, whatever came before. So does
+ *     ds4kv_fabandon, which writes nothing more.
  *   - Errors stick: after the first one, reads, writes and fclose fail with its errno. What fwrite takes is compressed
  *     and written later, so only fclose says that all of it is in `out`; an fsync is the caller's.
  *   - workers are 0 (all is done by the thread that reads or writes) to 64, cut to the CPUs of the process: more take

@@ -5,7 +5,7 @@ them, and C takes them by as_file(). They leave the file object open, positioned
 thread at a time; any thread may cancel() them.
 
 A finished region and a broken one differ in one thing: ``close()`` was reached. ``abandon()``, leaving a ``with`` block
-by an exception, and being garbage collected end the threads and write nothing more.
+by an exception, and being garbage collected end what threads are at, and write nothing more.
 
 What may take long is done in steps, and between them Python hears signals and cancel().
 """

@@ -211,8 +211,8 @@ class PayloadWriter(_Writer):
 
     ``form`` is PLAIN, as layout ``v2`` has it, or CHECKED, as ``v2-checked``: smaller where the payload is of 32-bit
     numbers, and with a checksum of each chunk, at the price of a chunk of memory more for each worker, two at levels 1
-    and 2, and no empty payload. With ``sums``, the attribute of that name gets the XXH3-64 of each record. ``encoding`` takes the place of
-    all keywords that say how, for who has checked them before.
+    and 2, and no empty payload. With ``sums``, the attribute of that name gets the XXH3-64 of each record.
+    ``encoding`` takes the place of all keywords that say how, for who has checked them before.
 
     Raises io.UnsupportedOperation if ``fp`` can't seek, ValueError for an argument outside its range.
     """

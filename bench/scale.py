@@ -3,8 +3,9 @@
     python bench/scale.py [--threads 1 2 4 8 16] [--tokens 17000 47000] [--csv FILE] [--plot FILE] [--dir DIR]
 
 Each form is saved by dump() and loaded by load(into=), by so many workers, and beside them, in the same rounds and by
-as many threads, what none of them can do without:
+as many threads, what they are to be compared with, and can't do without:
 
+- *v2 by 8 MiB*: a stream that is written and read by such pieces, as ds4 itself does;
 - *bare*: the same payload compressed in chunks of 16 MiB by LZ4 alone, and decoded, its buffers ready;
 - *bytes*: the form's own bytes written to a new file by one write(), and read by pread in pieces of 4 MiB.
 
@@ -25,6 +26,7 @@ from typing import Any
 
 import bare
 import common
+import reach
 from common import FACTS, MIB
 
 import ds4kv
@@ -37,7 +39,9 @@ HOWS: dict[str, dict[str, Any]] = {
     "v2-checked 1": {"layout": "v2-checked", "level": 1},
     "v2": {"layout": "v2"},
 }
+STREAM = "v2 by 8 MiB"
 BARE = "LZ4 alone"
+ROWS = (*HOWS, STREAM, BARE)
 CPUS = len(os.sched_getaffinity(0))
 
 
@@ -66,6 +70,8 @@ def measure(directory: str, payload: bytearray, name: str, threads: int, rounds:
         )
         cases[f"read {how}"] = bare.reader(path, stored, into, ours)
     region = common.region_of(files["v2"])
+    cases[f"save {STREAM}"] = lambda: reach.stream_save(files["v2"], payload, threads)
+    cases[f"load {STREAM}"] = lambda: reach.stream_load(files["v2"], into, threads)
     cases[f"save {BARE}"] = bare.compressor(payload, CHUNK_SIZE, ours)
     cases[f"load {BARE}"] = bare.decoder(region, Form.PLAIN, into, ours)
 
@@ -73,13 +79,13 @@ def measure(directory: str, payload: bytearray, name: str, threads: int, rounds:
     backed = 2 * len(payload) + (2 * min(threads, CPUS) + 1) * CHUNK_SIZE
     times = common.rounds_of(cases, rounds, backed)
     rows = []
-    for what in (*HOWS, BARE):
+    for what in ROWS:
         row: dict[str, object] = {
             "payload": name,
             "raw_bytes": len(payload),
             "threads": threads,
             "stored_as": what,
-            "stored_bytes": os.path.getsize(files["v2" if what == BARE else what]),
+            "stored_bytes": os.path.getsize(files.get(what, files["v2"])),
         }
         for verb in ("save", "load", "write", "read"):
             spent = times.get(f"{verb} {what}")
@@ -118,9 +124,9 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     figure, axes = pyplot.subplots(2, len(names), figsize=(4.2 * len(names), 6.6), squeeze=False, sharey="row")
     for column, name in enumerate(names):
         for axis, (verb, bytes_) in zip(axes[:, column], (("save", "write"), ("load", "read")), strict=True):
-            for what in (*HOWS, BARE):
+            for what in ROWS:
                 line = [row for row in rows if (row["payload"], row["stored_as"]) == (name, what)]
-                style = {"linestyle": "--", "color": "gray"} if what == BARE else {"marker": "o"}
+                style = {"linestyle": "--", "color": "gray"} if what == BARE else {"marker": "o", "markersize": 4}
                 _draw(axis, line, f"{verb}_ms", label=what, **style)
             raw = [row for row in rows if (row["payload"], row["stored_as"]) == (name, "raw")]
             _draw(axis, raw, f"{bytes_}_ms", label=f"{bytes_} of raw", linestyle=":", color="black")

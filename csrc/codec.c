@@ -216,8 +216,23 @@ static int decode_to_dst(const codec *codec, void *scratch, slot *slot, const at
     return DS4KV_OK;
 }
 
+/* Reads a chunk of a raw region right into the parts that it belongs in. */
+static int read_parts(const codec *codec, slot *slot, const atomic_bool *stop)
+{
+    int status = DS4KV_OK;
+    for (slot->src_size = 0; slot->src_size < slot->dst_size && status == DS4KV_OK;) {
+        size_t done = slot->src_size, piece;
+        uint8_t *to = parts_at(&slot->parts, slot->position + done, slot->dst_size - done, &piece);
+        status = file_read_until(codec->fd, to, &piece, codec->start + slot->offset + done, stop, &slot->os_error);
+        slot->src_size += piece;
+    }
+    return status;
+}
+
 static int decode(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop)
 {
+    if (codec->form == DS4KV_FORM_RAW && slot->parts.part && !slot->src && !codec->sums)
+        return read_parts(codec, slot, stop);
     int status = decode_to_dst(codec, scratch, slot, stop);
     if (status == DS4KV_OK && slot->parts.part)
         parts_fill(slot->parts, slot->position, slot->dst, slot->dst_size);

@@ -208,7 +208,8 @@ DS4KV_API int ds4kv_reader_finish(ds4kv_reader *reader);
 DS4KV_API int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n);
 
 /* The same for memory in several parts, which are filled one after the other; the array must live as long as they. A chunk
- * that belongs in two of them is decoded elsewhere and copied by the thread that decoded it. */
+ * that belongs in two of them, which don't lie side by side, is decoded elsewhere and copied by the thread that decoded it.
+ * What is aimed at in parts is taken with dst NULL; PARAM else. */
 DS4KV_API int ds4kv_reader_aim_parts(ds4kv_reader *reader, const ds4kv_part *parts, size_t n_parts);
 
 /* How many payload bytes are still to come to the memory of the last aim. */

@@ -9,6 +9,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,13 +19,37 @@
 #define TRIES 3
 #define PIECE ((size_t)1 << 20) /* a tenth of a second from a disk of 10 MB/s */
 
+/* Some processors copy slowly, by the instruction that the kernel copies with, to where the last 12 bits of the address
+ * are 1 to 31 above those of the source: at 2 GB/s, not 7 to 10, on an AMD EPYC. A file's page has its own offset in it.
+ * One text in 130 is of a length that makes all of a payload lie so. It is then read to other memory, and copied. */
+#define PAGE 4096
+#define SLOW_DISTANCE 32
+#define DETOUR ((size_t)32 << 10) /* stays in the nearest caches, and on any thread's stack */
+
+static bool lies_badly(const uint8_t *to, uint64_t offset)
+{
+    return ((uintptr_t)to - offset - 1) % PAGE < SLOW_DISTANCE - 1;
+}
+
+static ssize_t read_some(int fd, uint8_t *to, size_t n, uint64_t offset)
+{
+    if (n < PAGE || !lies_badly(to, offset))
+        return pread(fd, to, n, (off_t)offset);
+    uint8_t memory[DETOUR + SLOW_DISTANCE];
+    uint8_t *by = lies_badly(memory, offset) ? memory + SLOW_DISTANCE : memory;
+    ssize_t got = pread(fd, by, n < DETOUR ? n : DETOUR, (off_t)offset);
+    if (got > 0)
+        memcpy(to, by, (size_t)got);
+    return got;
+}
+
 int file_read(int fd, void *bytes, size_t *n, uint64_t offset, int *os_error)
 {
     size_t wanted = *n;
     int tries = 0;
     *n = 0;
     while (*n < wanted) {
-        ssize_t got = pread(fd, (uint8_t *)bytes + *n, wanted - *n, (off_t)(offset + *n));
+        ssize_t got = read_some(fd, (uint8_t *)bytes + *n, wanted - *n, offset + *n);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0) {

@@ -69,7 +69,7 @@ static void set_destination(ds4kv_reader *reader, slot *slot)
     slot->dst = NULL;
     slot->parts.part = NULL;
     if (start >= reader->aim_start && start + reader->head.raw_size <= reader->aim_end) {
-        slot->dst = parts_at(&reader->arriving_part, start, &room);
+        slot->dst = parts_at(&reader->arriving_part, start, reader->head.raw_size, &room);
         slot->parts = reader->arriving_part;
         slot->position = start;
     }

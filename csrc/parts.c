@@ -5,23 +5,32 @@
 
 #include <string.h>
 
-uint8_t *parts_at(parts_cursor *cursor, uint64_t position, size_t *room)
+#include "bytes.h"
+
+uint8_t *parts_at(parts_cursor *cursor, uint64_t position, size_t wanted, size_t *room)
 {
     while (position - cursor->start >= cursor->part->size) {
         cursor->start += cursor->part->size;
         cursor->part++;
     }
-    size_t at = (size_t)(position - cursor->start);
-    *room = cursor->part->size - at;
-    return (uint8_t *)cursor->part->bytes + at;
+    const ds4kv_part *part = cursor->part;
+    uint8_t *at = (uint8_t *)part->bytes + (position - cursor->start);
+    uint8_t *end = (uint8_t *)part->bytes + part->size;
+    while ((size_t)(end - at) < wanted) {
+        part++;
+        if (part->size > 0 && part->bytes != end)
+            break;
+        end += part->size;
+    }
+    *room = min_u64((uint64_t)(end - at), wanted);
+    return at;
 }
 
 void parts_fill(parts_cursor cursor, uint64_t position, const uint8_t *from, size_t n)
 {
     while (n > 0) {
-        size_t room, piece;
-        uint8_t *to = parts_at(&cursor, position, &room);
-        piece = room < n ? room : n;
+        size_t piece;
+        uint8_t *to = parts_at(&cursor, position, n, &piece);
         memcpy(to, from, piece);
         position += piece;
         from += piece;

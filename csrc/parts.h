@@ -12,9 +12,9 @@ typedef struct {
     uint64_t start;
 } parts_cursor;
 
-/* Where the payload byte at `position` belongs, and how many bytes from there on its part has room for. It must belong
- * in one of them, and not before the cursor's part. */
-uint8_t *parts_at(parts_cursor *cursor, uint64_t position, size_t *room);
+/* Where the payload byte at `position` belongs, and how many of the `wanted` bytes from there on belong there side by
+ * side: one part may end where the next one begins. They must all belong in the parts, and not before the cursor's. */
+uint8_t *parts_at(parts_cursor *cursor, uint64_t position, size_t wanted, size_t *room);
 
 /* Copies n payload bytes, the first of which is at `position`, to where they belong. */
 void parts_fill(parts_cursor cursor, uint64_t position, const uint8_t *from, size_t n);

@@ -107,9 +107,7 @@ static void place(ds4kv_reader *reader, const uint8_t *from, size_t n)
 {
     uint64_t position = reader->raw_taken;
     for (size_t done = 0, piece; done < n; done += piece) {
-        size_t room;
-        uint8_t *to = parts_at(&reader->taken_part, position + done, &room);
-        piece = room < n - done ? room : n - done;
+        uint8_t *to = parts_at(&reader->taken_part, position + done, n - done, &piece);
         ring_copy(&reader->ring, to, from + done, piece);
     }
 }
@@ -144,6 +142,8 @@ int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)
             break; /* the good bytes first */
         if (slot->status != DS4KV_OK)
             return reader->status = judge_slot(reader, slot);
+        if (dst && slot->parts.part) /* it is in the parts, and perhaps nowhere else */
+            return DS4KV_PARAM;
 
         size_t part = slot->dst_size - reader->chunk_taken;
         if (part > n - taken)

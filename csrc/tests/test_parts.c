@@ -7,13 +7,19 @@ static uint64_t seed = 3;
 
 enum { MOST_PARTS = 40 };
 
-/* Memory of n bytes in parts of any sizes, some of none. */
+/* Memory of n bytes in parts of any sizes, some of none; some lie side by side. */
 static size_t parts_new(ds4kv_part *parts, size_t n)
 {
     size_t n_parts = 0, left = n;
     while (left > 0) {
         size_t size = n_parts + 1 == MOST_PARTS ? left : draw_below(&seed, 1 + 4 * left / MOST_PARTS);
-        parts[n_parts++] = (ds4kv_part){bytes_new(size).at, size};
+        bytes memory = bytes_new(size);
+        if (size > 2 && n_parts + 2 < MOST_PARTS && draw_below(&seed, 2)) {
+            parts[n_parts++] = (ds4kv_part){memory.at, size / 2};
+            parts[n_parts++] = (ds4kv_part){memory.at + size / 2, size - size / 2};
+        } else {
+            parts[n_parts++] = (ds4kv_part){memory.at, size};
+        }
         left -= size;
     }
     return n_parts;
@@ -22,7 +28,8 @@ static size_t parts_new(ds4kv_part *parts, size_t n)
 static void parts_free(ds4kv_part *parts, size_t n_parts)
 {
     for (size_t i = 0; i < n_parts; i++)
-        free(parts[i].bytes);
+        if (i == 0 || parts[i].bytes != (uint8_t *)parts[i - 1].bytes + parts[i - 1].size)
+            free(parts[i].bytes);
 }
 
 static void check_parts(const ds4kv_part *parts, size_t n_parts, const uint8_t *should_be)

@@ -58,7 +58,7 @@ def compressor(payload: bytearray, chunk_size: int, threads: Threads) -> Callabl
     return lambda: _run(threads, len(sizes), work, payload, rooms)
 
 
-def decoder(region: bytearray, form: Form, into: bytearray, threads: Threads) -> Callable[[], None]:
+def decoder(region: bytearray, form: Form, into: memoryview, threads: Threads) -> Callable[[], None]:
     """Decodes a compressed region's blocks into memory that is warm. In form CHECKED they hold byte streams."""
     lz4, source, target = _lz4(), _address(region), _address(into)
     head_size = _core.record_head_size(form)
@@ -76,7 +76,7 @@ def decoder(region: bytearray, form: Form, into: bytearray, threads: Threads) ->
     return lambda: _run(threads, len(blocks), work, region, into)
 
 
-def reader(path: str, n: int, into: bytearray, threads: Threads) -> Callable[[], None]:
+def reader(path: str, n: int, into: memoryview, threads: Threads) -> Callable[[], None]:
     """Reads a file's first ``n`` bytes into memory that is warm, by pieces of 4 MiB."""
     room = memoryview(into)[:n]
 
@@ -101,7 +101,7 @@ def _run(threads: Threads, n: int, work: Callable[[int, int], None], *alive: obj
     threads.run(n, work)
 
 
-def _address(memory: bytearray) -> int:
+def _address(memory: bytearray | memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 

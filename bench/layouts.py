@@ -38,7 +38,7 @@ def compare(directory: str, payloads: dict[str, bytearray], rounds: int) -> None
     print("| payload | layout | ratio | save, MB/s | load, MB/s |")
     print("|---|---|---:|---:|---:|")
     for name, payload in payloads.items():
-        into = bytearray(len(payload))
+        into = common.warm_memory(len(payload))
         cases: dict[str, Callable[[], object]] = {}
         slow: dict[str, float] = {}
         for how, options in HOWS.items():
@@ -65,7 +65,7 @@ def promises(directory: str, payload: bytearray, name: str, rounds: int) -> None
     """Prints what checked files and noted ones cost, beside what they can't do without."""
     plain, checked, raw = (os.path.join(directory, file) for file in ("plain.kv", "checked.kv", "raw.kv"))
     store = os.path.join(directory, "store")
-    into = bytearray(len(payload))
+    into = common.warm_memory(len(payload))
     ds4kv.dump(checked, payload, workers=2, layout="v2-checked", level=0, **FACTS)
     ds4kv.dump(raw, payload, layout="v1", **FACTS)
     blocks = common.region_of(checked)

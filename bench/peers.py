@@ -63,7 +63,7 @@ def python_lz4() -> Peer:
                 fp.write(struct.pack("<II", len(piece), len(block)))
                 fp.write(block)
 
-    def load(path: str, into: bytearray) -> None:
+    def load(path: str, into: memoryview) -> None:
         with ThreadPoolExecutor(WORKERS) as pool, open(path, "rb", buffering=0) as fp:
             fp.seek(52)
             _, count = struct.unpack("<QI", fp.read(12))
@@ -91,7 +91,7 @@ def numcodecs_lz4() -> Peer:
     def save(path: str, payload: bytearray) -> None:
         common.write_file(path, codec.encode(payload))
 
-    def load(path: str, into: bytearray) -> None:
+    def load(path: str, into: memoryview) -> None:
         codec.decode(Path(path).read_bytes(), out=into)
 
     return Peer(save, load)
@@ -112,7 +112,7 @@ def blosc2_lz4(shuffle: bool) -> Peer:
     def save(path: str, payload: bytearray) -> None:
         common.write_file(path, blosc2.compress2(payload, **how))
 
-    def load(path: str, into: bytearray) -> None:
+    def load(path: str, into: memoryview) -> None:
         blosc2.decompress2(Path(path).read_bytes(), dst=into, nthreads=WORKERS)
 
     return Peer(save, load)
@@ -124,7 +124,7 @@ def zstandard_1() -> Peer:
     def save(path: str, payload: bytearray) -> None:
         common.write_file(path, zstandard.ZstdCompressor(level=1, threads=WORKERS).compress(payload))
 
-    def load(path: str, into: bytearray) -> None:
+    def load(path: str, into: memoryview) -> None:
         with open(path, "rb") as fp, zstandard.ZstdDecompressor().stream_reader(fp) as reader:
             view = memoryview(into)
             while view:
@@ -145,7 +145,7 @@ def lz4_command() -> Peer:
         run = [command, "-1", "-B7", "--no-frame-crc", *threads, "-f", "-qq", "-", path]
         subprocess.run(run, input=payload, check=True, stderr=subprocess.DEVNULL)  # it chatters in spite of -qq
 
-    def load(path: str, into: bytearray) -> None:
+    def load(path: str, into: memoryview) -> None:
         with subprocess.Popen([command, "-d", "-c", "-qq", path], stdout=subprocess.PIPE, bufsize=0) as process:
             view = memoryview(into)
             while view:
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
     payload = common.synthetic_payload(args.tokens)
-    into = bytearray(len(payload))
+    into = common.warm_memory(len(payload))
     print(common.machine(), f"files in {args.dir}", f"median of {args.rounds} rounds", sep="; ")
     with tempfile.TemporaryDirectory(dir=args.dir) as directory:
         cases: dict[str, Callable[[], object]] = {}

@@ -47,24 +47,27 @@ def stream_save(path: str, payload: bytearray, workers: int, piece: int = PIECE)
             checkpoint.payload.write(view[start : start + piece])
 
 
-def stream_load(path: str, into: bytearray, workers: int, piece: int = PIECE) -> None:
+def stream_load(path: str, into: memoryview, workers: int, piece: int = PIECE) -> None:
     view = memoryview(into)
     with ds4kv.open(path, workers=workers) as checkpoint:
         for start in range(0, len(view), piece):
             checkpoint.payload.readinto(view[start : start + piece])
 
 
-def iter_load(path: str, into: bytearray, workers: int) -> None:
+def iter_load(path: str, into: memoryview, workers: int) -> None:
     with ds4kv.open(path, workers=workers) as checkpoint:
         for _ in checkpoint.payload.iter_into(into):
             pass
 
 
-def parts_of(memory: bytearray, count: int) -> list[memoryview]:
-    """It all in so many parts, whose ends lie anywhere in chunks."""
-    view = memoryview(memory)
+def parts_of(payload: bytearray, count: int) -> list[memoryview]:
+    """It all in so many parts, each in memory of its own; where they end has nothing to do with chunks."""
+    view = memoryview(payload)
     ends = [len(view) * i // count for i in range(count + 1)]
-    return [view[start:end] for start, end in itertools.pairwise(ends)]
+    parts = [common.warm_memory(end - start) for start, end in itertools.pairwise(ends)]
+    for part, start in zip(parts, ends[:-1], strict=True):
+        part[:] = view[start : start + len(part)]
+    return parts
 
 
 def buffered_writes(raw: io.RawIOBase, payload: bytearray, size: int) -> None:
@@ -110,13 +113,13 @@ def longest_pause(work: Callable[[], object]) -> float:
 def reach(directory: str, payload: bytearray, name: str, rounds: int) -> None:
     """Prints what everything takes, and each promise beside what it comes to."""
     lz4, raw, runs, other = (os.path.join(directory, file) for file in ("lz4.kv", "raw.kv", "runs.kv", "other"))
-    into = bytearray(len(payload))
+    into = common.warm_memory(len(payload))
     ds4kv.dump(lz4, payload, workers=2, **FACTS)
     ds4kv.dump(raw, payload, codec="none", **FACTS)
     ds4kv.dump(runs, payload, workers=2, **RUNS, **FACTS)
     region = common.region_of(lz4)
     few = payload[: 32 * MIB]
-    sources, targets = parts_of(payload, PARTS), parts_of(into, PARTS)
+    sources, targets = parts_of(payload, PARTS), parts_of(payload, PARTS)
     one, two = bare.Threads(1), bare.Threads(2)
     cases: dict[str, Callable[[], object]] = {
         "bare compress 1": bare.compressor(payload, CHUNK_SIZE, one),

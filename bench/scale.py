@@ -47,7 +47,7 @@ CPUS = len(os.sched_getaffinity(0))
 
 def measure(directory: str, payload: bytearray, name: str, threads: int, rounds: int) -> list[dict[str, object]]:
     """A row for each form, and one for LZ4 alone, at so many threads."""
-    into = bytearray(len(payload))
+    into = common.warm_memory(len(payload))
     ours, cases = bare.Threads(threads), dict[str, Callable[[], object]]()
     files = {how: os.path.join(directory, f"{how}.kv") for how in HOWS}
     for how, path in files.items():

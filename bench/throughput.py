@@ -37,10 +37,10 @@ def small(directory: str, rounds: int) -> None:
     rows, one = [], bare.Threads(1)
     for size in (64 << 10, 256 << 10, 1 * MIB, 4 * MIB):
         piece = payload[-size:]
-        into = bytearray(size)
+        into = common.warm_memory(size)
         ds4kv.dump(path, piece, **FACTS)
         region = common.region_of(path)
-        region_into = bytearray(len(region))
+        region_into = common.warm_memory(len(region))
         t = common.in_turns(
             {
                 "compress": bare.compressor(piece, CHUNK_SIZE, one),
@@ -69,7 +69,7 @@ def evict(path: str) -> None:
 
 def disk(directory: str, payload: bytearray, name: str, rounds: int) -> None:
     lz4, raw, other = (os.path.join(directory, file) for file in ("lz4.kv", "raw.kv", "other"))
-    into = bytearray(len(payload))
+    into = common.warm_memory(len(payload))
     ds4kv.dump(lz4, payload, workers=2, **FACTS)
     region = common.region_of(lz4)
 
@@ -106,7 +106,7 @@ def sweep(directory: str, payloads: dict[str, bytearray], rounds: int) -> list[d
     path = os.path.join(directory, "sweep.kv")
     rows: list[dict[str, object]] = []
     for name, payload in payloads.items():
-        into = bytearray(len(payload))
+        into = common.warm_memory(len(payload))
         cases: dict[str, Callable[[], object]] = {}
         hows = [("v1", 0, 1), ("v2", 0, 1)]
         hows += [("v2", size * MIB, workers) for size in (1, 4, 16, 64) for workers in WORKERS]

@@ -3,9 +3,8 @@
  */
 #include "parts.h"
 
-#include <string.h>
-
 #include "bytes.h"
+#include "copy.h"
 
 uint8_t *parts_at(parts_cursor *cursor, uint64_t position, size_t wanted, size_t *room)
 {
@@ -31,7 +30,7 @@ void parts_fill(parts_cursor cursor, uint64_t position, const uint8_t *from, siz
     while (n > 0) {
         size_t piece;
         uint8_t *to = parts_at(&cursor, position, n, &piece);
-        memcpy(to, from, piece);
+        copy_far(to, from, piece);
         position += piece;
         from += piece;
         n -= piece;

@@ -16,11 +16,11 @@
 #include "ring.h"
 
 #include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "chunk.h"
+#include "copy.h"
 #include "crew.h"
 #include "ds4kv.h"
 #include "timed.h"
@@ -68,8 +68,16 @@ static void copy_piece(ring *ring)
     ring->copy.from += n;
     ring->copy.left -= n;
     pthread_mutex_unlock(&ring->mutex);
-    memcpy(to, from, n);
+    copy_far(to, from, n);
     pthread_mutex_lock(&ring->mutex);
+}
+
+static void help_to_copy(ring *ring)
+{
+    ring->copy.helpers++;
+    copy_piece(ring);
+    if (--ring->copy.helpers == 0 && ring->copy.left == 0)
+        pthread_cond_signal(&ring->done);
 }
 
 /* How many rings are left to their workers, in the lower half of the bits. In the upper half, the process that counts
@@ -110,25 +118,18 @@ static void worker(void *arg)
     be_nicer(ring->nice);
     pthread_mutex_lock(&ring->mutex);
     void **scratch = &ring->scratches[ring->begun++];
-    for (;;) {
-        while (ring->copy.left > 0) {
-            ring->copy.helpers++;
-            copy_piece(ring);
-            if (--ring->copy.helpers == 0 && ring->copy.left == 0)
-                pthread_cond_signal(&ring->done);
-        }
-        while (!ring->stopping && ring->copy.left == 0 && !has_work(ring)) {
+    while (!ring->stopping) {
+        if (has_work(ring)) {
+            ring->running++;
+            run_next(ring, scratch);
+            ring->running--;
+        } else if (ring->copy.left > 0) {
+            help_to_copy(ring);
+        } else {
             ring->idle++;
             pthread_cond_wait(&ring->work, &ring->mutex);
             ring->idle--;
         }
-        if (ring->stopping)
-            break;
-        if (ring->copy.left > 0)
-            continue;
-        ring->running++;
-        run_next(ring, scratch);
-        ring->running--;
     }
     ring->left++;
     void (*release)(void *object) = ring->left == ring->n_threads ? ring->release : NULL;
@@ -263,7 +264,7 @@ void ring_pop(ring *ring)
 void ring_copy(ring *ring, uint8_t *to, const uint8_t *from, size_t n)
 {
     if (ring->n_threads == 0 || n < SHARED_SIZE) {
-        memcpy(to, from, n);
+        copy_far(to, from, n);
         return;
     }
     pthread_mutex_lock(&ring->mutex);

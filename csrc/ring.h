@@ -18,7 +18,7 @@
  *   - A slot whose dst isn't the caller's memory is taken only when taken < drained + n_out. So n_out memories for
  *     results are enough, and chunk i uses number i mod n_out.
  *   - Workers say nothing to anybody: they leave a status in the slot.
- *   - A large copy that the owner makes goes before chunks: workers that are free, or come free, take pieces of it.
+ *   - Of a large copy that the owner makes, workers that have no chunk to run take pieces.
  */
 #ifndef DS4KV_RING_H
 #define DS4KV_RING_H

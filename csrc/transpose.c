@@ -122,6 +122,8 @@ static void join_neon(uint8_t *raw, const uint8_t *streams, size_t m, size_t fir
 
 /* ---- a whole chunk ---- */
 
+typedef void consumer(xxh_u32 *lanes, const uint8_t *raw, size_t n);
+
 /* XXH32_consumeLong, with its lanes held apart: compilers would make one vector of them, which takes twice as long. */
 static void consume(xxh_u32 *lanes, const uint8_t *raw, size_t n)
 {
@@ -138,6 +140,31 @@ static void consume(xxh_u32 *lanes, const uint8_t *raw, size_t n)
     }
     lanes[0] = a, lanes[1] = b, lanes[2] = c, lanes[3] = d;
 }
+
+#if defined(__x86_64__) || defined(__i386__)
+
+/* The four lanes as one vector. It waits for two multiplications in a row: 3 cycles each on processors of AMD's, where
+ * this is 1.3 times as fast, and 10 on others, where it is slower. */
+__attribute__((target("sse4.1"))) static void consume_sse41(xxh_u32 *lanes, const uint8_t *raw, size_t n)
+{
+    const __m128i prime1 = _mm_set1_epi32((int)XXH_PRIME32_1), prime2 = _mm_set1_epi32((int)XXH_PRIME32_2);
+    __m128i lane = _mm_loadu_si128((const __m128i *)lanes);
+    for (const uint8_t *end = raw + n; raw < end; raw += 16) {
+        __m128i word = _mm_mullo_epi32(_mm_loadu_si128((const __m128i *)raw), prime2);
+        lane = _mm_add_epi32(lane, word);
+        lane = _mm_or_si128(_mm_slli_epi32(lane, 13), _mm_srli_epi32(lane, 19));
+        lane = _mm_mullo_epi32(lane, prime1);
+    }
+    _mm_storeu_si128((__m128i *)lanes, lane);
+}
+
+#define consume_fast (__builtin_cpu_is("amd") && __builtin_cpu_supports("sse4.1") ? consume_sse41 : consume)
+
+#else
+
+#define consume_fast consume
+
+#endif
 
 /* The words whose checksum can be taken by pieces: all but what does not fill XXH32's 16-byte stripes. */
 static size_t striped(size_t m)
@@ -156,13 +183,14 @@ static uint32_t digest(const xxh_u32 *lanes, const uint8_t *raw, size_t n)
 static uint32_t move(mover *simd, mover *scalar, uint8_t *to, const uint8_t *from, const uint8_t *raw, size_t n)
 {
     mover *fast = HAS_SIMD ? simd : scalar;
+    consumer *consume_piece = consume_fast;
     size_t m = n / 4, end = striped(m);
     xxh_u32 lanes[4];
     XXH32_initAccs(lanes, 0);
     for (size_t first = 0; first < end; first += PIECE) {
         size_t last = end - first < PIECE ? end : first + PIECE;
         fast(to, from, m, first, last);
-        consume(lanes, raw + 4 * first, 4 * (last - first));
+        consume_piece(lanes, raw + 4 * first, 4 * (last - first));
     }
     scalar(to, from, m, end, m);
     for (size_t i = 4 * m; i < n; i++)

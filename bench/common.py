@@ -101,11 +101,10 @@ def write_file(path: str, data: bytearray | memoryview, fsync: bool = False) -> 
 
 
 def read_file(path: str, into: memoryview) -> None:
-    """A file's first bytes, as many as there is room for: what no load can avoid."""
+    """A file's first bytes, as many as there are and is room for: what no load can avoid."""
     with open(path, "rb", buffering=0) as fp:
-        view = memoryview(into)
-        while view:
-            view = view[fp.readinto(view) :]
+        while into and (n := fp.readinto(into)):
+            into = into[n:]
 
 
 def region_of(path: str) -> bytearray:

@@ -32,10 +32,10 @@ _Static_assert(BLOCK_BOUND(DS4KV_MAX_CHUNK_SIZE) == LZ4_COMPRESSBOUND(DS4KV_MAX_
 #define WORTH_IT 64 /* it is, if it saves 1 byte of 64 */
 
 /* LZ4HC's levels 1 and 2 go in leaps of 1/512 of what they have found no match for, and then miss the beginning of what
- * has matches: 16 MiB of 32-bit floats may be larger than at level 0. Unless their block is smaller by 1/16 than that
+ * has matches: 16 MiB of 32-bit floats may be larger than at level 0. Unless their block is smaller by 1/32 than that
  * is to be expected of, level 0 is tried as well. */
 #define LEAPING_LEVEL 2
-#define SURELY_BETTER 16
+#define SURELY_BETTER 32
 
 #define SAMPLED_CHUNKS 4 /* of a payload */
 

@@ -265,7 +265,7 @@ void ds4kv_trim(void)
 {
     const struct timespec moment = {.tv_nsec = 1000000};
     pthread_mutex_lock(&crew.mutex);
-    for (int moments = 0; crew.members > 0 && moments < 50;) {
+    for (int moments = 0; crew.members > 0 && moments < 10;) {
         member *member = crew.idle;
         if (member) {
             pthread_t thread = member->thread;

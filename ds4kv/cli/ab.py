@@ -30,7 +30,7 @@ from ds4kv.cli.messages import printable
 __all__ = ["configure", "run"]
 
 _TOKENS = (3500, 17000, 47000)
-_ROUNDS = 3
+_ROUNDS = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

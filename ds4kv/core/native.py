@@ -307,3 +307,7 @@ class Decompressor:
     def free(self) -> None:
         """Ends the threads and gives the memory back; RuntimeError comes of any other call after."""
         ffi.release(self._reader)
+
+
+# A child has no use for threads that only wait, and Python 3.12 warns of forks beside any.
+os.register_at_fork(before=trim)

@@ -76,6 +76,7 @@ class RawDecoder:
     """
 
     _is_lost = False  # the file object has moved on, and the position hasn't
+    _ring: _core.Decompressor | None = None  # while workers read
 
     def __init__(self, fp: BinaryFile, start: int | None, turn: Turn, *, workers: int) -> None:
         self._fp = fp
@@ -89,6 +90,7 @@ class RawDecoder:
             pass
 
     def fill_parts(self, rooms: list[Any], position: int, n: int) -> None:
+        self.drop()
         if self._is_shared(n):
             for _ in self._shared(rooms, position, n, n):
                 pass
@@ -98,6 +100,7 @@ class RawDecoder:
             position += len(room)
 
     def steps(self, room: Any, position: int, n: int, step: int) -> Generator[int]:
+        self.drop()  # what an iteration that goes on has under way
         if self._is_shared(n):
             yield from self._shared([room], position, n, step)
         else:
@@ -133,7 +136,7 @@ class RawDecoder:
         assert self._fd is not None and self._start is not None
         start = self._start + position
         frame = _core.Frame(n, -(-n // _PIECE_SIZE), _PIECE_SIZE, Form.RAW)
-        ring = _core.Decompressor(frame, n, 0, 0, self._workers, (self._fd, start))
+        ring = self._ring = _core.Decompressor(frame, n, 0, 0, self._workers, (self._fd, start))
         done, enough = 0, min(n, step)
         try:
             with ring.loan():
@@ -146,18 +149,24 @@ class RawDecoder:
                     if done == enough < n:
                         enough = min(n, done + step)
                         yield done
+                        if self._ring is not ring:
+                            raise RuntimeError("the stream was used for something else, which ended this iteration")
         except TruncatedError as error:
             raise _truncated(position + (error.offset or 0)) from None
         except OSError as error:
             add_path(error, self._fp)
             raise
         finally:
-            ring.free()
+            if self._ring is ring:
+                self.drop()
         self._fp.seek(start + n)
         yield done
 
     def drop(self) -> None:
-        """Nothing is held."""
+        """Ends what workers read."""
+        if self._ring is not None:
+            self._ring.free()
+            self._ring = None
 
 
 def _truncated(offset: int) -> TruncatedError:

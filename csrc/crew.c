@@ -19,11 +19,10 @@
 
 /* What a thread takes over from the one that starts it, as far as it matters. */
 typedef struct {
+    bool is_unknown; /* then it is like no other */
 #ifdef __linux__
     cpu_set_t cpus;
-    int niceness, policy;
-#else
-    int none;
+    int niceness, policy, priority;
 #endif
 } character;
 
@@ -46,10 +45,12 @@ typedef struct piece {
 static struct {
     pthread_mutex_t mutex;
     member *idle;
-    unsigned members; /* threads, at work or idle */
+    unsigned leaving; /* threads that will be idle in a moment */
     piece *pieces;
     size_t bytes; /* of all pieces */
 } crew = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+static _Thread_local member *this_member;
 
 /* ---- memory ---- */
 
@@ -86,18 +87,21 @@ uint8_t *crew_memory(size_t size)
 
 void crew_give_back(uint8_t *memory, size_t size)
 {
-    piece *piece = (void *)memory;
+    piece *piece = (void *)memory, *others = NULL;
     if (!memory)
         return;
     pthread_mutex_lock(&crew.mutex);
-    bool is_kept = crew.members > 0 && size <= CREW_MEMORY - crew.bytes;
+    bool is_kept = (crew.idle || crew.leaving > 0) && size <= CREW_MEMORY;
     if (is_kept) {
+        if (size > CREW_MEMORY - crew.bytes)
+            others = take_all(); /* of sizes that nobody asks for any more */
         piece->size = size;
         piece->below = crew.pieces;
         crew.pieces = piece;
         crew.bytes += size;
     }
     pthread_mutex_unlock(&crew.mutex);
+    free_all(others);
     if (!is_kept)
         free(memory);
 }
@@ -116,9 +120,12 @@ static void look_at(character *character)
 {
     memset(character, 0, sizeof *character); /* they are compared by their bytes */
 #ifdef __linux__
-    (void)sched_getaffinity(0, sizeof character->cpus, &character->cpus);
+    struct sched_param param = {0};
     character->niceness = getpriority(PRIO_PROCESS, 0); /* 0: this thread */
     character->policy = sched_getscheduler(0);
+    character->is_unknown = sched_getaffinity(0, sizeof character->cpus, &character->cpus) != 0 ||
+                            sched_getparam(0, &param) != 0;
+    character->priority = param.sched_priority;
 #endif
 }
 
@@ -130,12 +137,22 @@ static void leave_idle(member *member)
     *at = member->below;
 }
 
+void crew_leave(void)
+{
+    if (!this_member->is_kept)
+        return;
+    pthread_mutex_lock(&crew.mutex);
+    crew.leaving++;
+    pthread_mutex_unlock(&crew.mutex);
+}
+
 /* Waits for more work. Called and left with the mutex locked; false: there is none. */
 static bool has_more(member *member)
 {
     member->work = NULL;
     if (!member->is_kept)
         return false;
+    crew.leaving--;
     member->below = crew.idle;
     crew.idle = member;
     struct timespec end = timed_end(CREW_IDLE_MS);
@@ -146,26 +163,21 @@ static bool has_more(member *member)
     return member->work != NULL;
 }
 
-/* One member less, and after the last one no memory. Called with the mutex locked, and left with it open. */
-static void lose_member(void)
-{
-    piece *pieces = --crew.members == 0 ? take_all() : NULL;
-    pthread_mutex_unlock(&crew.mutex);
-    free_all(pieces);
-}
-
 static void *live(void *arg)
 {
-    member *member = arg;
-    pthread_mutex_lock(&crew.mutex);
-    do {
-        pthread_mutex_unlock(&crew.mutex);
+    member *member = this_member = arg;
+    for (;;) {
         member->work(member->arg);
         pthread_mutex_lock(&crew.mutex);
-    } while (has_more(member));
+        if (!has_more(member))
+            break;
+        pthread_mutex_unlock(&crew.mutex);
+    }
     if (!member->is_dismissed)
         pthread_detach(pthread_self());
-    lose_member();
+    piece *pieces = !crew.idle && crew.leaving == 0 ? take_all() : NULL;
+    pthread_mutex_unlock(&crew.mutex);
+    free_all(pieces);
     pthread_cond_destroy(&member->wake);
     free(member);
     return NULL;
@@ -212,26 +224,24 @@ static void after_fork_in_child(void)
         crew.idle = member->below;
         free(member);
     }
-    crew.members = 0;
+    crew.leaving = 0;
     piece *pieces = take_all();
     pthread_mutex_unlock(&crew.mutex);
     free_all(pieces);
 }
 
-static void watch_forks(void)
+__attribute__((constructor)) static void watch_forks(void)
 {
     (void)pthread_atfork(before_fork, after_fork, after_fork_in_child);
 }
 
 bool crew_start(void (*work)(void *arg), void *arg, bool is_kept)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch_forks);
     character character;
     look_at(&character);
     pthread_mutex_lock(&crew.mutex);
     member **at = &crew.idle, *found;
-    while (*at && memcmp(&(*at)->character, &character, sizeof character) != 0)
+    while (*at && (character.is_unknown || memcmp(&(*at)->character, &character, sizeof character) != 0))
         at = &(*at)->below;
     if ((found = *at)) {
         *at = found->below;
@@ -240,23 +250,20 @@ bool crew_start(void (*work)(void *arg), void *arg, bool is_kept)
         found->is_kept = is_kept;
         pthread_cond_signal(&found->wake);
     }
-    crew.members += !found;
     pthread_mutex_unlock(&crew.mutex);
     if (found)
         return true;
 
     member *new = member_new(&character);
-    if (new) {
-        new->work = work;
-        new->arg = arg;
-        new->is_kept = is_kept;
-        if (begin(new))
-            return true;
-        pthread_cond_destroy(&new->wake);
-        free(new);
-    }
-    pthread_mutex_lock(&crew.mutex);
-    lose_member();
+    if (!new)
+        return false;
+    new->work = work;
+    new->arg = arg;
+    new->is_kept = is_kept;
+    if (begin(new))
+        return true;
+    pthread_cond_destroy(&new->wake);
+    free(new);
     return false;
 }
 
@@ -265,7 +272,7 @@ void ds4kv_trim(void)
 {
     const struct timespec moment = {.tv_nsec = 1000000};
     pthread_mutex_lock(&crew.mutex);
-    for (int moments = 0; crew.members > 0 && moments < 10;) {
+    for (int moments = 0; crew.idle || (crew.leaving > 0 && moments < 50);) {
         member *member = crew.idle;
         if (member) {
             pthread_t thread = member->thread;
@@ -285,7 +292,7 @@ void ds4kv_trim(void)
     crew_drop_memory();
 }
 
-/* The end of the program, or the library is unloaded: no thread may be in code that is unmapped. */
+/* The end of the program, or the library is unloaded: no thread that is kept may be in code that is unmapped. */
 __attribute__((destructor)) static void end(void)
 {
     ds4kv_trim();

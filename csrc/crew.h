@@ -5,10 +5,11 @@
  * that were given back a moment before: with 16 threads that is a fifth of a load.
  *
  * Laws:
- *   - A thread that has had nothing to do for CREW_IDLE_MS ends, and with the last one goes all the memory.
- *   - At most CREW_MEMORY bytes are kept, and no thread that was not at work in the last second.
+ *   - A thread that has had nothing to do for CREW_IDLE_MS ends, and with the last such one goes all the memory.
+ *   - At most CREW_MEMORY bytes are kept, and no thread that was not at work in the last second. Memory is kept only
+ *     while there is a thread without work, as that one sees to it.
  *   - A thread is handed on only to who would have started one like it: of the same CPUs, niceness and scheduling.
- *   - A forked child begins with neither. A library that is unloaded leaves none behind.
+ *   - A forked child begins with neither. A library that is unloaded leaves none that is kept.
  */
 #ifndef DS4KV_CREW_H
 #define DS4KV_CREW_H
@@ -21,8 +22,11 @@
 #define CREW_MEMORY ((size_t)512 << 20)
 
 /* Runs work(arg) on another thread. It never sees a signal. If work changes what the thread is, it must not be kept.
- * false: the system gives no thread. */
+ * work calls crew_leave once, moments before it returns. false: the system gives no thread. */
 bool crew_start(void (*work)(void *arg), void *arg, bool is_kept);
+
+/* From here on the thread counts as one without work: so memory that is given back meanwhile is kept. */
+void crew_leave(void);
 
 /* Memory of exactly this size that was given back; NULL: there is none. */
 uint8_t *crew_memory(size_t size);

@@ -173,8 +173,8 @@ DS4KV_API void ds4kv_writer_free(ds4kv_writer *writer);
 /* How many writers were freed and still have a thread in a chunk, and so memory. */
 DS4KV_API int ds4kv_stragglers(void);
 
-/* Ends the threads that are without work, and frees the memory that is kept. Else both happens a second after the last
- * object was freed, in a forked child at once, and when the library is unloaded. */
+/* Ends the threads that are without work, and frees the memory that is kept. Else both happen when they have been without
+ * work for a second, in a forked child at once, and when the library is unloaded. */
 DS4KV_API void ds4kv_trim(void);
 
 /* ---- reader: records in, payload out ---- */
@@ -204,12 +204,13 @@ DS4KV_API int ds4kv_reader_put(ds4kv_reader *reader, size_t n);
 DS4KV_API int ds4kv_reader_finish(ds4kv_reader *reader);
 
 /* Until they have been taken, the n payload bytes that come next belong at dst: whole chunks are decoded there with no
- * copy between. If that is a chunk for each worker at least, none that begins behind them is decoded meanwhile. dst must live until they are taken, or free. */
+ * copy between. If that is a chunk for each worker at least, none that begins behind them is decoded meanwhile. dst must
+ * live until they are taken, or free. */
 DS4KV_API int ds4kv_reader_aim(ds4kv_reader *reader, void *dst, size_t n);
 
 /* The same for memory in several parts, which are filled one after the other; the array must live as long as they. A chunk
  * that belongs in two of them, which don't lie side by side, is decoded elsewhere and copied by the thread that decoded it.
- * What is aimed at in parts is taken with dst NULL; PARAM else. */
+ * What is aimed at in parts is taken with dst NULL, PARAM else, and all of it before the next aim, STATE else. */
 DS4KV_API int ds4kv_reader_aim_parts(ds4kv_reader *reader, const ds4kv_part *parts, size_t n_parts);
 
 /* How many payload bytes are still to come to the memory of the last aim. */

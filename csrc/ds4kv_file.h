@@ -44,8 +44,10 @@ extern "C" {
 
 #define DS4KV_HEADER_SIZE 48
 #define DS4KV_PREFIX_SIZE 52      /* header and text length: the text begins here */
-#define DS4KV_CHUNK_SIZE 16777216        /* what other writers of the format use */
-#define DS4KV_CHECKED_CHUNK_SIZE 1048576 /* best for v2-checked: 16 threads load twice as fast, in 1/16 of the memory */
+#define DS4KV_CHUNK_SIZE 16777216 /* what other writers of the format use */
+
+/* Best for v2-checked: 16 threads load twice as fast, in a sixteenth of the memory. */
+#define DS4KV_CHECKED_CHUNK_SIZE 1048576
 
 /* ---- header ---- */
 
@@ -68,18 +70,18 @@ enum { DS4KV_EXT_TOOL_MAP = 1, DS4KV_EXT_RESPONSES_VISIBLE = 2, DS4KV_EXT_THINKI
 
 /* Everything that the 48 bytes hold: a header that was unpacked packs to the same bytes. */
 typedef struct {
-    uint8_t layout; /* a DS4KV_LAYOUT: byte 3 is 1 for v1, 2 for all others */
-    uint8_t quant_bits; /* 2 or 4 */
-    uint8_t reason; /* above 6 reads as unknown */
-    uint8_t ext_flags; /* unknown bits pass through */
-    uint8_t codec; /* how the region is stored: any in v2, none in v1, LZ4 in the others */
-    uint8_t model_id; /* byte 7; 0 in v2, which has its codec there */
-    uint32_t tokens; /* at least 1 */
+    uint8_t layout;       /* a DS4KV_LAYOUT: byte 3 is 1 for v1, 2 for all others */
+    uint8_t quant_bits;   /* 2 or 4 */
+    uint8_t reason;       /* above 6 reads as unknown */
+    uint8_t ext_flags;    /* unknown bits pass through */
+    uint8_t codec;        /* how the region is stored: any in v2, none in v1, LZ4 in the others */
+    uint8_t model_id;     /* byte 7; 0 in v2, which has its codec there */
+    uint32_t tokens;      /* at least 1 */
     uint32_t hits;
     uint32_t ctx_size;
-    uint32_t chunk_size; /* payload bytes per chunk, 1 to 64 MiB, and a power of two but in v2; 0 without a codec */
+    uint32_t chunk_size;  /* payload bytes per chunk, 1 to 64 MiB, and a power of two but in v2; 0 without a codec */
     uint32_t payload_abi; /* v1: bytes 20 to 23; v2: 0; others: byte 20 */
-    uint64_t created_at; /* Unix seconds */
+    uint64_t created_at;  /* Unix seconds */
     uint64_t last_used;
     uint64_t payload_bytes; /* of the region, so after compression */
 } ds4kv_header;
@@ -95,7 +97,7 @@ DS4KV_API int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, int
 
 typedef struct {
     ds4kv_header header;
-    uint8_t head[52]; /* header and text length as they are in the file, DS4KV_PREFIX_SIZE bytes */
+    uint8_t head[52];      /* header and text length as they are in the file, DS4KV_PREFIX_SIZE bytes */
     uint32_t text_bytes;
     uint64_t region_start; /* the region ends header.payload_bytes later, and there the trailer begins */
 } ds4kv_outline;
@@ -122,9 +124,9 @@ DS4KV_API int ds4kv_frame_at(ds4kv_frame *frame, int fd, uint64_t start, uint64_
                              uint32_t form, ds4kv_fault *fault);
 
 typedef struct {
-    uint64_t offset; /* of the record in its file */
-    uint32_t index; /* of its chunk, for faults */
-    uint32_t size; /* in bytes, head included */
+    uint64_t offset;   /* of the record in its file */
+    uint32_t index;    /* of its chunk, for faults */
+    uint32_t size;     /* in bytes, head included */
     uint32_t raw_size; /* of its chunk */
 } ds4kv_record;
 
@@ -140,12 +142,12 @@ DS4KV_API int ds4kv_record_at(ds4kv_record *record, int fd, uint64_t file_size, 
 
 typedef struct {
     ds4kv_header header; /* being written: all but layout, codec and chunk_size may be changed until close */
-    const char *text; /* being read: its text_bytes, any bytes, and a NUL behind them; else NULL */
+    const char *text;    /* being read: its text_bytes, any bytes, and a NUL behind them; else NULL */
     uint32_t text_bytes;
-    FILE *payload; /* fread or fwrite it in pieces of any size; NULL once the trailer was asked for */
-    uint64_t raw_total; /* being read: bytes of payload, the engine's budget */
+    FILE *payload;          /* fread or fwrite it in pieces of any size; NULL once the trailer was asked for */
+    uint64_t raw_total;     /* being read: bytes of payload, the engine's budget */
     uint64_t trailer_bytes; /* being read */
-    int fsync; /* being written: set it, and close returns when file and name are on the disk */
+    int fsync;              /* being written: set it, and close returns when file and name are on the disk */
 } ds4kv_checkpoint;
 
 /* The name that a store gives a checkpoint with this text: its SHA-1 in hex and ".kv", and a NUL. */

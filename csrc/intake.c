@@ -68,15 +68,17 @@ static void set_destination(ds4kv_reader *reader, slot *slot)
     size_t room = 0;
     slot->dst = NULL;
     slot->parts.part = NULL;
+    slot->aim_number = reader->aim_number;
     if (start >= reader->aim_start && start + reader->head.raw_size <= reader->aim_end) {
         slot->dst = parts_at(&reader->arriving_part, start, reader->head.raw_size, &room);
         slot->parts = reader->arriving_part;
         slot->position = start;
     }
-    slot->aimed = room >= reader->head.raw_size;
-    if (slot->aimed)
+    bool is_read_in_place = reader->frame.form == DS4KV_FORM_RAW && reader->source == OPEN_FILE && !reader->sums;
+    slot->aimed = room >= reader->head.raw_size || (slot->parts.part && is_read_in_place);
+    if (room >= reader->head.raw_size)
         slot->parts.part = NULL; /* it is in its place */
-    else
+    if (!slot->aimed)
         slot->dst = chunk_buffer(reader->chunks, arriving(reader) % reader->n_chunk, intake_chunk_size(reader));
     slot->dst_size = reader->head.raw_size;
 }

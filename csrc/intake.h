@@ -45,6 +45,7 @@ struct ds4kv_reader {
     ds4kv_part whole;   /* the only part, where the caller's memory is in one piece */
     parts_cursor arriving_part, taken_part; /* of the caller's memory for payload bytes aim_start up to aim_end */
     uint64_t aim_start, aim_end;
+    uint32_t aim_number;
     bool aim_is_large; /* it has a chunk for every worker */
 
     uint32_t n_block, n_chunk;

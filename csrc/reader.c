@@ -67,6 +67,10 @@ int ds4kv_reader_aim_parts(ds4kv_reader *reader, const ds4kv_part *parts, size_t
     int status = reader_enter(reader);
     if (status != DS4KV_OK)
         return status;
+    for (uint64_t i = reader->ring.drained; i < reader->ring.filled; i++)
+        if (reader->ring.slots[i % reader->ring.n_slots].parts.part)
+            return DS4KV_STATE; /* a worker is in the parts of an earlier aim */
+    reader->aim_number++;
     reader->aim_start = reader->aim_end = reader->raw_taken;
     for (size_t i = 0; i < n_parts; i++)
         reader->aim_end += parts[i].size;
@@ -116,7 +120,8 @@ static void place(ds4kv_reader *reader, const uint8_t *from, size_t n)
 static void move(ds4kv_reader *reader, const slot *slot, uint8_t *dst, size_t n)
 {
     const uint8_t *from = slot->dst + reader->chunk_taken;
-    if (!dst && !slot->aimed && !slot->parts.part)
+    bool is_there = slot->aim_number == reader->aim_number && (slot->aimed || slot->parts.part);
+    if (!dst && !is_there)
         place(reader, from, n);
     else if (dst && slot->aimed && dst != from)
         memmove(dst, from, n);
@@ -142,8 +147,11 @@ int64_t ds4kv_reader_take(ds4kv_reader *reader, void *dst, size_t n, int wait)
             break; /* the good bytes first */
         if (slot->status != DS4KV_OK)
             return reader->status = judge_slot(reader, slot);
-        if (dst && slot->parts.part) /* it is in the parts, and perhaps nowhere else */
+        if (dst && slot->parts.part) { /* it is in the parts, and perhaps nowhere else */
+            if (taken > 0)
+                break;
             return DS4KV_PARAM;
+        }
 
         size_t part = slot->dst_size - reader->chunk_taken;
         if (part > n - taken)

@@ -131,6 +131,7 @@ static void worker(void *arg)
             ring->idle--;
         }
     }
+    crew_leave();
     ring->left++;
     void (*release)(void *object) = ring->left == ring->n_threads ? ring->release : NULL;
     void *object = ring->object;
@@ -144,13 +145,10 @@ static void worker(void *arg)
 
 static void start_worker(ring *ring)
 {
-    pthread_mutex_lock(&ring->mutex);
-    ring->n_threads++; /* first, as it may be through with all of its work before crew_start returns */
-    pthread_mutex_unlock(&ring->mutex);
-    if (crew_start(worker, ring, ring->nice == 0))
+    if (!crew_start(worker, ring, ring->nice == 0))
         return;
     pthread_mutex_lock(&ring->mutex);
-    ring->n_threads--;
+    ring->n_threads++;
     pthread_mutex_unlock(&ring->mutex);
 }
 

@@ -31,7 +31,7 @@
 typedef struct {
     pthread_mutex_t mutex; /* guards all up to `stopping`, and slot.done */
     pthread_cond_t work;   /* a slot can be taken, or the end */
-    pthread_cond_t done;   /* a slot is done */
+    pthread_cond_t done;   /* a slot is done, or a copy, or a worker has left */
     uint64_t filled;       /* chunks pushed; the owner writes */
     uint64_t taken;        /* chunks begun; whoever runs them writes */
     uint64_t drained;      /* chunks popped; the owner writes */

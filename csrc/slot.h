@@ -25,8 +25,11 @@ typedef struct {
     uint64_t sum;       /* of the record; decoding: what it should be; encoding, afterwards: what it is */
     bool lent;          /* src is the caller's own memory */
     bool aimed;         /* dst is the caller's own memory */
-    parts_cursor parts; /* decoding: the caller's memory that the chunk is copied to from dst, where there is any */
+    parts_cursor
+        parts; /* decoding: where in several parts of the caller's memory the chunk is copied to from dst, or, of
+                           a raw file, read to */
     uint64_t position;  /* of the chunk, for that */
+    uint32_t aim_number; /* which aim of the caller's that was */
 
     /* What came of it. */
     int status;

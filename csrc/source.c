@@ -38,7 +38,7 @@ static bool feed(source *source)
         source->error = stream_errno(size);
         return false;
     }
-    errno = EIO; /* if in gives no reason */
+    errno = EIO;                                                /* if in gives no reason */
     size_t n = fread(room, 1, (size_t)size, source->in);
     if (n < (size_t)size && ferror(source->in)) {
         source->error = errno;
@@ -57,7 +57,7 @@ static size_t take_raw(source *source, char *raw, size_t n)
         source->error = EBADF; /* in's position is the parent's */
         return 0;
     }
-    errno = EIO; /* if in gives no reason */
+    errno = EIO;                                                /* if in gives no reason */
     size_t took = fread(raw, 1, n, source->in);
     if (took < n)
         source->error = ferror(source->in) ? errno : TRUNCATED_ERRNO;

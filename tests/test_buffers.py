@@ -213,8 +213,14 @@ class DLPack:
 def test_dlpack(dtype: str, shape: tuple[int, ...], has_versions: bool) -> None:
     array = np.zeros(shape, dtype)
     content = CONTENT[: array.nbytes]
-    fill(DLPack(array, has_versions=has_versions), content)
+    fill(DLPack(array), content)
     assert array.tobytes() == content == read(DLPack(array, has_versions=has_versions))
+
+
+def test_dlpack_that_cannot_say_whether_it_may_be_written_to() -> None:
+    assert read(DLPack(np.arange(4), has_versions=False)) == np.arange(4).tobytes()
+    with pytest.raises(TypeError, match=r"before 1\.0"):
+        memory.target(DLPack(np.arange(4), has_versions=False))
 
 
 @pytest.mark.parametrize("kind", [1, 3, 11])
@@ -227,7 +233,7 @@ def test_dlpack_of_memory_that_the_cpu_reaches(kind: int) -> None:
     [
         (DLPack(np.zeros(4), kind=2), "pinned"),
         (DLPack(np.zeros((4, 4))[:, ::2]), "contiguous copy"),
-        (DLPack(np.zeros((4, 4)).T, has_versions=False), "contiguous copy"),
+        (DLPack(np.zeros((4, 4)).T), "contiguous copy"),
         (DLPack(np.zeros(4, "M8[s]")), "DLPack"),  # NumPy says that it has no type for it
         (DLPack(np.zeros(4, object)), "DLPack"),
     ],

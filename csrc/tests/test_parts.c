@@ -137,6 +137,42 @@ static void test_wrong_block(void)
     free(payload.at);
 }
 
+/* Who aims elsewhere before all is taken finds the rest there; but not while workers fill parts. */
+static void test_aims_that_change(void)
+{
+    way way = {.chunk_size = 1000, .put_size = SIZE_MAX};
+    bytes payload = payload_new(TEXT, 20000), region = write_region(payload, way);
+    bytes first = bytes_new(20000), second = bytes_new(20000);
+    for (int workers = 0; workers < 4; workers++) {
+        CASE("aims that change, workers %d", workers);
+        ds4kv_frame frame;
+        ds4kv_fault fault;
+        ds4kv_reader *reader;
+        CHECK_EQ(ds4kv_frame_decode(&frame, region.at, region.n, 1000, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
+        CHECK_EQ(ds4kv_reader_new(&reader, &frame, region.n, 0, DS4KV_FRAME_SIZE, workers), DS4KV_OK);
+        CHECK_EQ(ds4kv_reader_from_memory(reader, region.at), DS4KV_OK);
+        memset(second.at, 0, second.n);
+        CHECK_EQ(ds4kv_reader_aim(reader, first.at, first.n), DS4KV_OK);
+        CHECK_EQ(ds4kv_reader_take(reader, NULL, 500, 1), 500);
+        CHECK_EQ(ds4kv_reader_aim(reader, second.at, 10000), DS4KV_OK);
+        for (size_t done = 0; done < 10000;) {
+            int64_t taken = ds4kv_reader_take(reader, NULL, 10000 - done, 1);
+            CHECK(taken > 0);
+            done += (size_t)taken;
+        }
+        CHECK(memcmp(second.at, payload.at + 500, 10000) == 0);
+        ds4kv_part parts[] = {{first.at, 700}, {second.at, 8800}};
+        CHECK_EQ(ds4kv_reader_aim_parts(reader, parts, 2), DS4KV_OK);
+        CHECK_EQ(ds4kv_reader_take(reader, NULL, 600, 1) > 0, 1);
+        CHECK_EQ(ds4kv_reader_aim(reader, first.at, 10), DS4KV_STATE);
+        ds4kv_reader_free(reader);
+    }
+    free(first.at);
+    free(second.at);
+    free(region.at);
+    free(payload.at);
+}
+
 /* While a chunk for every worker is aimed at, what lies behind is not asked for; for less than that it is. */
 static void test_what_is_behind_is_left_alone(void)
 {
@@ -170,6 +206,7 @@ int main(void)
     watchdog();
     test_ways();
     test_wrong_block();
+    test_aims_that_change();
     test_what_is_behind_is_left_alone();
     return 0;
 }

@@ -70,6 +70,8 @@ def borrow(obj: Any, *, writes: bool) -> tuple[int, int, Any]:
             raise TypeError(f"{name} lends its memory by version {versioned.major} of DLPack; 1 is known")
         tensor, flags = versioned.tensor, versioned.flags
     elif _is_valid(capsule, b"dltensor"):
+        if writes:
+            raise TypeError(f"{name} lends its memory by a DLPack of before 1.0, which can't say that it may be filled")
         tensor = ctypes.cast(_pointer(capsule, b"dltensor"), ctypes.POINTER(_Tensor)).contents
     else:
         raise TypeError(f"{name} gives no capsule of DLPack's")

@@ -174,8 +174,8 @@ class _Reader(Scoped, Stream):
                         self._position = start + done
                     yield done
             finally:  # nothing is written to the buffer after it
-                if steps is not None and self.turn.is_mine():
-                    steps.close()  # from garbage collection within another call of this thread's
+                if steps is not None and (self.turn.is_mine() or os.getpid() != self.turn.process):
+                    steps.close()  # from garbage collection within another call of this thread's, or in a fork
                 elif steps is not None:
                     with self.turn.lock:
                         steps.close()

@@ -157,6 +157,8 @@ class EngineInC(Scenario):
         return payload.raw[: read.value]
 
     def ended(self, status: int, error: ctypes.c_int) -> None:
+        assert self.library is not None
+        self.library.ds4kv_trim()  # threads that wait for its next load or save are not left behind
         if status in (-5, -6):  # NOMEM, THREAD
             raise MemoryError
         if status == -8:  # IO

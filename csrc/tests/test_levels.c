@@ -111,12 +111,11 @@ static bytes floats_new(size_t n)
 
 static void test_never_worse_than_level_0(void)
 {
-    size_t n = 8 << 20; /* byte streams of 2 MiB, in which LZ4HC's leaps become long */
+    size_t n = 16 << 20; /* byte streams of 4 MiB, in which LZ4HC's leaps become long */
     bytes payload = floats_new(n);
-    size_t fast = check_level(payload, 8 << 20, 0);
+    size_t fast = check_level(payload, 16 << 20, 0);
     CHECK(fast < n - n / 64);
-    for (int level = 1; level <= 2; level++)
-        CHECK(check_level(payload, 8 << 20, level) <= fast);
+    CHECK(check_level(payload, 16 << 20, 1) <= fast);
     fast = check_level(payload, 1 << 20, 0);
     CHECK(check_level(payload, 1 << 20, 1) <= fast);
     free(payload.at);

@@ -51,30 +51,12 @@ def source(obj: Any) -> Any:
     traceback, and garbage collection of a memoryview that is held like this crashes some versions of CPython.
     TypeError for what has no memory to lend, and for arrays of objects: what they hold are addresses in this process.
     """
-    dtype = getattr(obj, "dtype", None)
-    if dtype is not None and getattr(dtype, "hasobject", False):
-        raise TypeError(f"an array of {dtype} holds references, not bytes")
-    try:
-        return ffi.from_buffer("uint8_t[]", obj)
-    except (TypeError, ValueError, BufferError):
-        lent = _lent(obj, writes=False)
-        if lent is None:
-            raise
-        return lent
+    return _bytes_of(obj, False)
 
 
 def target(obj: Any) -> Any:
     """The same to be written to; TypeError if it is read-only."""
-    dtype = getattr(obj, "dtype", None)
-    if dtype is not None and getattr(dtype, "hasobject", False):
-        raise TypeError(f"an array of {dtype} holds references, not bytes")
-    try:
-        return ffi.from_buffer("uint8_t[]", obj, require_writable=True)
-    except (TypeError, ValueError, BufferError):
-        lent = _lent(obj, writes=True)
-        if lent is None:
-            raise
-        return lent
+    return _bytes_of(obj, True)
 
 
 def size_of(obj: Any) -> int:
@@ -97,6 +79,19 @@ def buffers_of(obj: Any) -> list[Any]:
     """The buffers of a payload, however many it is given in."""
     several = parts_of(obj)
     return [obj] if several is None else several
+
+
+def _bytes_of(obj: Any, writes: bool) -> Any:
+    dtype = getattr(obj, "dtype", None)
+    if dtype is not None and getattr(dtype, "hasobject", False):
+        raise TypeError(f"an array of {dtype} holds references, not bytes")
+    try:
+        return ffi.from_buffer("uint8_t[]", obj, writes)
+    except (TypeError, ValueError, BufferError):
+        lent = _lent(obj, writes=writes)
+        if lent is None:
+            raise
+        return lent
 
 
 def _lent(obj: Any, *, writes: bool) -> Any:

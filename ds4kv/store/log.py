@@ -57,7 +57,7 @@ def key_kind(ext_flags: int) -> str:
 
 def opened(directory: str, settings: Settings) -> None:
     """A store was opened, after its first eviction. Layout ``v1`` has no codec to be told of."""
-    encoding = f", codec={_word(settings.codec)} threads={settings.workers} chunk={settings.chunk_bytes >> 10}K"
+    encoding = f", codec={_word(settings.codec)} threads={settings.workers} chunk={settings.new_chunk_size >> 10}K"
     _logger.info(
         "KV disk cache %s (budget=%d MiB, cross-quant=%s, min=%d, cold_max=%d, continued=%d, trim=%d, align=%d,"
         " hit_half_life=%ds%s)",

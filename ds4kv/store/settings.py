@@ -87,14 +87,14 @@ class Settings(NamedTuple):
         return settings
 
     @property
-    def chunk_bytes(self) -> int:
+    def new_chunk_size(self) -> int:
         """Payload bytes of a chunk, where payloads are compressed."""
         return default_chunk_size(self.layout) if self.chunk_size is None else self.chunk_size
 
     @property
     def template(self) -> Header:
         """A header with what those of all new files have in common."""
-        chunk_size = 0 if self.codec is Codec.NONE else self.chunk_bytes
+        chunk_size = 0 if self.codec is Codec.NONE else self.new_chunk_size
         return Header(tokens=1, ctx_size=0, layout=self.layout, codec=self.codec, chunk_size=chunk_size)
 
     @property

@@ -145,7 +145,7 @@ class _Reader(Scoped, Stream):
 
         So an engine copies to its GPU what is there while the rest is decoded. Until the iterator ends, or is closed,
         the buffer is written to. Any other use of the stream ends it: its next step is a RuntimeError. Else raises as
-        readinto(), and ValueError for a ``step`` below 1.
+        readinto(), at the first step, and at once ValueError for a ``step`` below 1.
         """
         if step < 1:
             raise ValueError(f"step is {step}, and must be 1 byte at least")

@@ -92,12 +92,8 @@ class _Writer(Finishable, Stream):
         An exception of the file object, or of a signal handler, passes through; the stream is broken after, and only to
         be abandoned. Raises ValueError if that is more than raw_total announced, CancelledError after cancel().
         """
-        turn = self.turn
-        if turn.lock.locked():
-            turn.refuse_second()
-        if self.c_side.file is not None:
-            self.c_side.settle()
-        with turn.lock:
+        self._refuse_others()
+        with self.turn.lock:
             self._check_open()
             with memory.source(b) as payload:
                 return self._take((payload,), len(payload))
@@ -108,16 +104,18 @@ class _Writer(Finishable, Stream):
         It is faster than as many calls of write(), and nothing is copied that needn't be: workers see all of them at
         once. None may change until it returns. Raises as write(), of all of them together.
         """
-        turn = self.turn
-        if turn.lock.locked():
-            turn.refuse_second()
-        if self.c_side.file is not None:
-            self.c_side.settle()
-        with turn.lock:
+        self._refuse_others()
+        with self.turn.lock:
             self._check_open()
             with contextlib.ExitStack() as held:
                 payloads = [held.enter_context(memory.source(b)) for b in buffers]
                 return self._take(payloads, sum(map(len, payloads)))
+
+    def _refuse_others(self) -> None:
+        if self.turn.lock.locked():
+            self.turn.refuse_second()
+        if self.c_side.file is not None:
+            self.c_side.settle()
 
     def _check_open(self) -> None:
         """What a write begins with, for who has the turn."""

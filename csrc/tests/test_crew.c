@@ -219,6 +219,28 @@ static void test_memory_is_given_back(void)
     nap(1500);
     CHECK(in_use() < before + 4096);
 }
+
+/* Threads that wait in a ring see to nothing: while there are no others, what is given back is freed at once. */
+static void test_memory_beside_a_ring_that_waits(void)
+{
+    CASE("memory beside a ring that waits");
+    ds4kv_trim();
+    ds4kv_writer *waiting, *alone;
+    const void *record;
+    CHECK_EQ(ds4kv_writer_new(&waiting, DS4KV_UNKNOWN, 1000, DS4KV_FORM_PLAIN, 0, WORKERS), DS4KV_OK);
+    CHECK(ds4kv_writer_put(waiting, payload.at, 100000, 0) < 100000); /* its ring is full */
+    nap(50);
+    CHECK(crew() > 0);
+    size_t before = in_use();
+    CHECK_EQ(ds4kv_writer_new(&alone, 8 * MiB, 4 * MiB, DS4KV_FORM_PLAIN, 0, 0), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_put(alone, payload.at, 4 * MiB, 0), 4 * MiB);
+    CHECK(ds4kv_writer_take(alone, &record) > 0);
+    CHECK(before == 0 || in_use() > before + 4 * MiB);
+    ds4kv_writer_free(alone);
+    CHECK(before == 0 || in_use() < before + 4096);
+    ds4kv_writer_free(waiting);
+    ds4kv_trim();
+}
 #endif
 
 /* Rings of many threads at once, and trims between them. */
@@ -262,6 +284,7 @@ int main(void)
     test_children_begin_anew();
 #ifdef __GLIBC__
     test_memory_is_given_back();
+    test_memory_beside_a_ring_that_waits();
 #endif
     test_many_at_once();
     free(payload.at);

@@ -2,7 +2,7 @@
  * crew.h - threads, and memory of megabytes, that outlive what they were made for by a second.
  *
  * An engine loads one checkpoint and saves another. Each time, threads would be started and memory zeroed by the system
- * that were given back a moment before: with 16 threads that is a fifth of a load.
+ * that were given back a moment before.
  *
  * Laws:
  *   - A thread that has had nothing to do for CREW_IDLE_MS ends, and with the last such one goes all the memory.

@@ -150,6 +150,13 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
     return DS4KV_OK;
 }
 
+bool codec_has_level(uint32_t form, int level)
+{
+    if (form == DS4KV_FORM_RAW)
+        return level == 0;
+    return level >= (form == DS4KV_FORM_CHECKED ? DS4KV_MIN_LEVEL : 0) && level <= DS4KV_MAX_LEVEL;
+}
+
 codec codec_encoder(uint32_t form, int level, size_t raw_bound)
 {
     size_t state_size = (size_t)(level < 0 ? 0 : level == 0 ? LZ4_sizeofState() : LZ4_sizeofStateHC());
@@ -231,7 +238,7 @@ static int read_parts(const codec *codec, slot *slot, const atomic_bool *stop)
 
 static int decode(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop)
 {
-    if (codec->form == DS4KV_FORM_RAW && slot->parts.part && !slot->src && !codec->sums)
+    if (slot->aimed && slot->parts.part)
         return read_parts(codec, slot, stop);
     int status = decode_to_dst(codec, scratch, slot, stop);
     if (status == DS4KV_OK && slot->parts.part)

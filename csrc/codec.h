@@ -25,6 +25,9 @@ typedef struct codec {
     bool reads_first; /* of a slow one: it reads src in its first milliseconds, so src may be the caller's memory */
 } codec;
 
+/* Whether a payload of this form can be encoded at this level. Where nothing is encoded there is 0 alone. */
+bool codec_has_level(uint32_t form, int level);
+
 /* Makes a record of a chunk of at most raw_bound bytes: head and block. */
 codec codec_encoder(uint32_t form, int level, size_t raw_bound);
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "bytes.h"
+#include "codec.h"
 #include "ds4kv_stdio.h"
 #include "fault.h"
 #include "file.h"
@@ -47,14 +48,6 @@ static int write_front(checkpoint *c, const void *text, ds4kv_fault *fault)
     return DS4KV_OK;
 }
 
-/* Whether a payload of this form can be encoded at this level. */
-static bool level_can_be(int form, int level)
-{
-    if (form == DS4KV_FORM_RAW)
-        return level == 0;
-    return level >= (form == DS4KV_FORM_CHECKED ? DS4KV_MIN_LEVEL : 0) && level <= DS4KV_MAX_LEVEL;
-}
-
 static int create_all(checkpoint *c, const char *path, const void *text, size_t text_bytes, int level, int workers,
                       ds4kv_fault *fault)
 {
@@ -70,7 +63,7 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     if (status == DS4KV_OK && text_bytes > UINT32_MAX)
         status = fault_set(fault, DS4KV_PARAM, 48, "text_bytes", "a text of %zu bytes; its length has 32 bits",
                            text_bytes);
-    if (status == DS4KV_OK && !level_can_be(form, level))
+    if (status == DS4KV_OK && !codec_has_level((uint32_t)form, level))
         status = fault_set(fault, DS4KV_PARAM, 0, "level",
                            "level %d; 0 to %d can be, in v2-checked -1 too, in codec none 0", level, DS4KV_MAX_LEVEL);
     if (status == DS4KV_OK)

@@ -66,7 +66,6 @@ static void set_destination(ds4kv_reader *reader, slot *slot)
 {
     uint64_t start = arriving_position(reader);
     size_t room = 0;
-    slot->dst = NULL;
     slot->parts.part = NULL;
     slot->aim_number = reader->aim_number;
     if (start >= reader->aim_start && start + reader->head.raw_size <= reader->aim_end) {

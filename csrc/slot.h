@@ -24,11 +24,9 @@ typedef struct {
     uint32_t checksum;  /* decoding: what the record head has */
     uint64_t sum;       /* of the record; decoding: what it should be; encoding, afterwards: what it is */
     bool lent;          /* src is the caller's own memory */
-    bool aimed;         /* dst is the caller's own memory */
-    parts_cursor
-        parts; /* decoding: where in several parts of the caller's memory the chunk is copied to from dst, or, of
-                           a raw file, read to */
-    uint64_t position;  /* of the chunk, for that */
+    bool aimed;         /* the result goes to the caller's own memory alone: to dst, or right into parts */
+    parts_cursor parts; /* decoding: several parts of the caller's memory that the chunk belongs in, or none */
+    uint64_t position;  /* of the chunk in the payload, for that */
     uint32_t aim_number; /* which aim of the caller's that was */
 
     /* What came of it. */

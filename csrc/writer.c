@@ -54,8 +54,7 @@ int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size
 {
     ds4kv_frame frame;
     *out = NULL;
-    if (level < (form == DS4KV_FORM_CHECKED ? DS4KV_MIN_LEVEL : 0) || level > DS4KV_MAX_LEVEL || workers < 0 ||
-        workers > DS4KV_MAX_WORKERS)
+    if (!codec_has_level(form, level) || workers < 0 || workers > DS4KV_MAX_WORKERS)
         return DS4KV_PARAM;
     if ((form != DS4KV_FORM_PLAIN && form != DS4KV_FORM_CHECKED) || (form == DS4KV_FORM_CHECKED && raw_total == 0))
         return DS4KV_PARAM;

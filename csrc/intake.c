@@ -91,6 +91,8 @@ static int push_record(ds4kv_reader *reader, const uint8_t *record)
     set_destination(reader, slot);
     slot->offset = reader->offset;
     slot->checksum = reader->head.checksum;
+    slot->transform = reader->head.transform;
+    slot->seed = frame_seed(&reader->frame, chunk_index(reader));
     slot->sum = reader->sums ? reader->sums[chunk_index(reader)] : 0;
     if (!slot->dst)
         return DS4KV_NOMEM;
@@ -125,6 +127,8 @@ int ds4kv_reader_sums(ds4kv_reader *reader, const uint64_t *sums)
         return status;
     if (arriving(reader) > 0)
         return DS4KV_STATE;
+    if (reader->frame.form == DS4KV_FORM_PACKED) /* which has its own */
+        return DS4KV_PARAM;
     reader->sums = sums;
     reader->ring.codec.sums = true;
     return DS4KV_OK;

@@ -55,9 +55,12 @@ static int judge_slot(ds4kv_reader *reader, const slot *slot)
     if (slot->wrong == WRONG_SUM)
         return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset, "record",
                          "chunk %" PRIu64 ": its bytes have changed since they were written", index);
+    if (slot->wrong == WRONG_CHECKSUM && reader->frame.form == DS4KV_FORM_PACKED)
+        return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset + PACKED_SUM_AT, "checksum",
+                         "chunk %" PRIu64 " is not the one that was written to this file and place", index);
     if (slot->wrong == WRONG_CHECKSUM)
         return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset + DS4KV_RECORD_HEAD_SIZE, "checksum",
-                         "chunk %" PRIu64 " has another XXH32 than %08" PRIx32, index, slot->checksum);
+                         "chunk %" PRIu64 " has another XXH32 than %08" PRIx64, index, slot->checksum);
     return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset + reader->head_size, "block",
                      "chunk %" PRIu64 ": this is no LZ4 block of %zu payload bytes", index, slot->dst_size);
 }

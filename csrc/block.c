@@ -13,6 +13,8 @@
 #include "lz4hc.h"
 #include "runs.h"
 
+#define SLOW_SIZE ((size_t)64 << 10)
+
 _Static_assert(BLOCK_BOUND(DS4KV_MAX_CHUNK_SIZE) == LZ4_COMPRESSBOUND(DS4KV_MAX_CHUNK_SIZE),
                "frame.h knows how large a block of LZ4 may be");
 
@@ -29,6 +31,19 @@ size_t block_state_size(int level)
 bool block_allocates(int level)
 {
     return level >= LZ4HC_CLEVEL_OPT_MIN;
+}
+
+/* Above level 0: at the last level 64 KiB take 25 ms and 16 MiB 6 s. Level 0 takes 10 ms for 16 MiB, level 1 0.1 s. */
+bool block_is_slow(int level, size_t n)
+{
+    return level > 0 && n > SLOW_SIZE;
+}
+
+/* LZ4HC's levels 1 and 2 go in leaps of 1/512 of what they have found no match for, and then miss the beginning of what
+ * has matches: 16 MiB of 32-bit floats may be larger than at level 0. */
+bool block_leaps(int level)
+{
+    return level == 1 || level == 2;
 }
 
 int block_make(int level, void *state, const uint8_t *bytes, size_t n, uint8_t *block, size_t room)

@@ -23,4 +23,10 @@ bool block_read(const uint8_t *block, size_t size, uint8_t *bytes, size_t n);
 /* Whether a level needs memory that may be missing. */
 bool block_allocates(int level);
 
+/* Whether a block of n bytes may take long enough that nobody should wait for its end. */
+bool block_is_slow(int level, size_t n);
+
+/* Whether a level may make a larger block than level 0 does. */
+bool block_leaps(int level);
+
 #endif

@@ -10,10 +10,10 @@
 #include <unistd.h>
 
 #include "bytes.h"
-#include "codec.h"
 #include "ds4kv_stdio.h"
 #include "fault.h"
 #include "file.h"
+#include "forms.h"
 #include "seal.h"
 #include "stream.h"
 
@@ -74,7 +74,7 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     if (status == DS4KV_OK && text_bytes > UINT32_MAX)
         status = fault_set(fault, DS4KV_PARAM, 48, "text_bytes", "a text of %zu bytes; its length has 32 bits",
                            text_bytes);
-    if (status == DS4KV_OK && !codec_has_level((uint32_t)form, level))
+    if (status == DS4KV_OK && !form_has_level((uint32_t)form, level))
         status = fault_set(fault, DS4KV_PARAM, 0, "level",
                            "level %d; 0 to %d can be, in v2-checked and packed -1 too, in codec none 0", level,
                            DS4KV_MAX_LEVEL);

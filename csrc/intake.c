@@ -10,6 +10,7 @@
 #include "chunk.h"
 #include "fault.h"
 #include "file.h"
+#include "forms.h"
 
 /* Number of the record that arrives, in the ring. */
 static uint64_t arriving(const ds4kv_reader *reader)
@@ -227,7 +228,7 @@ static int set_source(ds4kv_reader *reader, int source, int fd, uint64_t start)
     reader->n_chunk = reader->n_block;
     reader->ring.n_out = reader->n_chunk;
     if (source == OPEN_FILE)
-        reader->ring.codec = codec_file_decoder(form, largest_chunk, fd, start, largest_block(reader));
+        reader->ring.codec = form_file_decoder(form, largest_chunk, fd, start, largest_block(reader));
     reader->ring.codec.sums = reader->sums != NULL;
     return DS4KV_OK;
 }

@@ -16,8 +16,6 @@
 #include "planes.h"
 
 #define HEAD_SIZE DS4KV_PACKED_HEAD_SIZE
-#define SLOW_SIZE ((size_t)64 << 10) /* codec.c says why */
-#define LEAPING_LEVEL 2              /* the same: up to here, level 0 may give a smaller block */
 
 static size_t smaller(size_t a, size_t b)
 {
@@ -104,7 +102,7 @@ codec packed_encoder(int level, size_t raw_bound)
 {
     size_t state_size = larger(block_state_size(level), block_state_size(0)); /* choose.c's, which is of level 0 */
     size_t streams_size = larger(raw_bound, CHOOSE_SCRATCH);
-    bool leaps = level > 0 && level <= LEAPING_LEVEL;
+    bool leaps = block_leaps(level);
     return (codec){
         .run = encode,
         .scratch_size = state_size + streams_size + (leaps ? BLOCK_BOUND(raw_bound) : 0),
@@ -112,7 +110,7 @@ codec packed_encoder(int level, size_t raw_bound)
         .other_at = leaps ? state_size + streams_size : 0,
         .form = DS4KV_FORM_PACKED,
         .level = level,
-        .is_slow = level > 0 && raw_bound > SLOW_SIZE,
+        .is_slow = block_is_slow(level, raw_bound),
         .reads_first = true,
     };
 }

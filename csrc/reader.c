@@ -15,6 +15,7 @@
 #include "bytes.h"
 #include "chunk.h"
 #include "fault.h"
+#include "forms.h"
 #include "intake.h"
 
 int ds4kv_reader_new(ds4kv_reader **out, const ds4kv_frame *frame, uint64_t region_bytes, uint32_t first_chunk,
@@ -37,7 +38,7 @@ int ds4kv_reader_new(ds4kv_reader **out, const ds4kv_frame *frame, uint64_t regi
     reader->blocks = calloc(reader->n_block, sizeof *reader->blocks);
     reader->chunks = calloc(reader->n_block, sizeof *reader->chunks); /* n_block: as the source may have it */
     if (!reader->blocks || !reader->chunks ||
-        ring_init(&reader->ring, codec_decoder(frame->form, frame_raw_size(frame, 0)), workers,
+        ring_init(&reader->ring, form_decoder(frame->form, frame_raw_size(frame, 0)), workers,
                   reader->n_block + reader->n_chunk, reader->n_chunk)) {
         ds4kv_reader_free(reader);
         return DS4KV_NOMEM;

@@ -17,6 +17,7 @@
 
 #include "bytes.h"
 #include "chunk.h"
+#include "forms.h"
 #include "frame.h"
 #include "ring.h"
 
@@ -54,7 +55,7 @@ int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size
 {
     ds4kv_frame frame;
     *out = NULL;
-    if (!codec_has_level(form, level) || workers < 0 || workers > DS4KV_MAX_WORKERS)
+    if (!form_has_level(form, level) || workers < 0 || workers > DS4KV_MAX_WORKERS)
         return DS4KV_PARAM;
     if (form == DS4KV_FORM_RAW || form == DS4KV_FORM_TRANSPOSED || (form == DS4KV_FORM_CHECKED && raw_total == 0))
         return DS4KV_PARAM;
@@ -72,7 +73,7 @@ int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size
     writer->raws = calloc(writer->n_raw, sizeof *writer->raws);
     writer->records = calloc(writer->n_raw, sizeof *writer->records); /* n_raw: as many if all is lent */
     if (!writer->raws || !writer->records ||
-        ring_init(&writer->ring, codec_encoder(form, level, most_raw_size(writer)), workers,
+        ring_init(&writer->ring, form_encoder(form, level, most_raw_size(writer)), workers,
                   writer->n_raw + writer->n_record, writer->n_record)) {
         ds4kv_writer_free(writer);
         return DS4KV_NOMEM;

@@ -1,7 +1,7 @@
 /*
- * codec.c - one chunk to its record, and back, in the forms that ds4 knows. packed.c has the other.
+ * records.c - a chunk to its record, and back, in the forms that ds4 knows.
  */
-#include "codec.h"
+#include "records.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,6 @@
 #include "file.h"
 #include "frame.h"
 #include "hash.h"
-#include "packed.h"
 #include "runs.h"
 #include "transpose.h"
 
@@ -23,17 +22,11 @@
 #define SAMPLED_SIZE ((size_t)1 << 20)
 #define WORTH_IT 64 /* it is, if it saves 1 byte of 64 */
 
-/* LZ4HC's levels 1 and 2 go in leaps of 1/512 of what they have found no match for, and then miss the beginning of what
- * has matches: 16 MiB of 32-bit floats may be larger than at level 0. Unless their block is smaller by 1/32 than that
- * is to be expected of, level 0 is tried as well. */
-#define LEAPING_LEVEL 2
+/* A block of a level that leaps is kept if it is smaller by 1/32 than that of level 0 is to be expected. Else level 0 is
+ * tried as well. */
 #define SURELY_BETTER 32
 
 #define SAMPLED_CHUNKS 4 /* of a payload */
-
-/* A larger chunk is slow above level 0: at the last level 64 KiB take 25 ms and 16 MiB 6 s. Level 0 takes 10 ms for 16
- * MiB, level 1 0.1 s. */
-#define SLOW_SIZE ((size_t)64 << 10)
 
 /* ---- encoding ---- */
 
@@ -127,21 +120,11 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
     return DS4KV_OK;
 }
 
-bool codec_has_level(uint32_t form, int level)
+codec records_encoder(uint32_t form, int level, size_t raw_bound)
 {
-    if (form == DS4KV_FORM_RAW)
-        return level == 0;
-    bool has_runs = form == DS4KV_FORM_CHECKED || form == DS4KV_FORM_PACKED;
-    return level >= (has_runs ? DS4KV_MIN_LEVEL : 0) && level <= DS4KV_MAX_LEVEL;
-}
-
-codec codec_encoder(uint32_t form, int level, size_t raw_bound)
-{
-    if (form == DS4KV_FORM_PACKED)
-        return packed_encoder(level, raw_bound);
     size_t state_size = block_state_size(level);
     size_t streams_size = form == DS4KV_FORM_PLAIN ? 0 : raw_bound;
-    bool leaps = form == DS4KV_FORM_CHECKED && level > 0 && level <= LEAPING_LEVEL;
+    bool leaps = form == DS4KV_FORM_CHECKED && block_leaps(level);
     return (codec){
         .run = encode,
         .scratch_size = state_size + streams_size + (leaps ? BLOCK_BOUND(raw_bound) : 0),
@@ -149,7 +132,7 @@ codec codec_encoder(uint32_t form, int level, size_t raw_bound)
         .other_at = leaps ? state_size + streams_size : 0,
         .form = form,
         .level = level,
-        .is_slow = level > 0 && raw_bound > SLOW_SIZE,
+        .is_slow = block_is_slow(level, raw_bound),
         .reads_first = form == DS4KV_FORM_CHECKED,
     };
 }
@@ -224,19 +207,15 @@ static int decode(const codec *codec, void *scratch, slot *slot, const atomic_bo
     return status;
 }
 
-codec codec_decoder(uint32_t form, size_t raw_bound)
+codec records_decoder(uint32_t form, size_t raw_bound)
 {
-    if (form == DS4KV_FORM_PACKED)
-        return packed_decoder(raw_bound);
     bool has_streams = form == DS4KV_FORM_TRANSPOSED || form == DS4KV_FORM_CHECKED;
     return (codec){.run = decode, .form = form, .scratch_size = has_streams ? raw_bound : 0};
 }
 
-codec codec_file_decoder(uint32_t form, size_t raw_bound, int fd, uint64_t start, size_t block_bound)
+codec records_file_decoder(uint32_t form, size_t raw_bound, int fd, uint64_t start, size_t block_bound)
 {
-    if (form == DS4KV_FORM_PACKED)
-        return packed_file_decoder(raw_bound, fd, start, block_bound);
-    codec codec = codec_decoder(form, raw_bound);
+    codec codec = records_decoder(form, raw_bound);
     codec.fd = fd;
     codec.start = start;
     if (form != DS4KV_FORM_RAW) {

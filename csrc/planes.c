@@ -72,7 +72,7 @@ static void join_scalar(uint8_t *raw, const uint8_t *planes, size_t stride, unsi
 typedef uint8_t vec __attribute__((vector_size(16)));
 typedef uint16_t vec16 __attribute__((vector_size(16)));
 
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE inline __attribute__((always_inline))
 #define LOW_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define HIGH_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 
@@ -82,20 +82,20 @@ typedef uint16_t vec16 __attribute__((vector_size(16)));
 #define ZIP(a, b, ...) __builtin_shuffle(a, b, (vec){__VA_ARGS__})
 #endif
 
-INLINE vec load(const uint8_t *at)
+static INLINE vec load(const uint8_t *at)
 {
     vec v;
     memcpy(&v, at, sizeof v);
     return v;
 }
 
-INLINE void store(uint8_t *at, vec v)
+static INLINE void store(uint8_t *at, vec v)
 {
     memcpy(at, &v, sizeof v);
 }
 
 /* Rows 0 to 7 and 8 to 15 are zipped together; four times that is rows for columns. */
-INLINE void zip(vec *out, const vec *in)
+static INLINE void zip(vec *out, const vec *in)
 {
     for (int i = 0; i < 8; i++) {
         out[2 * i] = ZIP(in[i], in[i + 8], LOW_HALVES);
@@ -104,7 +104,7 @@ INLINE void zip(vec *out, const vec *in)
 }
 
 /* 16 rows of 16 bytes become columns. */
-INLINE void flip_bytes(vec *rows)
+static INLINE void flip_bytes(vec *rows)
 {
     vec other[16];
     zip(other, rows);
@@ -114,7 +114,7 @@ INLINE void flip_bytes(vec *rows)
 }
 
 /* Bits `distance` apart in a byte are exchanged for those in vectors as far apart. */
-INLINE void exchange(vec *low, vec *high, int distance, uint8_t mask)
+static INLINE void exchange(vec *low, vec *high, int distance, uint8_t mask)
 {
     vec mixed = ((vec)((vec16)*low >> distance) ^ *high) & mask;
     *high ^= mixed;
@@ -122,7 +122,7 @@ INLINE void exchange(vec *low, vec *high, int distance, uint8_t mask)
 }
 
 /* Bit p of byte i of vector j becomes bit j of byte i of vector p. */
-INLINE void flip_bits(vec *v)
+static INLINE void flip_bits(vec *v)
 {
     for (int j = 0; j < 4; j++)
         exchange(v + j, v + j + 4, 4, 0x0f);
@@ -135,7 +135,7 @@ INLINE void flip_bits(vec *v)
 }
 
 /* 128 words, in columns: vector j of byte b of them has words j, j + 8, ... in its bytes. */
-INLINE void words_to_columns(vec columns[][8], const uint8_t *raw, unsigned bytes)
+static INLINE void words_to_columns(vec columns[][8], const uint8_t *raw, unsigned bytes)
 {
     for (unsigned part = 0; part < bytes / 2; part++) {
         vec rows[16];
@@ -147,7 +147,7 @@ INLINE void words_to_columns(vec columns[][8], const uint8_t *raw, unsigned byte
     }
 }
 
-INLINE void columns_to_words(uint8_t *raw, vec columns[][8], unsigned bytes)
+static INLINE void columns_to_words(uint8_t *raw, vec columns[][8], unsigned bytes)
 {
     for (unsigned part = 0; part < bytes / 2; part++) {
         vec rows[16];
@@ -159,7 +159,7 @@ INLINE void columns_to_words(uint8_t *raw, vec columns[][8], unsigned bytes)
     }
 }
 
-INLINE void split_tile(uint8_t *planes, size_t stride, const uint8_t *raw, unsigned word)
+static INLINE void split_tile(uint8_t *planes, size_t stride, const uint8_t *raw, unsigned word)
 {
     vec line[MAX_WORD][LINE / 16];
     for (unsigned quarter = 0; quarter < LINE / 16; quarter++) {
@@ -180,7 +180,7 @@ INLINE void split_tile(uint8_t *planes, size_t stride, const uint8_t *raw, unsig
         }
 }
 
-INLINE void join_tile(uint8_t *raw, const uint8_t *planes, size_t stride, unsigned word)
+static INLINE void join_tile(uint8_t *raw, const uint8_t *planes, size_t stride, unsigned word)
 {
     vec line[MAX_WORD][LINE / 16];
     for (unsigned p = word; p-- > 0;)
@@ -216,8 +216,11 @@ static void join_fast(uint8_t *raw, const uint8_t *planes, size_t stride, unsign
         join_tile(raw, planes, stride, 16);
 }
 
+#define HAS_VECTORS 1
+
 #else
 
+#define HAS_VECTORS 0
 #define split_fast split_scalar
 #define join_fast join_scalar
 
@@ -252,10 +255,10 @@ static void join(joiner *tile, uint8_t *raw, const uint8_t *planes, size_t n, un
 
 void planes_split(uint8_t *planes, const uint8_t *raw, size_t n, unsigned word)
 {
-    split(split_fast, planes, raw, n, word);
+    split(HAS_VECTORS ? split_fast : split_scalar, planes, raw, n, word);
 }
 
 void planes_join(uint8_t *raw, const uint8_t *planes, size_t n, unsigned word)
 {
-    join(join_fast, raw, planes, n, word);
+    join(HAS_VECTORS ? join_fast : join_scalar, raw, planes, n, word);
 }

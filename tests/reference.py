@@ -170,6 +170,36 @@ def ungroup(grouped: bytes) -> bytes:
     return array[: 4 * m].reshape(4, m).T.tobytes() + grouped[4 * m :]
 
 
+def _blocks(data: bytes) -> tuple[list[bytes], bytes]:
+    """Blocks of 256 KiB, the last one of a multiple of 2,048 bytes, and the rest."""
+    size = 256 << 10
+    end = len(data) - len(data) % 2048
+    return [data[at : min(at + size, end)] for at in range(0, end, size)], data[end:]
+
+
+def planes_of(raw: bytes, word: int) -> bytes:
+    """The bit planes of words of 16 or 32 bits, the lowest plane of a block first; exponents as Gray codes."""
+    blocks, rest = _blocks(raw)
+    gray, planes = 0x3F80 << word - 16, []
+    for block in blocks:
+        words = np.frombuffer(block, f"<u{word // 8}")
+        words = words ^ (words >> 1 & words.dtype.type(gray))
+        bits = np.unpackbits(words.view(np.uint8).reshape(-1, word // 8), axis=1, bitorder="little")
+        planes.append(np.packbits(bits.T, axis=1, bitorder="little").tobytes())
+    return b"".join(planes) + rest
+
+
+def from_planes(planes: bytes, word: int) -> bytes:
+    blocks, rest = _blocks(planes)
+    exponent, raw = range(word - 9, word - 2), []
+    for block in blocks:
+        rows = np.unpackbits(np.frombuffer(block, np.uint8).reshape(word, -1), axis=1, bitorder="little")
+        for bit in reversed(exponent):
+            rows[bit] ^= rows[bit + 1]
+        raw.append(np.packbits(rows.T, axis=1, bitorder="little").tobytes())
+    return b"".join(raw) + rest
+
+
 def xxh32(raw: bytes) -> int:
     return xxhash.xxh32_intdigest(raw)
 

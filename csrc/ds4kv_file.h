@@ -147,7 +147,8 @@ DS4KV_API int ds4kv_record_at(ds4kv_record *record, int fd, uint64_t file_size, 
 /* ---- checkpoint ---- */
 
 typedef struct {
-    ds4kv_header header; /* being written: all but layout, codec and chunk_size may be changed until close */
+    ds4kv_header header; /* being written: all but layout, codec and chunk_size may be changed until close; in layout packed
+                            hits, last_used and the flag of a tool map alone */
     const char *text;    /* being read: its text_bytes, any bytes, and a NUL behind them; else NULL */
     uint32_t text_bytes;
     FILE *payload;          /* fread or fwrite it in pieces of any size; NULL once the trailer was asked for */
@@ -167,14 +168,15 @@ DS4KV_API int ds4kv_checkpoint_open(ds4kv_checkpoint **checkpoint, const char *p
 /* Creates a temporary file beside `path`, with this header and text, which may go when the call returns. It has the mode
  * of the file that it replaces, and where that is allowed its owner and group; else mode 0600. What killed processes left
  * of the same name is removed.
- * Layout v2-checked is written at level 1, and becomes v1 in close if it saves less than 1/64 of the payload.
+ * Layout v2-checked is written at level 1, and becomes v1 in close if it saves less than 1/64 of the payload. The others
+ * are written at level 0.
  * A link at `path` stays, and what it leads to is replaced or made. PARAM: a header that no file may hold, codec LZ4HC,
  * which needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */
 DS4KV_API int ds4kv_checkpoint_create(ds4kv_checkpoint **checkpoint, const char *path, const ds4kv_header *header,
                                       const void *text, size_t text_bytes, int workers, ds4kv_fault *fault);
 
 /* The same at any level that ds4kv_writer_new has for the layout's form: 0 of one that is not compressed; PARAM: another.
- * Level -1 of v2-checked takes no longer than to write the payload as it is. */
+ * Level -1 of v2-checked and packed takes no longer than to write the payload as it is. */
 DS4KV_API int ds4kv_checkpoint_create_as(ds4kv_checkpoint **checkpoint, const char *path, const ds4kv_header *header,
                                          const void *text, size_t text_bytes, int level, int workers,
                                          ds4kv_fault *fault);

@@ -64,7 +64,7 @@ static void join_scalar(uint8_t *raw, const uint8_t *planes, size_t stride, unsi
 
 /* ---- by vectors ---- */
 
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && (defined(__SSE2__) || !defined(__i386__))
 
 #define WIDTH 16
 #define TARGET

@@ -29,6 +29,10 @@ HOWS = {
     "v2-checked": {"layout": "v2-checked"},
     "v2-checked, level 9": {"layout": "v2-checked", "level": 9},
     "v2-checked, level 12": {"layout": "v2-checked", "level": 12},
+    "packed, level -1": {"layout": "packed", "level": -1},
+    "packed": {"layout": "packed"},
+    "packed, level 1": {"layout": "packed", "level": 1},
+    "packed, level 9": {"layout": "packed", "level": 9},
 }
 SLOW = 9  # levels from here on are saved in one round: seconds, which need no median
 

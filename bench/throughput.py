@@ -4,6 +4,7 @@
     python bench/throughput.py small [--dir DIR]                             64 KiB to 4 MiB
     python bench/throughput.py disk  [--tokens 17000] --dir DIR              fsynced saves, cold loads
     python bench/throughput.py layouts [--tokens 17000] [--real FILE]        every layout and level; what proofs cost
+    python bench/throughput.py packed [--tokens 17000] [--half FILE]         layout packed: each promise
     python bench/throughput.py sweep [--csv FILE] [--plot FILE] [--dir DIR]  chunk size x workers x layout x payload
 
 README.md beside this file says what is measured and why. DIR is where checkpoints go: a tmpfs measures us, a disk
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import bare
 import common
+import packed
 from common import FACTS, MIB, table
 from reach import reach, stream_load
 
@@ -170,9 +172,10 @@ def plot(rows: list[dict[str, object]], path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["reach", "small", "disk", "layouts", "sweep"])
+    parser.add_argument("what", choices=["reach", "small", "disk", "layouts", "packed", "sweep"])
     parser.add_argument("--tokens", type=int, nargs="+", help="17000 47000 by default, for reach 7200 as well: 123 MB")
     parser.add_argument("--real", type=Path, help="a file of real KV, for layouts and sweep as well")
+    parser.add_argument("--half", type=Path, help="a file of real KV in bfloat16, for layouts and packed as well")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dir", default="/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir())
     parser.add_argument("--csv", type=Path)
@@ -190,9 +193,11 @@ def main() -> None:
             if args.what == "layouts":
                 import layouts  # here, as it needs xxhash
 
+                if args.half:
+                    payloads |= packed.half_payloads(args.half, REAL_SAMPLE_BYTES // 4)
                 layouts.compare(directory, payloads, args.rounds)
-                for name, payload in payloads.items():
-                    layouts.promises(directory, payload, name, args.rounds)
+                for name in list(payloads)[: len(tokens_of)]:
+                    layouts.promises(directory, payloads[name], name, args.rounds)
                 return
             rows = sweep(directory, payloads, args.rounds)
             print(table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
@@ -205,8 +210,11 @@ def main() -> None:
                 plot(rows, args.plot)
         else:
             for tokens in tokens_of:
-                measure = reach if args.what == "reach" else disk
+                measure = {"reach": reach, "disk": disk, "packed": packed.promises}[args.what]
                 measure(directory, common.synthetic_payload(tokens), f"{tokens} tokens", args.rounds)
+            if args.what == "packed" and args.half:
+                for name, payload in packed.half_payloads(args.half, REAL_SAMPLE_BYTES).items():
+                    packed.promises_of_half(directory, payload, name, args.rounds)
 
 
 if __name__ == "__main__":

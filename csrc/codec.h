@@ -25,16 +25,4 @@ typedef struct codec {
     bool reads_first; /* of a slow one: it reads src in its first milliseconds, so src may be the caller's memory */
 } codec;
 
-/* Whether a payload of this form can be encoded at this level. Where nothing is encoded there is 0 alone. */
-bool codec_has_level(uint32_t form, int level);
-
-/* Makes a record of a chunk of at most raw_bound bytes: head and block. */
-codec codec_encoder(uint32_t form, int level, size_t raw_bound);
-
-/* Makes a chunk of at most raw_bound bytes of a record, which is the slot's src. */
-codec codec_decoder(uint32_t form, size_t raw_bound);
-
-/* The same of records with blocks of at most block_bound bytes, which whoever runs the slot reads from a file. */
-codec codec_file_decoder(uint32_t form, size_t raw_bound, int fd, uint64_t start, size_t block_bound);
-
 #endif

@@ -10,10 +10,12 @@
 #include <unistd.h>
 
 #include "bytes.h"
-#include "codec.h"
 #include "ds4kv_stdio.h"
 #include "fault.h"
 #include "file.h"
+#include "forms.h"
+#include "seal.h"
+#include "stream.h"
 
 #define CHECKED_LEVEL 1 /* LZ4HC, as ds4 has it */
 #define LEAST_SAVING 64 /* v2-checked is kept if it saves one byte of 64 */
@@ -23,6 +25,15 @@ static int why(const checkpoint *c)
 {
     int os_error = errno;
     return draft_error(c->draft) ? draft_error(c->draft) : os_error;
+}
+
+/* What layout packed knows this header and text by, or the header alone. */
+static uint64_t seal_of(const checkpoint *c, const uint8_t *head, const void *text, size_t text_bytes)
+{
+    uint8_t front[DS4KV_PREFIX_SIZE];
+    memcpy(front, head, DS4KV_HEADER_SIZE);
+    put_u32(front + DS4KV_HEADER_SIZE, c->seen.text_bytes);
+    return ds4kv_seal(front, text, text_bytes);
 }
 
 /* Makes a draft for the target, and its stream. errno, or 0. */
@@ -63,9 +74,10 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     if (status == DS4KV_OK && text_bytes > UINT32_MAX)
         status = fault_set(fault, DS4KV_PARAM, 48, "text_bytes", "a text of %zu bytes; its length has 32 bits",
                            text_bytes);
-    if (status == DS4KV_OK && !codec_has_level((uint32_t)form, level))
+    if (status == DS4KV_OK && !form_has_level((uint32_t)form, level))
         status = fault_set(fault, DS4KV_PARAM, 0, "level",
-                           "level %d; 0 to %d can be, in v2-checked -1 too, in codec none 0", level, DS4KV_MAX_LEVEL);
+                           "level %d; 0 to %d can be, in v2-checked and packed -1 too, in codec none 0", level,
+                           DS4KV_MAX_LEVEL);
     if (status == DS4KV_OK)
         status = name_fault(fault, DS4KV_PARAM, path, text, text_bytes);
     if (status != DS4KV_OK)
@@ -82,9 +94,11 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     status = write_front(c, text, fault);
     if (status != DS4KV_OK)
         return status;
+    if (form == DS4KV_FORM_PACKED)
+        c->frame.seal = seal_of(c, head, text, text_bytes);
     c->seen.payload = form == DS4KV_FORM_RAW
                           ? c->file
-                          : ds4kv_fopen_writer_as(c->file, header->chunk_size, (uint32_t)form, level, workers);
+                          : sink_open(c->file, header->chunk_size, (uint32_t)form, level, c->frame.seal, workers);
     return c->seen.payload ? DS4KV_OK : fault_io(fault, 0, "can't be written", why(c));
 }
 
@@ -199,15 +213,53 @@ int create_end_payload(checkpoint *c)
     return c->os_error == 0 ? 0 : -1;
 }
 
+/* Layout packed: puts the trailer's sum behind it, if there is a trailer. errno, or 0. */
+static int seal_trailer(checkpoint *c)
+{
+    uint8_t bytes[DS4KV_TRAILER_SUM_SIZE];
+    uint64_t sum;
+    int os_error = 0;
+    off_t end = fflush(c->file) == 0 ? ftello(c->file) : -1;
+    if (end < 0)
+        return why(c);
+    uint64_t trailer_bytes = (uint64_t)end - c->region_end;
+    if (trailer_bytes == 0)
+        return 0;
+    if (trailer_sum(&sum, draft_fd(c->draft), c->region_end, trailer_bytes, c->frame.seal, &os_error) != DS4KV_OK)
+        return os_error ? os_error : EIO;
+    put_u64(bytes, sum);
+    return fwrite(bytes, 1, sizeof bytes, c->file) == sizeof bytes ? 0 : why(c);
+}
+
+/* Layout packed: the sum of every chunk is of the header as it was in the beginning. */
+static int judge_facts(const checkpoint *c, const uint8_t *head, ds4kv_fault *fault)
+{
+    uint8_t begun[DS4KV_HEADER_SIZE];
+    size_t n = sizeof begun;
+    int os_error;
+    if (file_read(draft_fd(c->draft), begun, &n, 0, &os_error) != DS4KV_OK)
+        return fault_io(fault, 0, "can't be read", EIO);
+    return seal_of(c, begun, NULL, 0) == seal_of(c, head, NULL, 0)
+               ? DS4KV_OK
+               : fault_set(fault, DS4KV_PARAM, 0, "header",
+                           "layout packed seals the header when the payload begins: it can't be changed after");
+}
+
 int create_publish(checkpoint *c, ds4kv_fault *fault)
 {
     uint8_t head[DS4KV_HEADER_SIZE];
     if (create_end_payload(c) != 0)
         return fault_io(fault, 0, "the payload can't be written", c->os_error);
     c->seen.header.payload_bytes = c->region_end - c->region_start;
-    int os_error, status = ds4kv_header_pack(&c->seen.header, head, fault);
+    int os_error = 0, status = ds4kv_header_pack(&c->seen.header, head, fault);
+    if (status == DS4KV_OK && c->seen.header.layout == DS4KV_LAYOUT_PACKED) {
+        status = judge_facts(c, head, fault);
+        os_error = status == DS4KV_OK ? seal_trailer(c) : 0;
+    }
     if (status != DS4KV_OK)
         return status;
+    if (os_error != 0)
+        return fault_io(fault, 0, "the trailer can't be written", os_error);
     if (fseeko(c->file, 0, SEEK_SET) != 0 || fwrite(head, 1, sizeof head, c->file) != sizeof head ||
         fflush(c->file) != 0 || draft_error(c->draft) != 0)
         return fault_io(fault, 0, "can't be written", why(c));

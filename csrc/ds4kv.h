@@ -16,6 +16,10 @@
  *                 2, 6, 10, ..., then 3, 7, 11, ..., and at the end the 0 to 3 bytes left over
  *     CHECKED     the same, and before the block the record has a u32 more: the XXH32 of the chunk
  *     RAW         the payload as it is, without frame and records; the reader cuts it into chunks
+ *     PACKED      the block is of the chunk's bit planes, where they are smaller, or the chunk as it is. Frame and records
+ *                 have sums that are of this one file and of this place in it:
+ *                 frame (40 bytes): u64 raw_total, u32 chunk_count, u32 0, u64 seal, u64 first_sum, u64 XXH3-64 of these
+ *                 record: u32 raw_size, u32 block_size, u32 transform, u64 XXH3-64 of the chunk, and the block
  *
  * Laws:
  *   - One object, one thread at a time. Different objects are independent.
@@ -61,9 +65,11 @@ extern "C" {
 #define DS4KV_FRAME_SIZE 12
 #define DS4KV_RECORD_HEAD_SIZE 8
 #define DS4KV_CHECKED_HEAD_SIZE 12
+#define DS4KV_PACKED_FRAME_SIZE 40
+#define DS4KV_PACKED_HEAD_SIZE 20
 #define DS4KV_MAX_CHUNK_SIZE 67108864
 #define DS4KV_MAX_WORKERS 64
-#define DS4KV_MIN_LEVEL -1 /* of form CHECKED; 0 of form PLAIN */
+#define DS4KV_MIN_LEVEL -1 /* of forms CHECKED and PACKED; 0 of form PLAIN */
 #define DS4KV_MAX_LEVEL 12
 #define DS4KV_UNKNOWN 0xffffffffffffffff /* a raw_total not known beforehand */
 
@@ -72,6 +78,7 @@ extern "C" {
 #define DS4KV_FORM_PLAIN 1
 #define DS4KV_FORM_TRANSPOSED 2 /* read only */
 #define DS4KV_FORM_CHECKED 3
+#define DS4KV_FORM_PACKED 4
 
 /* What is in front of the records, and the chunk size and form, which the file's header tells. */
 typedef struct {
@@ -79,6 +86,8 @@ typedef struct {
     uint32_t chunk_count;
     uint32_t chunk_size;
     uint32_t form;
+    uint64_t seal;      /* PACKED: what the file's header and text are known by; else 0 */
+    uint64_t first_sum; /* PACKED: the XXH3-64 of the first chunk, 0 of an empty payload */
 } ds4kv_frame;
 
 /* Where a region is wrong: an offset from its start, the name of the field there, and a sentence. */
@@ -108,15 +117,19 @@ DS4KV_API uint64_t ds4kv_region_bound(uint64_t raw_total, uint32_t chunk_size, u
 
 /* ---- frame ---- */
 
+/* Bytes before the first record: 0 in form RAW. */
+DS4KV_API uint32_t ds4kv_frame_size(uint32_t form);
+
 /* Bytes before each block: 0 in form RAW. */
 DS4KV_API uint32_t ds4kv_record_head_size(uint32_t form);
 
 /* Fills in chunk_count. PARAM: chunk_size outside 1..64 MiB, no such form, or more chunks than a u32 counts. */
 DS4KV_API int ds4kv_frame_init(ds4kv_frame *frame, uint64_t raw_total, uint32_t chunk_size, uint32_t form);
 
+/* Writes ds4kv_frame_size bytes. */
 DS4KV_API void ds4kv_frame_encode(const ds4kv_frame *frame, uint8_t *head);
 
-/* Reads the 12 bytes at head and holds them against chunk_size and region_bytes: what the frame claims could be there.
+/* Reads the ds4kv_frame_size bytes at head and holds them against chunk_size and region_bytes: what the frame claims could be there.
  * CORRUPT fills in the fault. A region of form RAW has no frame, and head is not looked at. */
 DS4KV_API int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64_t region_bytes, uint32_t chunk_size,
                                  uint32_t form, ds4kv_fault *fault);
@@ -129,9 +142,10 @@ DS4KV_API int64_t ds4kv_record_size(const ds4kv_frame *frame, uint64_t region_by
 /* ---- writer: payload in, records out ---- */
 
 /* level 0 is LZ4_compress_default, 1..12 is LZ4HC. raw_total is the payload's size, which must then be put, or
- * DS4KV_UNKNOWN. Form CHECKED has no empty payload. There, level -1 looks for runs of one byte alone, the fastest way
- * by far; levels 1 and 2 give a chunk the block of level 0 where that is smaller; and above level 0, chunks that LZ4 could
- * not make smaller are put into blocks as they are. */
+ * DS4KV_UNKNOWN. Form CHECKED has no empty payload. There and in form PACKED, level -1 looks for runs of one byte alone,
+ * the fastest way by far, and levels 1 and 2 give a chunk the block of level 0 where that is smaller. In form CHECKED above
+ * level 0, chunks that LZ4 could not make smaller are put into blocks as they are; in form PACKED, at any level, those of
+ * which it would save less than 1/8, going by a sample. */
 DS4KV_API int ds4kv_writer_new(ds4kv_writer **writer, uint64_t raw_total, uint32_t chunk_size, uint32_t form, int level,
                                int workers);
 
@@ -143,6 +157,9 @@ DS4KV_API int ds4kv_writer_nice(ds4kv_writer *writer, int nice);
  * Before the first put. */
 DS4KV_API int ds4kv_writer_sums(ds4kv_writer *writer);
 DS4KV_API uint64_t ds4kv_writer_sum(const ds4kv_writer *writer);
+
+/* Form PACKED, before the first put: the seal that the frame gets, 0 without. ds4kv_seal makes a file's. */
+DS4KV_API int ds4kv_writer_seal(ds4kv_writer *writer, uint64_t seal);
 
 /* Accepts up to n payload bytes and returns how many. Fewer than n: take one record, then put the rest. With lent,
  * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. (In
@@ -179,7 +196,7 @@ DS4KV_API void ds4kv_trim(void);
 
 /* ---- reader: records in, payload out ---- */
 
-/* Starts at record first_chunk, which lies first_offset bytes into the region (0 and DS4KV_FRAME_SIZE for all of it).
+/* Starts at record first_chunk, which lies first_offset bytes into the region (0 and ds4kv_frame_size for all of it).
  * The frame is one that ds4kv_frame_decode gave. */
 DS4KV_API int ds4kv_reader_new(ds4kv_reader **reader, const ds4kv_frame *frame, uint64_t region_bytes,
                                uint32_t first_chunk, uint64_t first_offset, int workers);
@@ -231,8 +248,9 @@ DS4KV_API void ds4kv_reader_free(ds4kv_reader *reader);
 
 /* ---- sums ---- */
 
-/* The XXH3-64 of n bytes. */
+/* The XXH3-64 of n bytes; with a seed, or without, which is a seed of 0. */
 DS4KV_API uint64_t ds4kv_hash(const void *bytes, size_t n);
+DS4KV_API uint64_t ds4kv_hash_seeded(const void *bytes, size_t n, uint64_t seed);
 
 /* The same of bytes that come by pieces; take begins anew. */
 typedef struct ds4kv_hasher ds4kv_hasher;

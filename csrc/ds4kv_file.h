@@ -46,13 +46,15 @@ extern "C" {
 #define DS4KV_PREFIX_SIZE 52      /* header and text length: the text begins here */
 #define DS4KV_CHUNK_SIZE 16777216 /* what other writers of the format use */
 
-/* Best for v2-checked: 16 threads load twice as fast, in a sixteenth of the memory. */
+/* Best for v2-checked and packed: 16 threads load twice as fast, in a sixteenth of the memory. */
 #define DS4KV_CHECKED_CHUNK_SIZE 1048576
+
+#define DS4KV_TRAILER_SUM_SIZE 8 /* behind the trailer of a file in layout packed */
 
 /* ---- header ---- */
 
-/* All are read, and all but v2-mid written. */
-enum { DS4KV_LAYOUT_V1 = 1, DS4KV_LAYOUT_V2, DS4KV_LAYOUT_V2_MID, DS4KV_LAYOUT_V2_CHECKED };
+/* All are read, and all but v2-mid written. No ds4 reads packed, which is for engines that have none beside them. */
+enum { DS4KV_LAYOUT_V1 = 1, DS4KV_LAYOUT_V2, DS4KV_LAYOUT_V2_MID, DS4KV_LAYOUT_V2_CHECKED, DS4KV_LAYOUT_PACKED };
 
 enum { DS4KV_CODEC_NONE, DS4KV_CODEC_LZ4, DS4KV_CODEC_LZ4HC };
 
@@ -70,7 +72,7 @@ enum { DS4KV_EXT_TOOL_MAP = 1, DS4KV_EXT_RESPONSES_VISIBLE = 2, DS4KV_EXT_THINKI
 
 /* Everything that the 48 bytes hold: a header that was unpacked packs to the same bytes. */
 typedef struct {
-    uint8_t layout;       /* a DS4KV_LAYOUT: byte 3 is 1 for v1, 2 for all others */
+    uint8_t layout;       /* a DS4KV_LAYOUT: byte 3 is 1 for v1, 75 for packed, 2 for all others */
     uint8_t quant_bits;   /* 2 or 4 */
     uint8_t reason;       /* above 6 reads as unknown */
     uint8_t ext_flags;    /* unknown bits pass through */
@@ -92,6 +94,10 @@ DS4KV_API int ds4kv_header_pack(const ds4kv_header *header, uint8_t *head, ds4kv
 /* Reads 48 bytes, if they are of version 2 as those of this layout: CORRUPT, or UNSUPPORTED for a version or codec that
  * is not read. Which of the layouts it is takes more of the file: ds4kv_examine tells. PARAM: none of them. */
 DS4KV_API int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, int layout, ds4kv_fault *fault);
+
+/* The seal of a file in layout packed: the XXH3-64 of header, text length and text. `head` is the first two, 52 bytes. What
+ * changes later counts as 0 in it: hits, last_used, the flag of the tool map, and payload_bytes, which the records prove. */
+DS4KV_API uint64_t ds4kv_seal(const uint8_t *head, const void *text, size_t text_bytes);
 
 /* ---- where everything is in a file ---- */
 
@@ -132,7 +138,7 @@ typedef struct {
 
 /* For files that may be damaged: the record at record->offset by its own head, whatever the frame says. 1: `size` and
  * `raw_size` are filled in. 0: the region ends here. CORRUPT: no record can be here, and nothing says where the next one
- * is. IO. The region begins at `start` of the file, and its form is PLAIN or CHECKED. */
+ * is. IO. The region begins at `start` of the file, and its form is PLAIN, CHECKED or PACKED. */
 DS4KV_API int ds4kv_record_at(ds4kv_record *record, int fd, uint64_t file_size, uint64_t start, uint64_t region_bytes,
                               uint32_t chunk_size, uint32_t form, ds4kv_fault *fault);
 
@@ -141,7 +147,8 @@ DS4KV_API int ds4kv_record_at(ds4kv_record *record, int fd, uint64_t file_size, 
 /* ---- checkpoint ---- */
 
 typedef struct {
-    ds4kv_header header; /* being written: all but layout, codec and chunk_size may be changed until close */
+    ds4kv_header header; /* being written: all but layout, codec and chunk_size may be changed until close; in layout packed
+                            hits, last_used and the flag of a tool map alone */
     const char *text;    /* being read: its text_bytes, any bytes, and a NUL behind them; else NULL */
     uint32_t text_bytes;
     FILE *payload;          /* fread or fwrite it in pieces of any size; NULL once the trailer was asked for */
@@ -161,14 +168,15 @@ DS4KV_API int ds4kv_checkpoint_open(ds4kv_checkpoint **checkpoint, const char *p
 /* Creates a temporary file beside `path`, with this header and text, which may go when the call returns. It has the mode
  * of the file that it replaces, and where that is allowed its owner and group; else mode 0600. What killed processes left
  * of the same name is removed.
- * Layout v2-checked is written at level 1, and becomes v1 in close if it saves less than 1/64 of the payload.
+ * Layout v2-checked is written at level 1, and becomes v1 in close if it saves less than 1/64 of the payload. The others
+ * are written at level 0.
  * A link at `path` stays, and what it leads to is replaced or made. PARAM: a header that no file may hold, codec LZ4HC,
  * which needs Python, a name that is the SHA-1 of another text, workers outside 0..64. IO, NOMEM. */
 DS4KV_API int ds4kv_checkpoint_create(ds4kv_checkpoint **checkpoint, const char *path, const ds4kv_header *header,
                                       const void *text, size_t text_bytes, int workers, ds4kv_fault *fault);
 
 /* The same at any level that ds4kv_writer_new has for the layout's form: 0 of one that is not compressed; PARAM: another.
- * Level -1 of v2-checked takes no longer than to write the payload as it is. */
+ * Level -1 of v2-checked and packed takes no longer than to write the payload as it is. */
 DS4KV_API int ds4kv_checkpoint_create_as(ds4kv_checkpoint **checkpoint, const char *path, const ds4kv_header *header,
                                          const void *text, size_t text_bytes, int level, int workers,
                                          ds4kv_fault *fault);

@@ -24,6 +24,30 @@ uint64_t ds4kv_hash(const void *bytes, size_t n)
     return XXH3_64bits(bytes, n);
 }
 
+uint64_t ds4kv_hash_seeded(const void *bytes, size_t n, uint64_t seed)
+{
+    return XXH3_64bits_withSeed(bytes, n, seed);
+}
+
+_Static_assert(sizeof(XXH3_state_t) <= HASH_STATE_SIZE, "hash.h knows how much memory xxHash needs");
+
+void running_hash_begin(running_hash *hash, uint64_t seed)
+{
+    XXH3_state_t *state = (void *)hash->state;
+    XXH3_INITSTATE(state);
+    XXH3_64bits_reset_withSeed(state, seed);
+}
+
+void running_hash_put(running_hash *hash, const uint8_t *bytes, size_t n)
+{
+    XXH3_64bits_update((void *)hash->state, bytes, n);
+}
+
+uint64_t running_hash_end(const running_hash *hash)
+{
+    return XXH3_64bits_digest((const void *)hash->state);
+}
+
 int ds4kv_hasher_new(ds4kv_hasher **out)
 {
     *out = aligned_alloc(64, sizeof **out); /* as XXH3_state_t asks for */

@@ -14,10 +14,26 @@
 
 static const uint8_t MAGIC[3] = {'K', 'V', 'C'};
 
-/* Byte 21 of the layouts that have their codec there, and the exponent of the chunk size in byte 22; 0 of the others. */
+/* The layouts that have the exponent of the chunk size in byte 22, and what they have in byte 21. */
+static bool has_exponent(int layout)
+{
+    return layout >= DS4KV_LAYOUT_V2_MID;
+}
+
 static uint8_t codec_byte(int layout)
 {
     return layout == DS4KV_LAYOUT_V2_MID ? 1 : layout == DS4KV_LAYOUT_V2_CHECKED ? 2 : 0;
+}
+
+static uint8_t version_of(int layout)
+{
+    return layout == DS4KV_LAYOUT_V1 ? 1 : layout == DS4KV_LAYOUT_PACKED ? PACKED_VERSION : 2;
+}
+
+/* An exponent of 0 would be what bytes that mean nothing are. */
+static uint32_t min_log2(int layout)
+{
+    return layout == DS4KV_LAYOUT_PACKED ? 1 : 0;
 }
 
 /* `wrong` is the status for values that no layout may hold. */
@@ -43,19 +59,22 @@ static int judge_codec(const ds4kv_header *header, int wrong, int unknown, ds4kv
 /* What is asked of headers to be written alone: those that are read can't have it wrong. */
 static int judge_layout(const ds4kv_header *header, ds4kv_fault *fault)
 {
-    if (header->layout < DS4KV_LAYOUT_V1 || header->layout > DS4KV_LAYOUT_V2_CHECKED)
+    if (header->layout < DS4KV_LAYOUT_V1 || header->layout > DS4KV_LAYOUT_PACKED)
         return fault_set(fault, DS4KV_PARAM, 3, "layout", "layout %d; 1 to %d are known here", header->layout,
-                         DS4KV_LAYOUT_V2_CHECKED);
+                         DS4KV_LAYOUT_PACKED);
     if (header->layout == DS4KV_LAYOUT_V1 && (header->codec || header->chunk_size))
         return fault_set(fault, DS4KV_PARAM, 7, "codec", "layout v1 has no codec and no chunks");
     if (header->layout == DS4KV_LAYOUT_V2 && (header->model_id || header->payload_abi))
         return fault_set(fault, DS4KV_PARAM, 7, "model_id", "layout v2 has no room for model_id and payload_abi");
-    if (codec_byte(header->layout) && header->codec != DS4KV_CODEC_LZ4)
+    if (has_exponent(header->layout) && header->codec != DS4KV_CODEC_LZ4)
         return fault_set(fault, DS4KV_PARAM, 21, "codec", "this layout has codec LZ4 and no other");
-    if (codec_byte(header->layout) && (header->chunk_size & (header->chunk_size - 1)))
+    if (has_exponent(header->layout) && (header->chunk_size & (header->chunk_size - 1)))
         return fault_set(fault, DS4KV_PARAM, 22, "chunk_size", "chunks of %" PRIu32 " bytes, which is no power of two",
                          header->chunk_size);
-    if (codec_byte(header->layout) && header->payload_abi > UINT8_MAX)
+    if (has_exponent(header->layout) && header->chunk_size >> min_log2(header->layout) == 0)
+        return fault_set(fault, DS4KV_PARAM, 22, "chunk_size",
+                         "chunks of %" PRIu32 " bytes; this layout has 2 at least", header->chunk_size);
+    if (has_exponent(header->layout) && header->payload_abi > UINT8_MAX)
         return fault_set(fault, DS4KV_PARAM, 20, "payload_abi", "this layout has 8 bits for payload_abi");
     return DS4KV_OK;
 }
@@ -66,6 +85,7 @@ int ds4kv_header_form(const ds4kv_header *header)
         return DS4KV_FORM_RAW;
     return header->layout == DS4KV_LAYOUT_V2       ? DS4KV_FORM_PLAIN
            : header->layout == DS4KV_LAYOUT_V2_MID ? -1
+           : header->layout == DS4KV_LAYOUT_PACKED ? DS4KV_FORM_PACKED
                                                    : DS4KV_FORM_CHECKED;
 }
 
@@ -89,10 +109,10 @@ int ds4kv_header_pack(const ds4kv_header *header, uint8_t *head, ds4kv_fault *fa
 
     bool is_v2 = header->layout == DS4KV_LAYOUT_V2;
     uint32_t word20 = is_v2 ? header->chunk_size : header->payload_abi;
-    if (codec_byte(header->layout))
+    if (has_exponent(header->layout))
         word20 |= (uint32_t)codec_byte(header->layout) << 8 | exponent_of(header->chunk_size) << 16;
     memcpy(head, MAGIC, sizeof MAGIC);
-    head[3] = header->layout == DS4KV_LAYOUT_V1 ? 1 : 2;
+    head[3] = version_of(header->layout);
     head[4] = header->quant_bits;
     head[5] = header->reason;
     head[6] = header->ext_flags;
@@ -122,8 +142,9 @@ static int unpack_codec(ds4kv_header *header, const uint8_t *head, ds4kv_fault *
     }
     if (head[21] != codec_byte(header->layout))
         return fault_set(fault, DS4KV_CORRUPT, 21, "codec", "codec %d is not that of the layout", head[21]);
-    if (head[22] > MAX_LOG2)
-        return fault_set(fault, DS4KV_CORRUPT, 22, "chunk_size", "chunks of 2**%d bytes; 2**26 is the most", head[22]);
+    if (head[22] < min_log2(header->layout) || head[22] > MAX_LOG2)
+        return fault_set(fault, DS4KV_CORRUPT, 22, "chunk_size",
+                         "chunks of 2**%d bytes; 2**%" PRIu32 " to 2**26 can be", head[22], min_log2(header->layout));
     if (head[23] != 0)
         return fault_set(fault, DS4KV_CORRUPT, 23, "chunk_size", "%d where the layout has 0", head[23]);
     header->codec = DS4KV_CODEC_LZ4;
@@ -140,11 +161,13 @@ int ds4kv_header_unpack(ds4kv_header *header, const uint8_t *head, int layout, d
         return fault_set(fault, DS4KV_CORRUPT, 0, "magic",
                          "a checkpoint begins with KVC (4b 56 43), this with %02x %02x %02x", head[0], head[1],
                          head[2]);
-    if (head[3] != 1 && head[3] != 2)
-        return fault_set(fault, DS4KV_UNSUPPORTED, 3, "version", "version %d; versions 1 and 2 are known here",
-                         head[3]);
+    if (head[3] != 1 && head[3] != 2 && head[3] != PACKED_VERSION)
+        return fault_set(fault, DS4KV_UNSUPPORTED, 3, "version", "version %d; versions 1, 2 and %d are known here",
+                         head[3], PACKED_VERSION);
+    if (head[3] != 2)
+        layout = head[3] == 1 ? DS4KV_LAYOUT_V1 : DS4KV_LAYOUT_PACKED;
     ds4kv_header found = {
-        .layout = (uint8_t)(head[3] == 1 ? DS4KV_LAYOUT_V1 : layout),
+        .layout = (uint8_t)layout,
         .quant_bits = head[4],
         .reason = head[5],
         .ext_flags = head[6],

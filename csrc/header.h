@@ -9,5 +9,6 @@
 #include "ds4kv_file.h"
 
 #define MAX_LOG2 26 /* of DS4KV_MAX_CHUNK_SIZE */
+#define PACKED_VERSION 75 /* 'K' in byte 3: no ds4 takes it for its own */
 
 #endif

@@ -10,6 +10,7 @@
 #include "chunk.h"
 #include "fault.h"
 #include "file.h"
+#include "forms.h"
 
 /* Number of the record that arrives, in the ring. */
 static uint64_t arriving(const ds4kv_reader *reader)
@@ -91,6 +92,8 @@ static int push_record(ds4kv_reader *reader, const uint8_t *record)
     set_destination(reader, slot);
     slot->offset = reader->offset;
     slot->checksum = reader->head.checksum;
+    slot->transform = reader->head.transform;
+    slot->seed = frame_seed(&reader->frame, chunk_index(reader));
     slot->sum = reader->sums ? reader->sums[chunk_index(reader)] : 0;
     if (!slot->dst)
         return DS4KV_NOMEM;
@@ -125,6 +128,8 @@ int ds4kv_reader_sums(ds4kv_reader *reader, const uint64_t *sums)
         return status;
     if (arriving(reader) > 0)
         return DS4KV_STATE;
+    if (reader->frame.form == DS4KV_FORM_PACKED) /* which has its own */
+        return DS4KV_PARAM;
     reader->sums = sums;
     reader->ring.codec.sums = true;
     return DS4KV_OK;
@@ -223,7 +228,7 @@ static int set_source(ds4kv_reader *reader, int source, int fd, uint64_t start)
     reader->n_chunk = reader->n_block;
     reader->ring.n_out = reader->n_chunk;
     if (source == OPEN_FILE)
-        reader->ring.codec = codec_file_decoder(form, largest_chunk, fd, start, largest_block(reader));
+        reader->ring.codec = form_file_decoder(form, largest_chunk, fd, start, largest_block(reader));
     reader->ring.codec.sums = reader->sums != NULL;
     return DS4KV_OK;
 }

@@ -29,7 +29,7 @@ struct ds4kv_reader {
 
     uint32_t head_size;
     uint64_t offset;                        /* of the record that arrives, in the region */
-    uint8_t bytes[DS4KV_CHECKED_HEAD_SIZE]; /* its head, for as long as that is all there is of it */
+    uint8_t bytes[MAX_HEAD_SIZE];           /* its head, for as long as that is all there is of it */
     record_head head;                       /* the same, once judged; block_size 0: not yet */
     size_t arrived;                         /* bytes of what was asked for */
     size_t room;                            /* bytes that may be put now: the room given out */

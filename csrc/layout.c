@@ -1,5 +1,5 @@
 /*
- * layout.c - which of five layouts a file has, as several proposals called themselves version 2.
+ * layout.c - which of six layouts a file has, as several proposals called themselves version 2.
  *
  * A layout that the header allows is a candidate; it fits when its frame holds and a walk over its record heads ends
  * exactly at the region's end. The walk reads heads only, and happens only where there is more than one candidate:
@@ -13,6 +13,7 @@
 #include "ds4kv_file.h"
 #include "fault.h"
 #include "file.h"
+#include "frame.h"
 #include "header.h"
 
 #define CRC_HEADER_SIZE 64
@@ -187,6 +188,22 @@ static int refuse_lost_codec(const file *file, ds4kv_fault *fault)
     return DS4KV_OK;
 }
 
+/* Not OK if the file says that its payload is there as it is, and the region is of layout packed: bits of the version
+ * were flipped, and frame and blocks would be handed over as payload. The frame's own sum tells. ds4's raw files have
+ * zeros in bytes 21 to 23, where packed has an exponent, and are not looked at. */
+static int refuse_lost_version(const file *file, ds4kv_fault *fault)
+{
+    uint8_t bytes[DS4KV_PACKED_FRAME_SIZE];
+    if ((file->head[21] | file->head[22] | file->head[23]) == 0 || get_u64(file->head + 40) < sizeof bytes)
+        return DS4KV_OK;
+    int status = read_piece(file, bytes, sizeof bytes, region_start(file), fault);
+    if (status != DS4KV_OK)
+        return status == DS4KV_CORRUPT ? DS4KV_OK : status;
+    return is_packed_frame(bytes) ? fault_set(fault, DS4KV_CORRUPT, 3, "version",
+                                              "version %d, and the region is one of layout packed", file->head[3])
+                                  : DS4KV_OK;
+}
+
 /* The layout of a version-2 file, or a status. is_of_none: CORRUPT, as it may be of two, v2 first, and is of neither. */
 static int find_layout(const file *file, bool *is_of_none, ds4kv_fault *fault)
 {
@@ -257,7 +274,8 @@ int ds4kv_examine(ds4kv_outline *outline, int fd, uint64_t file_size, ds4kv_faul
     const uint8_t *head = file.head;
     size_t magic_size = file.head_size < 3 ? file.head_size : 3;
     bool is_checkpoint = memcmp(head, "KVC", magic_size) == 0;
-    bool is_known = file.head_size < 4 || head[3] == 1 || head[3] == 2; /* other versions may be shorter */
+    /* Other versions may be shorter. */
+    bool is_known = file.head_size < 4 || head[3] == 1 || head[3] == 2 || head[3] == PACKED_VERSION;
     if (is_checkpoint && is_known && file.head_size < DS4KV_PREFIX_SIZE)
         return fault_set(fault, DS4KV_TRUNCATED, file.head_size, "header",
                          "the file ends after %zu of the %d bytes of header and text length", file.head_size,
@@ -273,5 +291,10 @@ int ds4kv_examine(ds4kv_outline *outline, int fd, uint64_t file_size, ds4kv_faul
     if (layout < 0)
         return layout;
     status = fill(outline, &file, layout, fault);
+    if (status == DS4KV_OK && outline->header.codec == DS4KV_CODEC_NONE) {
+        status = refuse_lost_version(&file, fault);
+        if (status != DS4KV_OK)
+            outline->region_start = 0; /* nothing is to be salvaged by this header */
+    }
     return status == DS4KV_OK ? judge_sizes(outline, file_size, fault) : status;
 }

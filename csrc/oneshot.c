@@ -14,7 +14,7 @@ int ds4kv_decode(const void *region, uint64_t region_bytes, uint32_t chunk_size,
         return status;
 
     ds4kv_reader *reader;
-    status = ds4kv_reader_new(&reader, &frame, region_bytes, 0, form == DS4KV_FORM_RAW ? 0 : DS4KV_FRAME_SIZE, workers);
+    status = ds4kv_reader_new(&reader, &frame, region_bytes, 0, ds4kv_frame_size(form), workers);
     if (status != DS4KV_OK)
         return status;
     status = ds4kv_reader_from_memory(reader, region);

@@ -16,7 +16,9 @@
 
 #include "ds4kv_stdio.h"
 #include "fault.h"
+#include "bytes.h"
 #include "file.h"
+#include "seal.h"
 #include "stream.h"
 
 static int open_regular(checkpoint *c, const char *path, uint64_t *size, ds4kv_fault *fault)
@@ -55,7 +57,39 @@ static int read_text(checkpoint *c, ds4kv_fault *fault)
     return read_at(c, text, n, DS4KV_PREFIX_SIZE, fault);
 }
 
-static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
+/* Layout packed has the trailer's sum behind it. Without the flag of a tool map it may be one that was being rewritten when
+ * that was killed: then there is none. */
+static int judge_trailer(checkpoint *c, ds4kv_fault *fault)
+{
+    uint64_t all = c->seen.trailer_bytes, sum;
+    bool is_flagged = c->seen.header.ext_flags & DS4KV_EXT_TOOL_MAP;
+    uint8_t noted[DS4KV_TRAILER_SUM_SIZE];
+    int os_error;
+    c->seen.trailer_bytes = 0;
+    if (all <= sizeof noted)
+        return !is_flagged ? DS4KV_OK
+                           : fault_set(fault, DS4KV_TRUNCATED, c->region_end + all, "trailer",
+                                       "the file ends within the trailer and its sum");
+    int status = read_at(c, noted, sizeof noted, c->region_end + all - sizeof noted, fault);
+    if (status != DS4KV_OK)
+        return status;
+    status = trailer_sum(&sum, fileno(c->file), c->region_end, all - sizeof noted, c->frame.seal, &os_error);
+    if (status != DS4KV_OK)
+        return fault_io(fault, 0, "can't be read", status == DS4KV_IO ? os_error : EIO);
+    if (sum == get_u64(noted))
+        c->seen.trailer_bytes = all - sizeof noted;
+    else if (is_flagged)
+        return fault_set(fault, DS4KV_CORRUPT, c->region_end, "trailer", "the trailer is not what was written");
+    return DS4KV_OK;
+}
+
+static int judge_packed(checkpoint *c, const uint8_t *head, ds4kv_fault *fault)
+{
+    int status = seal_judge(&c->frame, head, c->seen.text, c->seen.text_bytes, fault);
+    return status == DS4KV_OK ? judge_trailer(c, fault) : status;
+}
+
+static int open_payload(checkpoint *c, const uint8_t *head, int workers, ds4kv_fault *fault)
 {
     const ds4kv_header *header = &c->seen.header;
     int form = ds4kv_header_form(header);
@@ -71,6 +105,8 @@ static int open_payload(checkpoint *c, int workers, ds4kv_fault *fault)
         if (form < 0)
             return form;
         c->frame.form = (uint32_t)form;
+        if (form == DS4KV_FORM_PACKED && (status = judge_packed(c, head, fault)) != DS4KV_OK)
+            return status;
     }
     if (fseeko(c->file, (off_t)c->region_start, SEEK_SET) != 0)
         return fault_io(fault, 0, "can't be read", errno);
@@ -98,7 +134,7 @@ static int open_all(checkpoint *c, const char *path, int workers, ds4kv_fault *f
     status = read_text(c, fault);
     if (status == DS4KV_OK)
         status = name_fault(fault, DS4KV_CORRUPT, path, c->seen.text, c->seen.text_bytes);
-    return status == DS4KV_OK ? open_payload(c, workers, fault) : status;
+    return status == DS4KV_OK ? open_payload(c, outline.head, workers, fault) : status;
 }
 
 int ds4kv_checkpoint_open(ds4kv_checkpoint **out, const char *path, int workers, ds4kv_fault *fault)
@@ -124,7 +160,8 @@ static int find_fault(checkpoint *c, ds4kv_fault *fault)
                          "the input ends within the payload");
     uint8_t raw[4096];
     ds4kv_reader *reader;
-    int64_t status = ds4kv_reader_new(&reader, &c->frame, c->seen.header.payload_bytes, 0, DS4KV_FRAME_SIZE, 0);
+    int64_t status = ds4kv_reader_new(&reader, &c->frame, c->seen.header.payload_bytes, 0,
+                                      ds4kv_frame_size(c->frame.form), 0);
     if (status == DS4KV_OK)
         status = ds4kv_reader_from_file(reader, fileno(c->file), c->region_start);
     for (uint64_t left = c->frame.raw_total; status >= 0 && left > 0; left -= (uint64_t)status)

@@ -15,6 +15,7 @@
 #include "bytes.h"
 #include "chunk.h"
 #include "fault.h"
+#include "forms.h"
 #include "intake.h"
 
 int ds4kv_reader_new(ds4kv_reader **out, const ds4kv_frame *frame, uint64_t region_bytes, uint32_t first_chunk,
@@ -37,7 +38,7 @@ int ds4kv_reader_new(ds4kv_reader **out, const ds4kv_frame *frame, uint64_t regi
     reader->blocks = calloc(reader->n_block, sizeof *reader->blocks);
     reader->chunks = calloc(reader->n_block, sizeof *reader->chunks); /* n_block: as the source may have it */
     if (!reader->blocks || !reader->chunks ||
-        ring_init(&reader->ring, codec_decoder(frame->form, frame_raw_size(frame, 0)), workers,
+        ring_init(&reader->ring, form_decoder(frame->form, frame_raw_size(frame, 0)), workers,
                   reader->n_block + reader->n_chunk, reader->n_chunk)) {
         ds4kv_reader_free(reader);
         return DS4KV_NOMEM;
@@ -55,9 +56,12 @@ static int judge_slot(ds4kv_reader *reader, const slot *slot)
     if (slot->wrong == WRONG_SUM)
         return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset, "record",
                          "chunk %" PRIu64 ": its bytes have changed since they were written", index);
+    if (slot->wrong == WRONG_CHECKSUM && reader->frame.form == DS4KV_FORM_PACKED)
+        return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset + PACKED_SUM_AT, "checksum",
+                         "chunk %" PRIu64 " is not the one that was written to this file and place", index);
     if (slot->wrong == WRONG_CHECKSUM)
         return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset + DS4KV_RECORD_HEAD_SIZE, "checksum",
-                         "chunk %" PRIu64 " has another XXH32 than %08" PRIx32, index, slot->checksum);
+                         "chunk %" PRIu64 " has another XXH32 than %08" PRIx64, index, slot->checksum);
     return fault_set(&reader->fault, DS4KV_CORRUPT, slot->offset + reader->head_size, "block",
                      "chunk %" PRIu64 ": this is no LZ4 block of %zu payload bytes", index, slot->dst_size);
 }

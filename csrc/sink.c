@@ -13,6 +13,7 @@
 
 #include "cookie.h"
 #include "ds4kv_stdio.h"
+#include "frame.h"
 #include "stream.h"
 
 typedef struct {
@@ -47,10 +48,10 @@ static int write_through(FILE *out, const void *bytes, size_t n)
 static int write_frame(sink *sink)
 {
     ds4kv_frame frame;
-    uint8_t head[DS4KV_FRAME_SIZE];
+    uint8_t head[MAX_FRAME_SIZE];
     ds4kv_writer_frame(sink->writer, &frame);
     ds4kv_frame_encode(&frame, head);
-    return write_through(sink->out, head, sizeof head);
+    return write_through(sink->out, head, ds4kv_frame_size(frame.form));
 }
 
 /* Writes the oldest record; false: there is none, or an error. */
@@ -118,6 +119,11 @@ FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers)
 
 FILE *ds4kv_fopen_writer_as(FILE *out, uint32_t chunk_size, uint32_t form, int level, int workers)
 {
+    return sink_open(out, chunk_size, form, level, 0, workers);
+}
+
+FILE *sink_open(FILE *out, uint32_t chunk_size, uint32_t form, int level, uint64_t seal, int workers)
+{
     FILE *stream = NULL;
     int mode = fcntl(fileno(out), F_GETFL); /* -1: no descriptor behind it, as in memory */
     off_t start = ftello(out);
@@ -133,9 +139,11 @@ FILE *ds4kv_fopen_writer_as(FILE *out, uint32_t chunk_size, uint32_t form, int l
     sink->cookie = (cookie){.write = sink_write, .close = sink_close};
     sink->out = out;
     sink->start = start;
-    sink->region_bytes = DS4KV_FRAME_SIZE;
+    sink->region_bytes = ds4kv_frame_size(form);
     sink->error = stream_errno(
         ds4kv_writer_new(&sink->writer, DS4KV_UNKNOWN, chunk_size, form, level, stream_workers(workers)));
+    if (sink->error == 0 && form == DS4KV_FORM_PACKED)
+        sink->error = stream_errno(ds4kv_writer_seal(sink->writer, seal));
     if (sink->error == 0)
         sink->error = write_frame(sink);
     if (sink->error == 0 && !(stream = cookie_open(&sink->cookie)))

@@ -21,7 +21,9 @@ typedef struct {
     size_t src_size;    /* reading from a file, afterwards: how much of it was there */
     size_t dst_size;    /* decoding: of the chunk; encoding: room for the record, and afterwards its size */
     uint64_t offset;    /* decoding: of the record in its region */
-    uint32_t checksum;  /* decoding: what the record head has */
+    uint64_t checksum;  /* decoding: what the record head has */
+    uint32_t transform; /* decoding, form PACKED: a TRANSFORM, as it has */
+    uint64_t seed;      /* form PACKED: of the checksum */
     uint64_t sum;       /* of the record; decoding: what it should be; encoding, afterwards: what it is */
     bool lent;          /* src is the caller's own memory */
     bool aimed;         /* the result goes to the caller's own memory alone: to dst, or right into parts */

@@ -14,6 +14,7 @@
 
 #include "cookie.h"
 #include "ds4kv_stdio.h"
+#include "frame.h"
 #include "stream.h"
 
 typedef struct {
@@ -117,9 +118,11 @@ static int source_close(cookie *cookie)
 /* Reads and judges the frame at in's position. */
 static int read_frame(ds4kv_frame *frame, FILE *in, uint64_t region_bytes, uint32_t chunk_size, uint32_t form)
 {
-    uint8_t head[DS4KV_FRAME_SIZE] = {0};
+    uint8_t head[MAX_FRAME_SIZE] = {0};
     ds4kv_fault fault;
-    size_t size = region_bytes < sizeof head ? 0 : sizeof head; /* too small for a frame: refused below */
+    size_t size = ds4kv_frame_size(form);
+    if (region_bytes < size)
+        size = 0; /* too small for a frame: refused below */
     errno = EIO;                                                /* if in gives no reason */
     if (fread(head, 1, size, in) < size)
         return ferror(in) ? errno : TRUNCATED_ERRNO;
@@ -134,8 +137,8 @@ static int open_region(source *source, uint32_t chunk_size, uint32_t form, int w
     if (error != 0)
         return error;
     source->raw_left = frame.raw_total;
-    error = stream_errno(
-        ds4kv_reader_new(&source->reader, &frame, source->region_bytes, 0, DS4KV_FRAME_SIZE, stream_workers(workers)));
+    error = stream_errno(ds4kv_reader_new(&source->reader, &frame, source->region_bytes, 0, ds4kv_frame_size(form),
+                                          stream_workers(workers)));
     if (error == 0 && source->in_file)
         error = stream_errno(ds4kv_reader_from_file(source->reader, fileno(source->in), (uint64_t)source->start));
     return error;

@@ -14,8 +14,8 @@
 int ds4kv_frame_at(ds4kv_frame *frame, int fd, uint64_t start, uint64_t region_bytes, uint32_t chunk_size,
                    uint32_t form, ds4kv_fault *fault)
 {
-    uint8_t head[DS4KV_FRAME_SIZE];
-    size_t n = region_bytes < sizeof head || form == DS4KV_FORM_RAW ? 0 : sizeof head;
+    uint8_t head[MAX_FRAME_SIZE];
+    size_t n = region_bytes < ds4kv_frame_size(form) ? 0 : ds4kv_frame_size(form);
     int os_error, status = file_read(fd, head, &n, start, &os_error);
     if (status == DS4KV_IO)
         return fault_io(fault, start + n, "can't be read", os_error);
@@ -43,7 +43,7 @@ int ds4kv_record_at(ds4kv_record *record, int fd, uint64_t file_size, uint64_t s
                     uint32_t chunk_size, uint32_t form, ds4kv_fault *fault)
 {
     uint64_t region_end = region_bytes > UINT64_MAX - start ? UINT64_MAX : start + region_bytes;
-    uint8_t bytes[DS4KV_CHECKED_HEAD_SIZE];
+    uint8_t bytes[MAX_HEAD_SIZE];
     uint64_t end = file_size < region_end ? file_size : region_end;
     size_t head_size = ds4kv_record_head_size(form), n = head_size;
     if (record->offset == region_end && file_size >= region_end)

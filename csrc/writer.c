@@ -7,7 +7,7 @@
  * Memory, in chunks:
  *     of payload   workers + 1, as one is filled while the others are compressed; none for a chunk that is lent
  *     of records   workers; one more if all of the payload is lent: it is written while the others are made
- *     of streams   workers, in form CHECKED
+ *     of streams   workers, in forms CHECKED and PACKED
  *
  * In form PLAIN, LZ4HC reads a chunk to its end, which may be seconds away, and free doesn't wait for that. So there a
  * lent chunk is copied after all; beside LZ4HC that costs nothing.
@@ -17,7 +17,8 @@
 
 #include "bytes.h"
 #include "chunk.h"
-#include "ds4kv.h"
+#include "forms.h"
+#include "frame.h"
 #include "ring.h"
 
 struct ds4kv_writer {
@@ -54,9 +55,9 @@ int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size
 {
     ds4kv_frame frame;
     *out = NULL;
-    if (!codec_has_level(form, level) || workers < 0 || workers > DS4KV_MAX_WORKERS)
+    if (!form_has_level(form, level) || workers < 0 || workers > DS4KV_MAX_WORKERS)
         return DS4KV_PARAM;
-    if ((form != DS4KV_FORM_PLAIN && form != DS4KV_FORM_CHECKED) || (form == DS4KV_FORM_CHECKED && raw_total == 0))
+    if (form == DS4KV_FORM_RAW || form == DS4KV_FORM_TRANSPOSED || (form == DS4KV_FORM_CHECKED && raw_total == 0))
         return DS4KV_PARAM;
     if (ds4kv_frame_init(&frame, raw_total == DS4KV_UNKNOWN ? 0 : raw_total, chunk_size, form) != DS4KV_OK)
         return DS4KV_PARAM;
@@ -72,7 +73,7 @@ int ds4kv_writer_new(ds4kv_writer **out, uint64_t raw_total, uint32_t chunk_size
     writer->raws = calloc(writer->n_raw, sizeof *writer->raws);
     writer->records = calloc(writer->n_raw, sizeof *writer->records); /* n_raw: as many if all is lent */
     if (!writer->raws || !writer->records ||
-        ring_init(&writer->ring, codec_encoder(form, level, most_raw_size(writer)), workers,
+        ring_init(&writer->ring, form_encoder(form, level, most_raw_size(writer)), workers,
                   writer->n_raw + writer->n_record, writer->n_record)) {
         ds4kv_writer_free(writer);
         return DS4KV_NOMEM;
@@ -113,7 +114,22 @@ int ds4kv_writer_sums(ds4kv_writer *writer)
         return status;
     if (writer->frame.raw_total > 0)
         return DS4KV_STATE;
+    if (writer->frame.form == DS4KV_FORM_PACKED) /* which has its own */
+        return DS4KV_PARAM;
     writer->ring.codec.sums = true;
+    return DS4KV_OK;
+}
+
+int ds4kv_writer_seal(ds4kv_writer *writer, uint64_t seal)
+{
+    int status = enter(writer);
+    if (status != DS4KV_OK)
+        return status;
+    if (writer->frame.raw_total > 0)
+        return DS4KV_STATE;
+    if (writer->frame.form != DS4KV_FORM_PACKED)
+        return DS4KV_PARAM;
+    writer->frame.seal = seal;
     return DS4KV_OK;
 }
 
@@ -126,7 +142,11 @@ static int push_open_chunk(ds4kv_writer *writer, bool more)
 {
     if (writer->frame.chunk_count == UINT32_MAX)
         return writer->status = DS4KV_PARAM;
-    ring_next(&writer->ring)->src_size = writer->fill;
+    slot *slot = ring_next(&writer->ring);
+    slot->src_size = writer->fill;
+    if (writer->frame.form == DS4KV_FORM_PACKED && writer->frame.chunk_count == 0)
+        writer->frame.first_sum = ds4kv_hash(slot->src, writer->fill);
+    slot->seed = frame_seed(&writer->frame, writer->frame.chunk_count);
     writer->fill = 0;
     writer->frame.chunk_count++;
     ring_push(&writer->ring, more);

@@ -178,7 +178,7 @@ static void test_header(void)
         CHECK_EQ(fault.offset, damage[0]);
     }
     CASE("a layout that there is not");
-    CHECK_EQ(ds4kv_header_unpack(&header, head, 5, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_header_unpack(&header, head, 6, &fault), DS4KV_PARAM);
 
     static const struct {
         ptrdiff_t at;
@@ -219,7 +219,7 @@ static void test_header(void)
         CHECK(strcmp(fault.field, name) == 0 && fault.why[0]);                                                         \
     } while (0)
     CHECK_EQ(ds4kv_header_pack(&good, head, &fault), DS4KV_OK);
-    REFUSED(bad.layout = 5, "layout");
+    REFUSED(bad.layout = 6, "layout");
     REFUSED(bad.quant_bits = 1, "quant_bits");
     REFUSED(bad.tokens = 0, "tokens");
     REFUSED(bad.codec = 3, "codec");

@@ -19,7 +19,7 @@ static int frame_decode(uint64_t raw_total, uint32_t chunk_count, uint32_t chunk
                         ds4kv_fault *fault)
 {
     uint8_t head[DS4KV_FRAME_SIZE];
-    ds4kv_frame frame, claim = {raw_total, chunk_count, 0, DS4KV_FORM_PLAIN};
+    ds4kv_frame frame, claim = {.raw_total = raw_total, .chunk_count = chunk_count, .form = DS4KV_FORM_PLAIN};
     ds4kv_frame_encode(&claim, head);
     int status = ds4kv_frame_decode(&frame, head, region_bytes, chunk_size, DS4KV_FORM_PLAIN, fault);
     if (status == DS4KV_OK)
@@ -108,7 +108,10 @@ static uint8_t *put_record(uint8_t *at, uint32_t raw_size)
 static bytes good_region(void)
 {
     bytes region = bytes_new(END);
-    ds4kv_frame frame = {2 * CHUNK + LAST, 3, CHUNK, DS4KV_FORM_PLAIN};
+    ds4kv_frame frame = {.raw_total = 2 * CHUNK + LAST,
+                         .chunk_count = 3,
+                         .chunk_size = CHUNK,
+                         .form = DS4KV_FORM_PLAIN};
     ds4kv_frame_encode(&frame, region.at);
     uint8_t *at = put_record(region.at + FIRST, CHUNK);
     at = put_record(at, CHUNK);
@@ -231,7 +234,7 @@ static void test_block_of_wrong_size(void)
     for (uint32_t n = CHUNK - 1; n <= CHUNK + 1; n++) {
         CASE("a block of %u bytes in a record of 1000", n);
         bytes region = bytes_new(FIRST + 8 + 1 + 4 + n);
-        ds4kv_frame frame = {CHUNK, 1, CHUNK, DS4KV_FORM_PLAIN};
+        ds4kv_frame frame = {.raw_total = CHUNK, .chunk_count = 1, .chunk_size = CHUNK, .form = DS4KV_FORM_PLAIN};
         ds4kv_frame_encode(&frame, region.at);
         put_record(region.at + FIRST, n);
         set_u32(region.at + FIRST, CHUNK);
@@ -254,7 +257,10 @@ static void test_bytes_left_over(void)
 /* A start too near the end: no head there may get memory for a block that the region has no room for. */
 static void test_wrong_start(void)
 {
-    ds4kv_frame frame = {3 * (uint64_t)CHUNK, 3, CHUNK, DS4KV_FORM_PLAIN};
+    ds4kv_frame frame = {.raw_total = 3 * (uint64_t)CHUNK,
+                         .chunk_count = 3,
+                         .chunk_size = CHUNK,
+                         .form = DS4KV_FORM_PLAIN};
     enum { REGION = 50 };
     for (uint64_t offset = 0; offset <= REGION; offset++)
         for (uint32_t chunk = 0; chunk < 3; chunk++) {

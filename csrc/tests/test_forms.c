@@ -268,8 +268,8 @@ static void test_refusals(void)
     CHECK_EQ(ds4kv_writer_new(&writer, DS4KV_UNKNOWN, CHUNK, DS4KV_FORM_CHECKED, 0, 0), DS4KV_OK);
     CHECK_EQ(ds4kv_writer_finish(writer), DS4KV_PARAM);
     ds4kv_writer_free(writer);
-    CHECK_EQ(ds4kv_frame_init(&frame, 1, CHUNK, DS4KV_FORM_CHECKED + 1), DS4KV_PARAM);
-    CHECK_EQ(ds4kv_frame_decode(&frame, empty, sizeof empty, CHUNK, DS4KV_FORM_CHECKED + 1, &fault), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_frame_init(&frame, 1, CHUNK, DS4KV_FORM_PACKED + 1), DS4KV_PARAM);
+    CHECK_EQ(ds4kv_frame_decode(&frame, empty, sizeof empty, CHUNK, DS4KV_FORM_PACKED + 1, &fault), DS4KV_PARAM);
     CHECK_EQ(ds4kv_frame_decode(&frame, empty, sizeof empty, CHUNK, DS4KV_FORM_PLAIN, &fault), DS4KV_OK);
     CHECK_EQ(ds4kv_frame_decode(&frame, empty, sizeof empty, CHUNK, DS4KV_FORM_CHECKED, &fault), DS4KV_CORRUPT);
     CHECK_EQ(fault.offset, 8);

@@ -92,7 +92,7 @@ static void test_claims_cost_nothing(void)
     uint8_t region[100] = {0}, out[1];
     for (size_t i = 0; i < COUNT(raw_totals); i++) {
         ds4kv_fault fault;
-        ds4kv_frame claim = {raw_totals[i], UINT32_MAX, 0, DS4KV_FORM_PLAIN};
+        ds4kv_frame claim = {.raw_total = raw_totals[i], .chunk_count = UINT32_MAX, .form = DS4KV_FORM_PLAIN};
         /* Where it can: with the right count. */
         ds4kv_frame_init(&claim, raw_totals[i], DS4KV_MAX_CHUNK_SIZE, DS4KV_FORM_PLAIN);
         ds4kv_frame_encode(&claim, region);

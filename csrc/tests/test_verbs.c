@@ -56,7 +56,7 @@ static void test_frame_init(void)
 static void test_frame_encode(void)
 {
     CASE("frame_encode");
-    ds4kv_frame frame = {0x0102030405060708, 0x090a0b0c, 1, DS4KV_FORM_PLAIN};
+    ds4kv_frame frame = {.raw_total = 0x0102030405060708, .chunk_count = 0x090a0b0c, .form = DS4KV_FORM_PLAIN};
     uint8_t head[DS4KV_FRAME_SIZE];
     ds4kv_frame_encode(&frame, head);
     CHECK(memcmp(head, "\x08\x07\x06\x05\x04\x03\x02\x01\x0c\x0b\x0a\x09", sizeof head) == 0);

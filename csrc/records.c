@@ -1,27 +1,18 @@
 /*
- * codec.c - one chunk to its record, and back. The only file that knows lz4.
- *
- * Level -1 is runs.c's.
- *
- * Level 0 gives the bytes of LZ4_compress_default, which is LZ4_compress_fast_extState at acceleration 1; the state is
- * given so that a worker sets it up in memory that it owns and not on a stack whose size the host chose.
+ * records.c - a chunk to its record, and back, in the forms that ds4 knows.
  */
-#include "codec.h"
+#include "records.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "block.h"
 #include "bytes.h"
 #include "file.h"
 #include "frame.h"
 #include "hash.h"
-#include "lz4.h"
-#include "lz4hc.h"
 #include "runs.h"
 #include "transpose.h"
-
-_Static_assert(BLOCK_BOUND(DS4KV_MAX_CHUNK_SIZE) == LZ4_COMPRESSBOUND(DS4KV_MAX_CHUNK_SIZE),
-               "frame.h knows how large a block of LZ4 may be");
 
 /* Samples tell whether a chunk is worth compressing: 4 of them, of 64 KiB, compressed at level 0, or at -1 where that is
  * asked for. Each has 16 KiB of each byte stream. Of a chunk of less than 4 MiB there are 2, and of less than 1 MiB
@@ -31,34 +22,13 @@ _Static_assert(BLOCK_BOUND(DS4KV_MAX_CHUNK_SIZE) == LZ4_COMPRESSBOUND(DS4KV_MAX_
 #define SAMPLED_SIZE ((size_t)1 << 20)
 #define WORTH_IT 64 /* it is, if it saves 1 byte of 64 */
 
-/* LZ4HC's levels 1 and 2 go in leaps of 1/512 of what they have found no match for, and then miss the beginning of what
- * has matches: 16 MiB of 32-bit floats may be larger than at level 0. Unless their block is smaller by 1/32 than that
- * is to be expected of, level 0 is tried as well. */
-#define LEAPING_LEVEL 2
+/* A block of a level that leaps is kept if it is smaller by 1/32 than that of level 0 is to be expected. Else level 0 is
+ * tried as well. */
 #define SURELY_BETTER 32
 
 #define SAMPLED_CHUNKS 4 /* of a payload */
 
-/* A larger chunk is slow above level 0: at the last level 64 KiB take 25 ms and 16 MiB 6 s. Level 0 takes 10 ms for 16
- * MiB, level 1 0.1 s. */
-#define SLOW_SIZE ((size_t)64 << 10)
-
-const char *ds4kv_lz4_version(void)
-{
-    return LZ4_versionString();
-}
-
 /* ---- encoding ---- */
-
-/* One block at a level. `room` is for any block, so only the highest levels fail: they need memory of their own. */
-static int make_block(int level, void *state, const uint8_t *bytes, size_t n, uint8_t *block, size_t room)
-{
-    if (level < 0)
-        return runs_block(block, bytes, n);
-    if (level == 0)
-        return LZ4_compress_fast_extState(state, (const char *)bytes, (char *)block, (int)n, (int)room, 1);
-    return LZ4_compress_HC_extStateHC(state, (const char *)bytes, (char *)block, (int)n, (int)room, level);
-}
 
 /* What a chunk's block is likely to be at level 0 or -1, by its samples; 0 of one that is too small for them. `streams`
  * has room for a sample, `out` for its block. */
@@ -70,7 +40,7 @@ static size_t likely_size(int level, const uint8_t *raw, size_t n, void *state, 
     for (size_t i = 0; i < samples; i++) {
         size_t at = (2 * i + 1) * (n / (2 * samples)) & ~(size_t)3;
         transpose(streams, raw + at, SAMPLE_SIZE);
-        total += (size_t)make_block(level, state, streams, SAMPLE_SIZE, out, BLOCK_BOUND(SAMPLE_SIZE));
+        total += (size_t)block_make(level, state, streams, SAMPLE_SIZE, out, BLOCK_BOUND(SAMPLE_SIZE));
     }
     return (size_t)((double)total / (double)(samples * SAMPLE_SIZE) * (double)n);
 }
@@ -84,7 +54,7 @@ int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size, int level)
 {
     if (level > 0)
         level = 0;
-    size_t state_size = (size_t)LZ4_sizeofState();
+    size_t state_size = block_state_size(0);
     if (n < SAMPLED_SIZE || chunk_size < SAMPLED_SIZE)
         return 0;
     bool is_worth = false;
@@ -108,10 +78,10 @@ static int smaller_block(const codec *codec, void *scratch, const uint8_t *strea
                          size_t room, size_t likely)
 {
     uint8_t *other = (uint8_t *)scratch + codec->other_at;
-    int made = make_block(codec->level, scratch, streams, n, block, room);
+    int made = block_make(codec->level, scratch, streams, n, block, room);
     if (made <= 0 || (size_t)made <= likely - likely / SURELY_BETTER)
         return made;
-    int of_level_0 = make_block(0, scratch, streams, n, other, (size_t)made - 1);
+    int of_level_0 = block_make(0, scratch, streams, n, other, (size_t)made - 1);
     if (of_level_0 <= 0) /* it is no smaller */
         return made;
     memcpy(block, other, (size_t)of_level_0);
@@ -138,10 +108,10 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
     else if (codec->other_at)
         block_size = smaller_block(codec, scratch, streams, n, block, room, likely);
     else
-        block_size = make_block(codec->level, scratch, codec->form == DS4KV_FORM_CHECKED ? streams : slot->src, n,
+        block_size = block_make(codec->level, scratch, codec->form == DS4KV_FORM_CHECKED ? streams : slot->src, n,
                                 block, room);
     if (block_size <= 0)
-        return codec->level >= LZ4HC_CLEVEL_OPT_MIN ? DS4KV_NOMEM : DS4KV_CODEC;
+        return block_allocates(codec->level) ? DS4KV_NOMEM : DS4KV_CODEC;
     head.block_size = (uint32_t)block_size;
     record_head_encode(&head, codec->form, slot->dst);
     slot->dst_size = head_size + (size_t)block_size;
@@ -150,18 +120,11 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
     return DS4KV_OK;
 }
 
-bool codec_has_level(uint32_t form, int level)
+codec records_encoder(uint32_t form, int level, size_t raw_bound)
 {
-    if (form == DS4KV_FORM_RAW)
-        return level == 0;
-    return level >= (form == DS4KV_FORM_CHECKED ? DS4KV_MIN_LEVEL : 0) && level <= DS4KV_MAX_LEVEL;
-}
-
-codec codec_encoder(uint32_t form, int level, size_t raw_bound)
-{
-    size_t state_size = (size_t)(level < 0 ? 0 : level == 0 ? LZ4_sizeofState() : LZ4_sizeofStateHC());
+    size_t state_size = block_state_size(level);
     size_t streams_size = form == DS4KV_FORM_PLAIN ? 0 : raw_bound;
-    bool leaps = form == DS4KV_FORM_CHECKED && level > 0 && level <= LEAPING_LEVEL;
+    bool leaps = form == DS4KV_FORM_CHECKED && block_leaps(level);
     return (codec){
         .run = encode,
         .scratch_size = state_size + streams_size + (leaps ? BLOCK_BOUND(raw_bound) : 0),
@@ -169,7 +132,7 @@ codec codec_encoder(uint32_t form, int level, size_t raw_bound)
         .other_at = leaps ? state_size + streams_size : 0,
         .form = form,
         .level = level,
-        .is_slow = level > 0 && raw_bound > SLOW_SIZE,
+        .is_slow = block_is_slow(level, raw_bound),
         .reads_first = form == DS4KV_FORM_CHECKED,
     };
 }
@@ -211,9 +174,7 @@ static int decode_to_dst(const codec *codec, void *scratch, slot *slot, const at
         return DS4KV_OK;
     }
     uint8_t *out = codec->form == DS4KV_FORM_PLAIN ? slot->dst : (uint8_t *)scratch + codec->streams_at;
-    int made = LZ4_decompress_safe((const char *)record + head_size, (char *)out, (int)(slot->src_size - head_size),
-                                   (int)slot->dst_size);
-    if (made < 0 || (size_t)made != slot->dst_size)
+    if (!block_read(record + head_size, slot->src_size - head_size, out, slot->dst_size))
         return wrong(slot, WRONG_BLOCK);
     if (codec->form != DS4KV_FORM_PLAIN) {
         uint32_t checksum = restore(slot->dst, out, slot->dst_size);
@@ -246,15 +207,15 @@ static int decode(const codec *codec, void *scratch, slot *slot, const atomic_bo
     return status;
 }
 
-codec codec_decoder(uint32_t form, size_t raw_bound)
+codec records_decoder(uint32_t form, size_t raw_bound)
 {
     bool has_streams = form == DS4KV_FORM_TRANSPOSED || form == DS4KV_FORM_CHECKED;
     return (codec){.run = decode, .form = form, .scratch_size = has_streams ? raw_bound : 0};
 }
 
-codec codec_file_decoder(uint32_t form, size_t raw_bound, int fd, uint64_t start, size_t block_bound)
+codec records_file_decoder(uint32_t form, size_t raw_bound, int fd, uint64_t start, size_t block_bound)
 {
-    codec codec = codec_decoder(form, raw_bound);
+    codec codec = records_decoder(form, raw_bound);
     codec.fd = fd;
     codec.start = start;
     if (form != DS4KV_FORM_RAW) {

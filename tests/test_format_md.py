@@ -33,7 +33,7 @@ EXAMPLES = [bytes_of(dump) for dump in re.findall(r"```hexdump\n(.*?)```", TEXT,
 PAYLOADS = [
     b"DSV4" + struct.pack("<9f", *[1.5] * 9),
     b"DSV4" + struct.pack("<31f", *[1.5] * 31),
-    struct.pack("<512f", *[1 + i % 128 / 128 for i in range(512)]) + b"rest!",
+    struct.pack("<512f", *[2 ** (i % 32) for i in range(512)]) + b"rest!",
 ]
 TEXTS = [b"Time? <tool_calls>now()</tool_calls>", b"Hi", b"Time? <tool_calls>now()</tool_calls>"]
 LAYOUTS = ["v2", "v2-checked", "packed"]

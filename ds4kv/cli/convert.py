@@ -45,8 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--level",
         metavar="N",
         type=int,
-        help="0 to 12: higher is smaller and slower to write, but not to read; -1, for v2-checked and packed: as fast as"
-        " raw; by default 1 for v2-checked, else 0",
+        help="0 to 12: higher is smaller and slower to write, but not to read; -1, for v2-checked and packed: as fast"
+        " as raw; by default 1 for v2-checked, else 0",
     )
     parser.add_argument(
         "--chunk-size",

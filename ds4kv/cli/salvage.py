@@ -82,7 +82,7 @@ def _create(args: argparse.Namespace, wreck: Wreck) -> ds4kv.CheckpointWriter:
 
 
 def _writable(header: Header) -> Header:
-    """The same in a layout that is written; in ``v2-checked`` and ``packed``, in chunks of the size that is best there."""
+    """The same in a layout that is written; in ``v2-checked`` and ``packed`` in chunks of the size that is best."""
     layout, chunk_size = header.layout, header.chunk_size
     if layout is Layout.V2_MID:
         layout = Layout.V2_CHECKED if header.model_id or header.payload_abi else Layout.V2

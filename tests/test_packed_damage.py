@@ -154,7 +154,7 @@ def free_bits(good: bytes) -> set[int]:
 
 
 def alike_bits(good: bytes) -> set[int]:
-    """The bits of LZ4 blocks: another match may stand for the very same bytes. And of transforms that have no planes."""
+    """The bits of LZ4 blocks, where another match may stand for the same bytes; and of a transform without planes."""
     front, frame, records, _ = parts(good)
     at, found = len(front) + len(frame), set()
     for record in records:

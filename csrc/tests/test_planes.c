@@ -5,6 +5,7 @@
  */
 #include "../planes.c"
 
+#include "by_bits.h"
 #include "region.h"
 
 #define GROWN 5000 /* all lengths up to here */
@@ -16,30 +17,6 @@ typedef struct {
     splitter *split;
     joiner *join;
 } tiles;
-
-/* Where bit `bit` of word `i` is, of a block of k bytes. */
-static size_t place(size_t i, unsigned bit, size_t k, unsigned word)
-{
-    return bit * (k / word) * 8 + i;
-}
-
-static bool bit_of(const uint8_t *bytes, size_t at)
-{
-    return bytes[at / 8] >> at % 8 & 1;
-}
-
-static void define_block(uint8_t *planes, const uint8_t *raw, size_t k, unsigned word)
-{
-    memset(planes, 0, k);
-    for (size_t i = 0; i < 8 * k / word; i++)
-        for (unsigned bit = 0; bit < word; bit++) {
-            bool is_set = bit_of(raw, i * word + bit);
-            if (word == 32 ? bit >= 23 && bit < 30 : bit >= 7 && bit < 14)
-                is_set ^= bit_of(raw, i * word + bit + 1);
-            size_t at = place(i, bit, k, word);
-            planes[at / 8] |= (uint8_t)(is_set << at % 8);
-        }
-}
 
 /* The planes of `raw`, by definition. Only its last block has others if it grows. */
 typedef struct {
@@ -55,7 +32,7 @@ static void define(defined *of, size_t n)
         size_t k = least(n - at, PLANES_BLOCK) / 2048 * 2048;
         bool is_known = at + k <= of->n && (k == PLANES_BLOCK || of->n / 2048 == n / 2048);
         if (k && !is_known)
-            define_block(of->planes + at, of->raw + at, k, of->word);
+            by_bits(of->planes + at, of->raw + at, k, of->word);
         at += k;
         if (k < PLANES_BLOCK) {
             memcpy(of->planes + at, of->raw + at, n - at);

@@ -16,7 +16,7 @@ C      = $(wildcard csrc/*.[ch])
 
 # Which tests look at which room. tests/test_hygiene.py wants each of them here once.
 core   = arguments buffers c_api c_files cancel forks memory signals
-format = arrays format_md golden header layouts mutations strict trailer
+format = arrays format_md golden header layouts mutations packed packed_damage strict trailer
 stream = checked fileobj parts pieces stream stream_files
 file   = checkpoint draft integrity ledger lock notes rewrite salvage verdicts
 store  = background identity index load_async log nearest policy quarantine sessions settings store store_crash store_model store_processes store_room \

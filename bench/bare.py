@@ -62,7 +62,7 @@ def decoder(region: bytearray, form: Form, into: memoryview, threads: Threads) -
     """Decodes a compressed region's blocks into memory that is warm. In form CHECKED they hold byte streams."""
     lz4, source, target = _lz4(), _address(region), _address(into)
     head_size = _core.record_head_size(form)
-    blocks, at, done = [], _core.FRAME_SIZE, 0
+    blocks, at, done = [], _core.frame_size(form), 0
     while at < len(region):
         raw_size, block_size = (int.from_bytes(region[at + i : at + i + 4], "little") for i in (0, 4))
         at += head_size + block_size

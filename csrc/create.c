@@ -10,12 +10,11 @@
 #include <unistd.h>
 
 #include "bytes.h"
-#include "ds4kv_stdio.h"
 #include "fault.h"
 #include "file.h"
 #include "forms.h"
 #include "seal.h"
-#include "stream.h"
+#include "sink.h"
 
 #define CHECKED_LEVEL 1 /* LZ4HC, as ds4 has it */
 #define LEAST_SAVING 64 /* v2-checked is kept if it saves one byte of 64 */

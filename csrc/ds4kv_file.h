@@ -147,7 +147,8 @@ DS4KV_API int ds4kv_record_at(ds4kv_record *record, int fd, uint64_t file_size, 
 /* ---- checkpoint ---- */
 
 typedef struct {
-    ds4kv_header header; /* being written: all but layout, codec and chunk_size may be changed until close; in layout packed
+    ds4kv_header
+        header; /* being written: all but layout, codec and chunk_size may be changed until close; in layout packed
                             hits, last_used and the flag of a tool map alone */
     const char *text;    /* being read: its text_bytes, any bytes, and a NUL behind them; else NULL */
     uint32_t text_bytes;

@@ -5,6 +5,8 @@
  * behind which no reader takes records; and in fclose, when all records are there.
  */
 #define _GNU_SOURCE /* fileno, fseeko */
+#include "sink.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -12,7 +14,6 @@
 #include <sys/types.h>
 
 #include "cookie.h"
-#include "ds4kv_stdio.h"
 #include "frame.h"
 #include "stream.h"
 

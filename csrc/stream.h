@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <stdint.h>
-#include <stdio.h>
 
 #define STREAM_BUFFER_SIZE 65536 /* stays in a CPU's cache, for what is copied through; larger ones were no faster */
 
@@ -19,9 +18,6 @@
 #else
 #define TRUNCATED_ERRNO EIO
 #endif
-
-/* ds4kv_fopen_writer_as, with the seal that form PACKED has in its frame. */
-FILE *sink_open(FILE *out, uint32_t chunk_size, uint32_t form, int level, uint64_t seal, int workers);
 
 /* The errno of a status, as ds4kv_stdio.h has it; 0 of OK, and of any number of bytes. */
 int stream_errno(int64_t status);

@@ -1,7 +1,7 @@
 """An independent reading of `.kv` checkpoint files, for the tests to measure ds4kv against.
 
 It is slow and plain on purpose, shares no line with the package, and has from elsewhere only what would
-be no second opinion if it were written for this: XXH32, and numpy to regroup bytes.
+be no second opinion if it were written for this: XXH32 and XXH3, and numpy to regroup bytes and bits.
 `parse` takes the bytes of a whole file and either returns everything in it or raises `Bad` with the
 verdict the bytes deserve. `build` makes files, good or odd, out of parts. `lint` names what a careful
 writer would not have written although every reader must take it. FORMAT.md says the same in prose.
@@ -24,6 +24,8 @@ NONE, LZ4, LZ4HC = 0, 1, 2
 HEADER = struct.Struct("<3sBBBBBIIIIQQQ")
 HEADER_BYTES, TEXT_AT, FRAME_BYTES, HEAD_BYTES = 48, 52, 12, 8
 MAX_CHUNK = 64 << 20
+PACKED = 75  # the version byte of layout packed
+TOOL_MAP = 1
 
 
 class Bad(Exception):
@@ -41,9 +43,9 @@ class Parsed:
     quant_bits: int
     reason_code: int
     ext_flags: int
-    codec: int  # how the payload is stored: 0 in v1, 1 where byte 21 says that there is a codec
+    codec: int  # how the payload is stored: 0 in v1, 1 where byte 21 says that there is a codec, and in packed
     model_id: int  # byte 7, where that is not the codec
-    payload_abi: int  # bytes 20..23 of v1; byte 20 where byte 21 is the codec
+    payload_abi: int  # bytes 20..23 of v1; byte 20 where byte 21 is the codec, and in packed
     tokens: int
     hits: int
     ctx_size: int
@@ -348,6 +350,109 @@ def region_of(
     return bytes(region) + extra
 
 
+# --------------------------------------------------------------- frame and records of layout packed
+
+PACKED_FRAME = struct.Struct("<QIIQQ")  # total, count, 0, seal, first sum; and behind these the sum of them
+PACKED_HEAD = struct.Struct("<IIIQ")  # raw size, block size, transform, sum
+PACKED_FRAME_BYTES, PACKED_HEAD_BYTES, SUM_BYTES = 40, 20, 8
+WORDS = {0: 0, 1: 16, 2: 32}  # transform, and the bits of its words; 0: none
+
+
+def xxh3(data: bytes, seed: int = 0) -> int:
+    return xxhash.xxh3_64_intdigest(data, seed % 2**64)
+
+
+def sum_of(data: bytes, seed: int = 0) -> bytes:
+    return struct.pack("<Q", xxh3(data, seed))
+
+
+def seal_of(data: bytes) -> int:
+    """What a file's header and text are known by: all of them that doesn't change once the payload has begun."""
+    facts = bytearray(data[: TEXT_AT + struct.unpack_from("<I", data, HEADER_BYTES)[0]])
+    facts[6] &= 255 - TOOL_MAP
+    facts[12:16] = bytes(4)  # hits
+    facts[32:48] = bytes(16)  # last use, payload bytes
+    return xxh3(bytes(facts))
+
+
+def packed_frame(total: int, count: int, seal: int, first_sum: int, zero: int = 0) -> bytes:
+    frame = PACKED_FRAME.pack(total, count, zero, seal, first_sum)
+    return frame + sum_of(frame)
+
+
+def is_packed_frame(region: bytes) -> bool:
+    """Whether a frame begins here that is right by its own sum."""
+    frame = region[: PACKED_FRAME_BYTES - SUM_BYTES]
+    return region[len(frame) : PACKED_FRAME_BYTES] == sum_of(frame) and frame[12:16] == bytes(4)
+
+
+def packed_record(raw: bytes, seed: int, word: int, block: Encoder) -> bytes:
+    """A correct record: of this word's planes, or of the chunk as it is where that makes no smaller block."""
+    encoded = block(planes_of(raw, word) if word else raw)
+    if len(encoded) >= len(raw):
+        encoded, word = raw, 0
+    return PACKED_HEAD.pack(len(raw), len(encoded), word // 16, xxh3(raw, seed)) + encoded
+
+
+def encode_packed(
+    payload: bytes, chunk_size: int, seal: int, block: Encoder = fast, words: Sequence[int] = (32,)
+) -> bytes:
+    """A correct region. Its chunks have these words in turn."""
+    pieces = cut(payload, chunk_size)
+    first_sum = xxh3(pieces[0]) if pieces else 0
+    region = packed_frame(len(payload), len(pieces), seal, first_sum)
+    for n, raw in enumerate(pieces):
+        region += packed_record(raw, seal + first_sum + n, words[n % len(words)], block)
+    return region
+
+
+def decode_packed(region: bytes, chunk_size: int) -> tuple[bytes, bool]:
+    """The payload in a region of layout packed, by the seal that its frame has; and whether a block is loose."""
+    if len(region) < PACKED_FRAME_BYTES:
+        raise Bad(CORRUPT, "the region is too short for its frame", 0)
+    if not is_packed_frame(region):
+        raise Bad(CORRUPT, "the frame is not the one whose sum this is", 0)
+    total, count, _, seal, first_sum = PACKED_FRAME.unpack_from(region)
+    if count != _ceil(total, chunk_size):
+        raise Bad(CORRUPT, "number of chunks", 8)
+    at, payload, any_loose = PACKED_FRAME_BYTES, [], False
+    for n in range(count):
+        if len(region) - at < PACKED_HEAD_BYTES:
+            raise Bad(CORRUPT, "the region ends inside a record head", at)
+        raw_size, block_size, transform, sum_ = PACKED_HEAD.unpack_from(region, at)
+        if raw_size != min(chunk_size, total - n * chunk_size):
+            raise Bad(CORRUPT, "raw size", at)
+        is_stored = block_size == raw_size
+        if not is_stored and not 2 <= block_size < raw_size:
+            raise Bad(CORRUPT, "block size", at + 4)
+        if transform not in WORDS or (is_stored and transform != 0):
+            raise Bad(CORRUPT, "transform", at + 8)
+        block = region[at + PACKED_HEAD_BYTES : at + PACKED_HEAD_BYTES + block_size]
+        if len(block) < block_size:
+            raise Bad(CORRUPT, "a block leaves the region", at + 4)
+        raw, loose = (block, False) if is_stored else decode_block(block, raw_size)
+        if transform:
+            raw = from_planes(raw, WORDS[transform])
+        if xxh3(raw, seal + first_sum + n) != sum_:
+            raise Bad(CORRUPT, "the chunk is not the one that was written to this file and place", at + 12)
+        payload.append(raw)
+        any_loose |= loose
+        at += PACKED_HEAD_BYTES + block_size
+    if at != len(region):
+        raise Bad(CORRUPT, "bytes are left over after the last record", at)
+    return b"".join(payload), any_loose
+
+
+def packed_trailer(behind: bytes, seal: int, is_flagged: bool) -> bytes:
+    """The trailer in what is behind the region. Where no tool map is promised, one that was torn is none."""
+    trailer, noted = behind[:-SUM_BYTES], behind[-SUM_BYTES:]
+    if len(behind) > SUM_BYTES and noted == sum_of(trailer, seal):
+        return trailer
+    if is_flagged:
+        raise Bad(TRUNCATED if len(behind) <= SUM_BYTES else CORRUPT, "trailer", 0)
+    return b""
+
+
 # ------------------------------------------------------------------------------- the whole file
 
 
@@ -427,7 +532,7 @@ def parse(data: bytes, name: str = "") -> Parsed:
     """Everything in the file, or Bad. A name of 40 hex digits and `.kv` must be the text's SHA-1."""
     if data[:3] != b"KVC"[: len(data)]:
         raise Bad(CORRUPT, "magic", 0)
-    if len(data) > 3 and data[3] not in (1, 2):
+    if len(data) > 3 and data[3] not in (1, 2, PACKED):
         raise Bad(UNSUPPORTED, f"version {data[3]}", 3)
     if len(data) < TEXT_AT:
         raise Bad(TRUNCATED, "the file ends inside its header", len(data))
@@ -453,7 +558,7 @@ def parse(data: bytes, name: str = "") -> Parsed:
     trailer_at = payload_at + payload_bytes
     text, region = data[text_at:payload_at], data[payload_at:trailer_at]
 
-    layout = f"v{version}" if version == 1 else layout_of(data)
+    layout = {1: "v1", PACKED: "packed"}.get(version) or layout_of(data)
     if version == 1 and data[21] in (1, 2):
         raise Bad(UNSUPPORTED, "version 1 with a codec in byte 21", 21)
 
@@ -466,8 +571,12 @@ def parse(data: bytes, name: str = "") -> Parsed:
         codec = chunk_size = 0
     elif layout != "v2":
         codec, chunk_size, payload_abi = LZ4, 1 << data[22], data[20]
+    if layout == "packed" and (data[21] or not 1 <= data[22] <= 26 or data[23]):
+        raise Bad(CORRUPT, "codec, or chunk size", 21)
     if codec > LZ4HC:
         raise Bad(UNSUPPORTED, f"codec {codec}", 7)
+    if codec == NONE and any(data[21:24]) and is_packed_frame(region):
+        raise Bad(CORRUPT, "the region is one of layout packed", 3)
     if codec != NONE and not 1 <= chunk_size <= MAX_CHUNK:
         raise Bad(CORRUPT, "chunk size", 20)
     if payload_at > len(data):
@@ -477,8 +586,18 @@ def parse(data: bytes, name: str = "") -> Parsed:
     if re.fullmatch(r"[0-9a-fA-F]{40}\.kv", name) and hashlib.sha1(text).hexdigest() != name[:40].lower():
         raise Bad(CORRUPT, "the text is not the one the file is named after", text_at)
 
+    trailer = data[trailer_at:]
     if codec == NONE:
         payload, loose = region, False
+    elif layout == "packed":
+        try:
+            payload, loose = decode_packed(region, chunk_size)
+        except Bad as bad:
+            raise Bad(bad.verdict, bad.why, payload_at + bad.at) from None
+        seal = seal_of(data)
+        if struct.unpack_from("<Q", region, 16)[0] != seal:
+            raise Bad(CORRUPT, "the seal is not of this header and text", payload_at + 16)
+        trailer = packed_trailer(trailer, seal, bool(ext_flags & TOOL_MAP))
     elif payload_bytes < FRAME_BYTES:
         raise Bad(CORRUPT, "the region is too short for its frame", payload_at)
     else:
@@ -508,7 +627,7 @@ def parse(data: bytes, name: str = "") -> Parsed:
         payload_bytes,
         text,
         payload,
-        data[trailer_at:],
+        trailer,
         loose,
     )
 
@@ -580,6 +699,25 @@ def build_mid(
     return build(region, codec=model_id, chunk_size=payload_abi | 1 << 8 | log2 << 16, **parts)
 
 
+def build_packed(
+    payload: bytes,
+    *,
+    log2: int = 6,
+    model_id: int = 0,
+    payload_abi: int = 0,
+    block: Encoder = fast,
+    words: Sequence[int] = (32,),
+    trailer: bytes = b"",
+    region: Callable[[int], bytes] | None = None,
+    **parts: object,
+) -> bytes:
+    """A packed file; `region` makes another region of its seal, for a file that is odd."""
+    parts |= {"version": PACKED, "codec": model_id, "chunk_size": payload_abi | log2 << 16}
+    seal = seal_of(build(**parts))
+    made = region(seal) if region else encode_packed(payload, 1 << log2, seal, block, words)
+    return build(made, trailer=trailer and trailer + sum_of(trailer, seal), **parts)
+
+
 def build_crc(payload: bytes, *, text: bytes = b"", trailer: bytes = b"", **parts: object) -> bytes:
     """A v2-crc file: its header goes on with four checksums, then come text length and all the rest."""
     head = build(payload, codec=0, chunk_size=0, **parts)[:HEADER_BYTES]
@@ -598,6 +736,9 @@ def lint(data: bytes) -> list[str]:
     odd = []
     if file.reason_code > 6:
         odd.append("reason above 6")
+    behind = TEXT_AT + len(file.text) + file.payload_bytes
+    if file.layout == "packed" and len(data) > behind and not file.trailer:
+        odd.append("a trailer that was torn")
     if file.loose:
         odd.append("a block breaks rules of LZ4 that its decoders let pass")
     if file.version == 1 and (data[7] or any(data[20:24])):

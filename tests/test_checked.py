@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import ds4kv
 from ds4kv.format.header import Form
 from ds4kv.stream import PayloadReader, PayloadWriter, RawWriter
-from ds4kv.stream.reader import region_sums
+from ds4kv.stream.sums import region_sums
 
 FACTS: dict[str, Any] = {"tokens": 7, "ctx_size": 9, "created_at": 1_780_000_000, "model_id": 3, "payload_abi": 2}
 SMALL: dict[str, Any] = {"tokens": 7, "ctx_size": 9}

@@ -245,7 +245,7 @@ def test_an_abandoned_payload_is_not_published(path: Path) -> None:
     assert names(path) == []
 
 
-@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked", "packed"])
 @pytest.mark.parametrize("written", [b"", b"1234"])
 def test_a_payload_shorter_than_announced_is_not_published(layout: str, written: bytes, path: Path) -> None:
     checkpoint = ds4kv.create(path, raw_total=5, layout=layout, **FACTS)
@@ -531,7 +531,7 @@ def test_no_workers_means_no_threads(path: Path) -> None:
     assert threads_used(path, workers=0) == idle
 
 
-@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked", "packed"])
 def test_a_checkpoint_shows_its_path_and_its_state(path: Path, layout: str) -> None:
     with ds4kv.create(path, **FACTS, layout=layout) as writer:
         assert repr(writer) == f"<CheckpointWriter of {str(path)!r}: open, 0 bytes written>"

@@ -26,6 +26,7 @@ from processes import DEADLINE, started
 
 import ds4kv
 from ds4kv.cli import main
+from ds4kv.file.ledger import Ledger
 from ds4kv.store.store import Store
 
 GOOD = MANIFEST["good"]
@@ -621,7 +622,7 @@ def make(path: Path, layout: str, payload: bytes = NUMBERS, **options: Any) -> P
     return path
 
 
-SOURCES = ["v1", "v2", "v2-checked", "v2-mid", "v2-mid transposed"]
+SOURCES = ["v1", "v2", "v2-checked", "packed", "v2-mid", "v2-mid transposed"]
 
 
 def kept(path: Path) -> Any:
@@ -631,7 +632,7 @@ def kept(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("source_layout", SOURCES)
-@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked", "packed"])
 def test_convert_from_every_layout_to_every_layout(
     source_layout: str, layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -645,7 +646,7 @@ def test_convert_from_every_layout_to_every_layout(
     assert capsys.readouterr().out.startswith(f"{target}: {layout} {codec}, {target.stat().st_size:,} bytes; ")
 
 
-@pytest.mark.parametrize("source_layout", ["v1", "v2-checked", "v2-mid transposed"])
+@pytest.mark.parametrize("source_layout", ["v1", "v2-checked", "packed", "v2-mid transposed"])
 def test_convert_carries_a_model_id_or_refuses(
     source_layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -656,7 +657,7 @@ def test_convert_carries_a_model_id_or_refuses(
         content = bytearray(make(source, source_layout).read_bytes())
         content[7], content[20] = 1, 2
         source.write_bytes(content)
-    for layout in ("v1", "v2-checked"):
+    for layout in ("v1", "v2-checked", "packed"):
         assert main(["convert", str(source), str(target), "--layout", layout]) == 0
         header = ds4kv.read_header(target)
         assert (header.layout, header.model_id, header.payload_abi) == (layout, 1, 2)
@@ -667,10 +668,11 @@ def test_convert_carries_a_model_id_or_refuses(
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_convert_has_8_bits_for_an_abi_in_v2_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("layout", ["v2-checked", "packed"])
+def test_convert_has_8_bits_for_an_abi_there(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = make(tmp_path / "source.kv", "v1", payload_abi=768), tmp_path / "target.kv"
     argv = ["convert", str(source), str(target), "--layout"]
-    assert main([*argv, "v2-checked"]) == 2
+    assert main([*argv, layout]) == 2
     assert "payload_abi is 768" in error_line(capsys.readouterr().err)
     assert main([*argv, "v1"]) == 0
     assert target.read_bytes() == source.read_bytes()
@@ -700,6 +702,30 @@ def reference_noise(size: int) -> bytearray:
     return noise[:size]
 
 
+def test_convert_to_packed_by_level(tmp_path: Path) -> None:
+    source = make(tmp_path / "source.kv", "v1", NUMBERS * 10)
+    sizes = {}
+    for level in (None, -1, 0, 1, 12):
+        options = [] if level is None else ["--level", str(level)]
+        target = tmp_path / f"{level}.kv"
+        assert main(["convert", str(source), str(target), "--layout", "packed", *options]) == 0
+        sizes[level] = target.stat().st_size
+        assert ds4kv.read_header(target).chunk_size == 1 << 20
+    assert sizes[None] == sizes[0]
+    assert sizes[12] <= sizes[1] <= sizes[0] < sizes[-1] < source.stat().st_size
+
+
+def test_convert_to_packed_keeps_what_does_not_shrink_in_its_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = make(tmp_path / "source.kv", "v2", os.urandom(50_000)), tmp_path / "target.kv"
+    assert main(["convert", str(source), str(target), "--layout", "packed"]) == 0
+    size = target.stat().st_size
+    assert capsys.readouterr().out.startswith(f"{target}: packed lz4, {size:,} bytes; ")
+    assert size == 52 + 4 + 40 + 20 + 50_000 + 3 + 8
+    assert kept(target) == kept(source)
+
+
 def test_convert_says_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = make(tmp_path / "source.kv", "v2", os.urandom(50_000)), tmp_path / "target.kv"
     assert main(["convert", str(source), str(target), "--layout", "v2-checked"]) == 0
@@ -718,6 +744,10 @@ def test_convert_says_what_was_written(tmp_path: Path, capsys: pytest.CaptureFix
         (["--level", "13"], "level is 13"),
         (["--level", "-2"], "level is -2"),
         (["--layout", "v2", "--level", "-1"], "level is -1"),
+        (["--layout", "packed", "--codec", "none"], "codec lz4, not none"),
+        (["--layout", "packed", "--chunk-size", "5000"], "power of two"),
+        (["--layout", "packed", "--chunk-size", "1"], "power of two, 2 or more"),
+        (["--layout", "packed", "--level", "13"], "level is 13"),
     ],
 )
 def test_convert_to_what_v2_checked_is_not(
@@ -734,7 +764,7 @@ def test_convert_to_what_v2_checked_is_not(
 @pytest.mark.parametrize("layout", SOURCES)
 def test_info_and_verify_of_every_layout(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = make(tmp_path / "a.kv", layout)
-    has_checksums = layout == "v2-checked"
+    has_checksums = layout in ("v2-checked", "packed")
     assert main(["info", "--json", str(path)]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["layout"], facts["checksums"]) == (layout.split()[0], has_checksums)
@@ -744,13 +774,17 @@ def test_info_and_verify_of_every_layout(layout: str, tmp_path: Path, capsys: py
     assert main(["info", str(path)]) == 0
     assert f"checksums          {'yes' if has_checksums else 'no'}\n" in capsys.readouterr().out
     assert main(["verify", str(path)]) == 0
-    proof = "checksums" if has_checksums else "decodes"
+    proof = {"v2-checked": "checksums", "packed": "sealed"}.get(layout, "decodes")
     assert capsys.readouterr().out.splitlines()[0] == f"{path}: ok: {proof}"
 
 
 def test_verify_finds_what_only_a_checksum_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     payload = NUMBERS + bytes(range(100))  # which end as literals
-    for layout, code, said in (("v2", 0, "ok: decodes"), ("v2-checked", 1, "corrupt: chunk 3 has another XXH32")):
+    for layout, code, said in (
+        ("v2", 0, "ok: decodes"),
+        ("v2-checked", 1, "corrupt: chunk 3 has another XXH32"),
+        ("packed", 1, "corrupt: chunk 3 is not the one that was written to this file and place"),
+    ):
         path = make(tmp_path / "a.kv", layout, payload, trailer=b"")
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
@@ -794,11 +828,13 @@ def test_convert_keeps_notes_true(tmp_path: Path, capsys: pytest.CaptureFixture[
     other.mkdir()
     assert main(["convert", str(path), str(copy / path.name), "--level", "9"]) == 0
     assert list(copy.iterdir()) == [copy / path.name]
-    for layout in ("v1", "v2", "v2-checked"):
+    for layout, proof in (("v1", "sidecar"), ("v2", "sidecar"), ("v2-checked", "sidecar"), ("packed", "sealed")):
         assert main(["convert", str(path), str(path), "--layout", layout]) == 0
         capsys.readouterr()
         assert main(["verify", str(path)]) == 0
-        assert capsys.readouterr().out.startswith(f"{path}: ok: sidecar")
+        assert capsys.readouterr().out.startswith(f"{path}: ok: {proof}")
+    with contextlib.closing(Ledger(str(tmp_path))) as ledger:
+        assert ledger.names() == set()
     # What comes from elsewhere, and happens to have the very header of what was noted.
     make(other / path.name, "v2", tokens=600, payload=NUMBERS, **{"text": b"text", "trailer": b""})
     assert main(["convert", str(other / path.name), str(path), "--layout", "v2"]) == 0
@@ -825,6 +861,9 @@ def test_salvage_of_v2_mid_writes_what_is_written(layout: str, tmp_path: Path) -
 # ------------------------------------------------------------------------------------------------ ab
 
 
+COMPRESSED = [("v2-checked", -1), ("packed", -1), ("packed", 0), ("v2-checked", 0), ("v2", 0)]
+
+
 def test_ab_as_json_on_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = tmp_path / "plain.bin"
     plain.write_bytes(b"compressible " * 10_000)
@@ -835,13 +874,13 @@ def test_ab_as_json_on_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     workers = min(3, len(os.sched_getaffinity(0)))
     assert (report["workers"], report["rounds"], report["directory"]) == (workers, 2, str(tmp_path))
     rows = report["results"]
-    ways = [("v2", "none", None), ("v2-checked", "lz4", -1), ("v2-checked", "lz4", 0), ("v2", "lz4", 0)]
-    assert [(row["payload"], row["raw_bytes"]) for row in rows] == [(str(CONTROL), 9000)] * 4 + [
+    ways = [("v2", "none", None), *((layout, "lz4", level) for layout, level in COMPRESSED)]
+    assert [(row["payload"], row["raw_bytes"]) for row in rows] == [(str(CONTROL), 9000)] * 6 + [
         (str(plain), 130_000)
-    ] * 4
+    ] * 6
     assert [(row["layout"], row["codec"], row["level"]) for row in rows] == ways * 2
     # The payload of the checkpoint is measured, not the file with its header and text.
-    assert [row["file_bytes"] for row in rows[::4]] == [9052, 130_052]
+    assert [row["file_bytes"] for row in rows[::6]] == [9052, 130_052]
     for row in rows:
         assert row["verified"] is True
         assert row["ratio"] == pytest.approx(row["raw_bytes"] / row["file_bytes"], abs=1e-4)
@@ -849,7 +888,7 @@ def test_ab_as_json_on_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             rate = row["raw_bytes"] / row[f"{verb}_ms"] / 1e3
             assert row[f"{verb}_mb_per_s"] == pytest.approx(rate, rel=0.05, abs=0.1)
             assert 0 < row[f"{verb}_ms_min"] <= row[f"{verb}_ms"] <= row[f"{verb}_ms_max"]
-    assert rows[7]["ratio"] > 20
+    assert rows[-1]["ratio"] > 20
     assert err == ""
     assert list(tmp_path.iterdir()) == [plain]
 
@@ -912,7 +951,7 @@ def test_ab_is_loud_when_what_was_loaded_is_not_what_was_saved(
     out, err = capsys.readouterr()
     assert error_line(err) == f"{CONTROL}: what was loaded from lz4 (layout v2, codec lz4) is NOT what was saved"
     if form:
-        assert [row["verified"] for row in json.loads(out)["results"]] == [True, True, True, False]
+        assert [row["verified"] for row in json.loads(out)["results"]] == [True] * 5 + [False]
     else:
         assert "NO\n" in "\n".join(line.rstrip() for line in out.splitlines())
         assert "mean nothing" in out
@@ -925,7 +964,7 @@ def test_ab_notices_a_load_that_does_nothing(
     zeros.write_bytes(bytes(100_000))
     monkeypatch.setattr(ds4kv, "load", lambda path, **kwargs: None)
     assert main(["ab", str(zeros), "--json"]) == 1
-    assert [row["verified"] for row in json.loads(capsys.readouterr().out)["results"]] == [False] * 4
+    assert [row["verified"] for row in json.loads(capsys.readouterr().out)["results"]] == [False] * 6
 
 
 def test_ab_wants_room_before_it_begins(

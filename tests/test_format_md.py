@@ -30,22 +30,26 @@ def bytes_of(dump: str) -> bytes:
 
 NAMES = re.findall(r"`([0-9a-f]{40}\.kv)`", TEXT)
 EXAMPLES = [bytes_of(dump) for dump in re.findall(r"```hexdump\n(.*?)```", TEXT, re.DOTALL)]
-FLOATS = [9, 31]
-TEXTS = [b"Time? <tool_calls>now()</tool_calls>", b"Hi"]
-LAYOUTS = ["v2", "v2-checked"]
+PAYLOADS = [
+    b"DSV4" + struct.pack("<9f", *[1.5] * 9),
+    b"DSV4" + struct.pack("<31f", *[1.5] * 31),
+    struct.pack("<512f", *[2 ** (i % 32) for i in range(512)]) + b"rest!",
+]
+TEXTS = [b"Time? <tool_calls>now()</tool_calls>", b"Hi", b"Time? <tool_calls>now()</tool_calls>"]
+LAYOUTS = ["v2", "v2-checked", "packed"]
 
 examples = pytest.mark.parametrize(("name", "example"), list(zip(NAMES, EXAMPLES, strict=True)), ids=LAYOUTS)
 
 
 def test_prose_and_bytes_agree() -> None:
-    sizes = re.findall(r"`(v2\S*)` checkpoint of (\d+) bytes", TEXT)
+    sizes = re.findall(r"`(v2\S*|packed)` checkpoint of (\d+) bytes", TEXT)
     assert sizes == [(layout, str(len(data))) for layout, data in zip(LAYOUTS, EXAMPLES, strict=True)]
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=LAYOUTS)
+@pytest.mark.parametrize("number", range(3), ids=LAYOUTS)
 def test_both_decoders_load_it(number: int, tmp_path: Path) -> None:
     name, example = NAMES[number], EXAMPLES[number]
-    payload = b"DSV4" + struct.pack("<f", 1.5) * FLOATS[number]
+    payload = PAYLOADS[number]
     path = tmp_path / name
     path.write_bytes(example)
     loaded = ds4kv.load(path)

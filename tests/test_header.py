@@ -45,10 +45,17 @@ LOG2 = headers(
     model_id=BYTE,
     payload_abi=BYTE,
 )
+PACKED = headers(
+    layout=st.just(Layout.PACKED),
+    codec=st.just(Codec.LZ4),
+    chunk_size=st.integers(1, 26).map(lambda log2: 1 << log2),
+    model_id=BYTE,
+    payload_abi=BYTE,
+)
 V2_LZ4 = headers(codec=st.sampled_from([Codec.LZ4, Codec.LZ4HC]), chunk_size=st.integers(1, 1 << 26))
 
 
-@given(V1 | V2_NONE | V2_LZ4 | LOG2)
+@given(V1 | V2_NONE | V2_LZ4 | LOG2 | PACKED)
 def test_round_trip(header: Header) -> None:
     assert Header.unpack(header.pack(), header.layout) == header
     assert pickle.loads(pickle.dumps(header)) == header
@@ -87,12 +94,30 @@ def test_where_a_layout_with_its_codec_in_byte_21_has_its_fields(layout: str, co
         assert caught.value.offset == at
 
 
+@pytest.mark.parametrize("layout", [None, Layout.V2, Layout.V2_CHECKED, Layout.PACKED])
+def test_where_packed_has_its_fields(layout: Layout | None) -> None:
+    """Its version tells it, whatever it is taken for."""
+    fields = {"codec": Codec.LZ4, "chunk_size": 1 << 20, "model_id": 9, "payload_abi": 3}
+    header = Header(layout="packed", tokens=1, ctx_size=1, **fields)
+    head = header.pack()
+    assert (header.version, head[3], head[7], head[20:24]) == (75, 75, 9, bytes([3, 0, 20, 0]))
+    assert Header.unpack(head, layout) == header
+    for at, byte, field in ((21, 1, "codec"), (22, 0, "chunk_size"), (22, 27, "chunk_size"), (23, 1, "chunk_size")):
+        with pytest.raises(ds4kv.CorruptError) as caught:
+            Header.unpack(head[:at] + bytes([byte]) + head[at + 1 :], layout)
+        assert (caught.value.offset, caught.value.field) == (at, field)
+    for version in (0, 3, 74, 76, 107, 255):
+        with pytest.raises(ds4kv.UnsupportedError, match="1, 2 and 75 are read"):
+            Header.unpack(head[:3] + bytes([version]) + head[4:], layout)
+
+
 def test_forms() -> None:
     lz4 = {"tokens": 1, "ctx_size": 1, "codec": Codec.LZ4, "chunk_size": 64}
     assert Header(layout="v1", tokens=1, ctx_size=1).form is Form.RAW
     assert Header(tokens=1, ctx_size=1).form is Form.RAW
     assert Header(**lz4).form is Header(**lz4 | {"codec": Codec.LZ4HC}).form is Form.PLAIN
     assert Header(layout="v2-checked", **lz4).form is Form.CHECKED
+    assert Header(layout="packed", **lz4).form is Form.PACKED
     assert Header(layout="v2-mid", **lz4).form is None
 
 
@@ -140,6 +165,12 @@ GOOD = {"tokens": 1, "ctx_size": 1}
         {"layout": "v2-checked", "codec": Codec.LZ4, "chunk_size": 1 << 27},
         {"layout": "v2-checked", "codec": Codec.LZ4, "chunk_size": 64, "model_id": 256},
         {"layout": "v2-checked", "codec": Codec.LZ4, "chunk_size": 64, "payload_abi": 256},
+        {"layout": "packed"},
+        {"layout": "packed", "codec": Codec.LZ4HC, "chunk_size": 64},
+        {"layout": "packed", "codec": Codec.LZ4, "chunk_size": 65},
+        {"layout": "packed", "codec": Codec.LZ4, "chunk_size": 1},
+        {"layout": "packed", "codec": Codec.LZ4, "chunk_size": 1 << 27},
+        {"layout": "packed", "codec": Codec.LZ4, "chunk_size": 64, "payload_abi": 256},
         {"layout": "v1", "codec": Codec.LZ4, "chunk_size": 1},
         {"codec": Codec.LZ4, "chunk_size": 0},
         {"codec": Codec.LZ4, "chunk_size": (1 << 26) + 1},
@@ -197,7 +228,7 @@ def test_errors_travel_between_processes() -> None:
 # ------------------------------------------------------------------------------------ the twin in C
 
 C_FIELDS = {"reason_code": "reason"}  # where C has a field by another name
-LAYOUTS = {1: Layout.V1, 2: Layout.V2, 3: Layout.V2_MID, 4: Layout.V2_CHECKED}
+LAYOUTS = {1: Layout.V1, 2: Layout.V2, 3: Layout.V2_MID, 4: Layout.V2_CHECKED, 5: Layout.PACKED}
 
 
 def by_python(head: bytes, layout: Layout) -> object:
@@ -238,7 +269,7 @@ def check_twins(head: bytes) -> None:
 GOLDEN_HEADS = sorted({path.read_bytes()[:48] for path in Path(__file__).with_name("golden").glob("*.kv")})
 CODED = [
     Header(**GOOD | {"layout": layout, "codec": Codec.LZ4, "chunk_size": 1 << 24}).pack()
-    for layout in (Layout.V2_MID, Layout.V2_CHECKED)
+    for layout in (Layout.V2_MID, Layout.V2_CHECKED, Layout.PACKED)
 ]
 
 

@@ -24,7 +24,7 @@ ROOMS = ["core", "format", "stream", "file", "store", "engines", "cli"]
 PUBLIC = {"ds4kv.h", "ds4kv_file.h", "ds4kv_stdio.h"}
 """For programs, and for any room."""
 
-VENDORED = {"lz4.h": {"codec"}, "lz4hc.h": {"codec"}, "xxhash.h": {"hash", "transpose"}}
+VENDORED = {"lz4.h": {"block"}, "lz4hc.h": {"block"}, "xxhash.h": {"hash", "transpose"}}
 
 
 def c_rooms() -> list[str]:

@@ -31,7 +31,7 @@ from ds4kv.file.note import Note, Verdict
 from ds4kv.format.header import Form
 from ds4kv.format.toolmap import pack_tool_map
 from ds4kv.store.store import Store
-from ds4kv.stream.reader import region_sums
+from ds4kv.stream.sums import region_sums
 
 CHUNK = 4096
 PAYLOAD = b"".join(struct.pack("<f", i / 7) for i in range(3 * CHUNK // 4)) + bytes(100)  # three chunks and a bit

@@ -74,7 +74,7 @@ def payload(path: Path) -> bytes:
     skipped=st.integers(0, 3_000),
     chunk_size=st.sampled_from([1, 100, 1000, 1 << 20]),
     workers=st.integers(0, 3),
-    form=st.sampled_from([Form.PLAIN, Form.CHECKED]),
+    form=st.sampled_from([Form.PLAIN, Form.CHECKED, Form.PACKED]),
     is_pipe=st.booleans(),
 )
 def test_parts_are_filled_in_order(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import reference
@@ -40,7 +42,21 @@ def mid(**fields: object) -> bytes:
     return reference.build_mid(PAYLOAD, **{"text": b"text", "log2": 12, "model_id": 7, "payload_abi": 3, **fields})
 
 
-LAYOUTS = pytest.mark.parametrize("make", [v1, v2, checked, mid])
+def packed(**fields: Any) -> bytes:
+    options = {"layout": "packed", "chunk_size": 4096, "model_id": 2, "payload_abi": 3, "text": b"text"}
+    options |= {"reason": fields.pop("reason_code", 1), "created_at": 5, "last_used": 6, **fields}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "a.kv"
+        ds4kv.dump(path, PAYLOAD, tokens=600, ctx_size=9, **options)
+        return path.read_bytes()
+
+
+def stored(trailer: bytes, make: Callable[..., bytes]) -> int:
+    """Bytes of the file that it takes."""
+    return len(trailer) + (8 if trailer and make is packed else 0)
+
+
+LAYOUTS = pytest.mark.parametrize("make", [v1, v2, checked, mid, packed])
 
 
 @pytest.fixture
@@ -128,7 +144,17 @@ def test_a_trailer_is_replaced(path: Path, make: Callable[..., bytes], old: byte
         assert checkpoint.payload.read() == PAYLOAD
         header = checkpoint.header
     assert (header.ext_flags, header.hits, header.last_used, header.reason_code) == (0xF1, 5, 44, 99)
-    assert changed(before[: len(before) - len(old)], path.read_bytes()[: -len(NEW_MAP)]) <= {6, *range(32, 40)}
+    after = path.read_bytes()[: -stored(NEW_MAP, make)]
+    assert changed(before[: len(before) - stored(old, make)], after) <= {6, *range(32, 40)}
+
+
+def test_under_a_seal_no_trailer_has_no_flag(path: Path) -> None:
+    path.write_bytes(packed(trailer=OLD_MAP, ext_flags=0xF1))
+    for trailer, flags in ((b"", 0xF0), (NEW_MAP, 0xF1), (b"", 0xF0), (b"", 0xF0)):
+        assert rewrite_trailer(str(path), trailer, last_used=44)
+        with ds4kv.open(path) as checkpoint:
+            assert (checkpoint.trailer, checkpoint.header.ext_flags) == (trailer, flags)
+            assert checkpoint.verify() is ds4kv.Verdict.OK
 
 
 class Killed(BaseException):
@@ -136,6 +162,7 @@ class Killed(BaseException):
 
 
 @given(
+    make=st.sampled_from([v2, packed]),
     old=st.sampled_from([b"", OLD_MAP, OLD_MAP * 9, NEW_MAP]),
     new=st.sampled_from([NEW_MAP, NEW_MAP * 9]),
     calls=st.integers(0, 9),
@@ -143,11 +170,16 @@ class Killed(BaseException):
 )
 @settings(deadline=None)
 def test_killed_between_any_two_calls_the_file_verifies(
-    tmp_path_factory: pytest.TempPathFactory, old: bytes, new: bytes, calls: int, part: int
+    tmp_path_factory: pytest.TempPathFactory,
+    make: Callable[..., bytes],
+    old: bytes,
+    new: bytes,
+    calls: int,
+    part: int,
 ) -> None:
     """Also within a write: of ``part`` bytes of it."""
     path = tmp_path_factory.mktemp("killed") / "a.kv"
-    path.write_bytes(v2(trailer=old, ext_flags=1 if old else 0))
+    path.write_bytes(make(trailer=old, ext_flags=1 if old else 0))
     left = calls
 
     def counted(call: Callable[..., object]) -> Callable[..., object]:
@@ -179,10 +211,16 @@ def test_killed_between_any_two_calls_the_file_verifies(
         if checkpoint.header.ext_flags & 1:
             # Behind an old map there may be zeros, which no reader looks at.
             assert unpack_tool_map(checkpoint.trailer) in (unpack_tool_map(old), unpack_tool_map(new))
+        if make is packed:  # where there are none
+            assert checkpoint.trailer in (b"", old, new)
+            checkpoint.verify()
 
 
-def test_for_want_of_space_the_old_trailer_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path.write_bytes(v2(trailer=OLD_MAP, ext_flags=1))
+@pytest.mark.parametrize("make", [v2, packed])
+def test_for_want_of_space_the_old_trailer_stays(
+    path: Path, make: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(make(trailer=OLD_MAP, ext_flags=1))
     before = path.read_bytes()
 
     def full(fd: int, offset: int, size: int) -> None:

@@ -26,7 +26,8 @@ BASE = (BAD / "base.payload.bin").read_bytes()
 CHUNK = 4096
 TEXT = b"the rendered prompt"
 TRAILER = b"KTM\1\0\0\0\0"
-HEAD_BYTES = {"v2": 8, "v2-checked": 12}
+HEAD_BYTES = {"v2": 8, "v2-checked": 12, "packed": 20}
+FRAME_BYTES = {"v2": 12, "v2-checked": 12, "packed": 40}
 LAYOUTS = list(HEAD_BYTES)
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
@@ -48,7 +49,7 @@ def records(path: Path, layout: str) -> list[tuple[int, int]]:
     """Offset and size of each record, told from the bytes alone."""
     content = path.read_bytes()
     text_bytes, region_bytes = int.from_bytes(content[48:52], "little"), int.from_bytes(content[40:48], "little")
-    at, end, found = 52 + text_bytes + 12, 52 + text_bytes + region_bytes, []
+    at, end, found = 52 + text_bytes + FRAME_BYTES[layout], 52 + text_bytes + region_bytes, []
     while at < end:
         size = HEAD_BYTES[layout] + int.from_bytes(content[at + 4 : at + 8], "little")
         found.append((at, size))
@@ -196,6 +197,12 @@ def test_cut_short_anywhere(layout: str, tmp_path: Path) -> None:
             expected = min(256 * sum(end <= size for end in ends), len(payload))
         assert (good_bytes, bytes(checkpoint.payload)) == (expected, payload[:expected])
         assert checkpoint.text == TEXT[: size - 52]
+        if layout == "packed":
+            assert checkpoint.trailer == b""
+            [*remarks, last] = damage
+            assert remarks == []
+            assert last.raw_start == (expected if size < region_end else 0)  # or it is of the trailer
+            continue
         assert checkpoint.trailer == content[region_end:size]
         if size >= region_end:
             assert damage == ()
@@ -223,7 +230,7 @@ def test_a_region_larger_than_any_file(layout: str, claimed: int, tmp_path: Path
     assert ds4kv.load(path, salvage=True).payload == PAYLOAD
 
 
-@every_layout
+@pytest.mark.parametrize("layout", ["v2", "v2-checked"])
 def test_a_damaged_frame_costs_nothing(layout: str, tmp_path: Path) -> None:
     content = make(tmp_path, layout).read_bytes()
     path = tmp_path / "damaged.kv"
@@ -236,6 +243,74 @@ def test_a_damaged_frame_costs_nothing(layout: str, tmp_path: Path) -> None:
             assert good_bytes == len(PAYLOAD)
             assert [each[:3] for each in damage] == [(0, 0, start)]
             assert ds4kv.load(path, salvage=True).payload == PAYLOAD
+
+
+def test_without_the_frame_of_packed_nothing_is_proven(tmp_path: Path) -> None:
+    content = make(tmp_path, "packed").read_bytes()
+    path = tmp_path / "damaged.kv"
+    start = 52 + len(TEXT)
+    for offset in range(start, start + 40):
+        path.write_bytes(content)
+        overwrite(path, offset, bytes([content[offset] ^ 1]))
+        good_bytes, [damage] = examine(path)
+        assert (good_bytes, damage[:3]) == (0, (0, len(PAYLOAD), start))
+        assert "no chunk can be proven" in damage.why
+        found = ds4kv.load(path, salvage=True)
+        assert (found.payload, found.text, found.trailer) == (b"", TEXT, TRAILER)  # which header and text prove
+
+
+@pytest.mark.parametrize("offset", [8, 16, 24, 52, 52 + len(TEXT) - 1], ids=lambda offset: f"byte {offset}")
+def test_what_is_sealed_may_be_damaged_and_the_records_prove_themselves(offset: int, tmp_path: Path) -> None:
+    path = make(tmp_path, "packed")
+    damage_quietly(path, offset)
+    with pytest.raises(ds4kv.CorruptError) as caught:
+        ds4kv.load(path)
+    assert (caught.value.field, caught.value.offset) == ("seal", 52 + len(TEXT) + 16)
+    spoil(path, "packed", 3)
+    good_bytes, [of_the_seal, lost_chunk] = examine(path)
+    assert good_bytes == 3 * CHUNK
+    assert of_the_seal[:3] == (0, 0, 52 + len(TEXT) + 16)
+    assert of_the_seal.why == "header and text are not those that were saved with this payload"
+    assert lost_chunk[:2] == (3 * CHUNK, 4 * CHUNK)
+    assert ds4kv.load(path, salvage=True).trailer == TRAILER
+
+
+def test_records_of_packed_in_another_place_are_lost(tmp_path: Path) -> None:
+    """Chunks 1 and 3 in each other's place, and chunk 2 of the same in a file that was saved anew."""
+    noise = random.Random(1).randbytes(len(PAYLOAD))  # stored as it is: records are of one size
+    path = make(tmp_path, "packed", noise)
+    other = path.rename(tmp_path / "other.kv").read_bytes()
+    make(tmp_path, "packed", noise[::-1])
+    places = records(path, "packed")
+    content = path.read_bytes()
+    for chunk, source in ((1, content), (3, content), (2, other)):
+        (to, size), (at, _) = places[chunk], places[4 - chunk]
+        overwrite(path, to, source[at : at + size])
+    assert lost(path) == [(CHUNK, 4 * CHUNK)]
+    good = ds4kv.load(path, salvage=True, into=(room := bytearray(len(noise))))
+    assert (good.payload, room[4 * CHUNK :]) == (noise[::-1][:CHUNK], noise[::-1][4 * CHUNK :])
+
+
+def test_how_much_is_left_of_packed_is_told_by_its_frame(tmp_path: Path) -> None:
+    """The region's size is the one number of the header that the records alone prove."""
+    path = make(tmp_path, "packed", trailer=b"", ext_flags=0)
+    offset, _ = records(path, "packed")[3]
+    for claimed in (0, 39, 40, 41, offset - 52 - len(TEXT), offset - 52 - len(TEXT) + 30, 1 << 40):
+        overwrite(path, 40, claimed.to_bytes(8, "little"))
+        with pytest.raises(ds4kv.CorruptError):
+            ds4kv.load(path)
+        good_bytes, damage = examine(path)
+        assert [each[:2] for each in damage] == [(good_bytes, len(PAYLOAD))]
+        assert ds4kv.load(path, salvage=True).payload == PAYLOAD[:good_bytes]
+    os.truncate(path, offset)
+    overwrite(path, 40, (offset - 52 - len(TEXT)).to_bytes(8, "little"))
+    good_bytes, [damage] = examine(path)
+    assert damage == (
+        3 * CHUNK,
+        len(PAYLOAD),
+        offset,
+        f"the records end after {3 * CHUNK} of {len(PAYLOAD)} bytes of payload",
+    )
 
 
 def test_how_much_is_lost_may_be_unknown(tmp_path: Path) -> None:
@@ -422,7 +497,7 @@ def test_the_command_saves_what_is_good(layout: str, tmp_path: Path, capsys: pyt
     assert len(lines) == 2
     saved = ds4kv.load(out)
     assert (saved.payload, saved.text, saved.trailer) == (PAYLOAD[: 3 * CHUNK], TEXT, TRAILER)
-    chunk_size = 1 << 20 if layout == "v2-checked" else saved.header.chunk_size  # in chunks of its size
+    chunk_size = saved.header.chunk_size if layout == "v2" else 1 << 20  # in chunks of its size
     before_it = ds4kv.read_header(path)._replace(payload_bytes=0, chunk_size=chunk_size)
     assert saved.header._replace(payload_bytes=0) == before_it
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, status.st_mtime_ns)

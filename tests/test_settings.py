@@ -63,10 +63,11 @@ def test_whole_saves_show_the_keywords_of_a_save(function: Callable[..., object]
         assert of_this[name] == parameter
 
 
-def test_each_argument_of_a_whole_save_gets_where_it_belongs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["v2-checked", "packed"])
+def test_each_argument_of_a_whole_save_gets_where_it_belongs(layout: str, tmp_path: Path) -> None:
     facts = {"tokens": 600, "ctx_size": 700, "quant_bits": 4, "ext_flags": 2, "model_id": 5, "payload_abi": 6}
     options: dict[str, Any] = facts | {"reason": "shutdown", "tool_map": {b"id": BLOCK}, "raw_total": len(PAYLOAD)}
-    with ds4kv.Store(tmp_path, layout="v2-checked", workers=0) as store:
+    with ds4kv.Store(tmp_path, layout=layout, workers=0) as store:
         with store.save(b"a" + BLOCK, **options) as saving:
             saving.payload.write(PAYLOAD)
         entries = [

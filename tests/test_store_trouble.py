@@ -86,7 +86,7 @@ def test_another_models_state_is_not_found(tmp_path: Path, layout: str) -> None:
 
 
 def test_a_layout_without_room_for_the_model_counts_as_none(store: Store) -> None:
-    with pytest.raises(ValueError, match="v2 has no room for model_id and payload_abi: v1 and v2-checked have"):
+    with pytest.raises(ValueError, match="v2 has no room for model_id and payload_abi: v1, v2-checked and packed have"):
         store.save_buffer(b"text", PAYLOAD, model_id=7, **SAVE)
     entry = put(store, b"text")
     assert store.find(b"text", **PROMPT, model_id=0, payload_abi=0) == entry

@@ -112,7 +112,7 @@ def test_everything_but_the_layout_stays(workers: int, kv: Path) -> None:
 def test_there_and_back_again(kv: Path) -> None:
     path = put(kv)
     before = path.read_bytes()
-    for layout in ("v2", "v2-checked", "v2", "v1", "v2-checked", "v1"):
+    for layout in ("v2", "v2-checked", "packed", "v2", "packed", "v2-checked", "v1", "packed", "v2-checked", "v1"):
         assert actions(kv, layout=layout) == ["upgraded"]
         assert ds4kv.read_header(path).layout == layout
     assert path.read_bytes() == before
@@ -257,6 +257,67 @@ def test_chunks_of_another_size(kv: Path) -> None:
     assert ds4kv.read_header(path).chunk_size == 8192
     assert actions(kv, layout="v2") == ["upgraded"]
     assert ds4kv.read_header(path).chunk_size == 1 << 24
+
+
+# -------------------------------------------------------------------------------------- layout packed
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("payload", [random.Random(1).randbytes(100_000), b"", b"x"], ids=["noise", "empty", "byte"])
+def test_packed_takes_every_payload(payload: bytes, dry_run: bool, kv: Path) -> None:
+    path = put(kv, payload=payload)
+    before = content(path)
+    [outcome] = upgraded(kv, layout="packed", dry_run=dry_run)
+    head_bytes = 40 + (20 if payload else 0) + 8
+    assert (outcome.action, outcome.after) == ("upgraded", outcome.before + head_bytes)
+    assert content(path) == before
+    assert path.stat().st_size == (outcome.before if dry_run else outcome.after)
+
+
+@pytest.mark.parametrize("level", [None, -1, 9])
+def test_from_packed_to_the_very_file_of_v2(level: int | None, kv: Path) -> None:
+    path = put(kv, layout="v2")
+    before = path.read_bytes()
+    assert actions(kv, layout="packed", level=level) == ["upgraded"]
+    assert actions(kv, layout="packed") == ["current"]
+    assert verdict(path) is Verdict.OK
+    assert actions(kv, layout="v2") == ["upgraded"]
+    assert path.read_bytes() == before
+    assert verdict(path) is Verdict.OK  # noted now, as it was proven before
+
+
+@pytest.mark.parametrize("trailer", [TRAILER + b"and more" * 100, b""])
+@pytest.mark.parametrize("layouts", [("v1", "packed"), ("packed", "v1"), ("packed", "v2-checked")])
+def test_a_tool_map_meanwhile_is_kept_with_its_sum(
+    layouts: tuple[str, str], trailer: bytes, kv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(kv, trailer=b"KTM old", ext_flags=0xF1, layout=layouts[0])
+    meanwhile(monkeypatch, lambda: rewrite_trailer(str(path), trailer, last_used=77))
+    [outcome] = upgraded(kv, layout=layouts[1])
+    found = ds4kv.load(path)
+    flags = 0xF1 if trailer else 0xF0
+    assert (found.header.layout, found.header.ext_flags, found.header.last_used) == (layouts[1], flags, 77)
+    assert (found.payload, found.trailer) == (PAYLOAD, trailer)
+    assert outcome.after == path.stat().st_size
+
+
+def test_a_flag_without_a_tool_map_is_left_out_of_packed(kv: Path) -> None:
+    path = put(kv, trailer=b"", ext_flags=0xF1)
+    assert actions(kv, layout="packed") == ["upgraded"]
+    assert ds4kv.read_header(path).ext_flags == 0xF0
+    assert verdict(path) is Verdict.OK
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("offset", [9, 55, 70, 1000, -3], ids=["header", "text", "frame", "payload", "trailer"])
+def test_what_is_no_proof_of_itself_is_left_alone(offset: int, dry_run: bool, kv: Path) -> None:
+    path = put(kv, layout="packed", payload=random.Random(1).randbytes(5000))
+    damage_quietly(path, offset)
+    before = path.read_bytes()
+    [outcome] = upgraded(kv, layout="v2", dry_run=dry_run)
+    assert outcome.action == "failed"
+    assert isinstance(outcome.error, ds4kv.CorruptError)
+    assert path.read_bytes() == before
 
 
 # ------------------------------------------------------------------------ others at the same time
@@ -416,7 +477,7 @@ def test_beside_an_engine(tmp_path: Path) -> None:
         with started(command) as engine:
             while (line := engine.line()) != b"ready\n":
                 assert line.startswith(b"remove ")  # as it opens: what was converted to v1 has outgrown the budget
-            layouts = ["v2-checked", "v2", "v1"]
+            layouts = ["v2-checked", "packed", "v2", "v1"]
             while engine.is_running():
                 outcomes = upgraded(kv, layout=layouts[0], workers=1)
                 assert [outcome for outcome in outcomes if outcome.action == "failed"] == []
@@ -462,7 +523,7 @@ def verdict(path: Path) -> Verdict:
 
 
 @pytest.mark.parametrize("age", [0, 100])
-@pytest.mark.parametrize("layout", ["v2", "v2-checked"])
+@pytest.mark.parametrize("layout", ["v2", "v2-checked", "packed"])
 def test_the_new_file_is_noted(layout: str, age: int, kv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = noted(kv)
     aged = path.stat().st_mtime_ns - age * 10**9
@@ -548,7 +609,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     kv.mkdir()
     count = fill(kv)
     rng = random.Random(1)
-    layouts = ["v2", "v2-checked", "v1"]
+    layouts = ["v2", "v2-checked", "packed", "v1"]
     left = 0
     for _ in range(12):
         command = [sys.executable, "-c", _FOREVER, str(kv), *layouts]

@@ -66,6 +66,33 @@ def test_what_a_store_saved_is_ok_by_its_sidecar(tmp_path: Path, capsys: pytest.
     assert f"ok: {Proof.SIDECAR}" in capsys.readouterr().out
 
 
+def test_a_packed_file_is_ok_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.kv"
+    for trailer, ext_flags in ((b"", 0), (b"tail", 0), (b"tail", 1)):
+        options = {"text": TEXT, "trailer": trailer, "ext_flags": ext_flags}
+        ds4kv.dump(path, PAYLOAD, tokens=600, ctx_size=1000, layout="packed", **options)
+        with ds4kv.open(path) as checkpoint:
+            assert checkpoint.verify() is Verdict.OK
+            assert checkpoint.proof() is Proof.SEALED
+        assert main(["verify", str(path)]) == 0
+        assert f"ok: {Proof.SEALED}" in capsys.readouterr().out
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    with ds4kv.open(path) as checkpoint, pytest.raises(ds4kv.CorruptError, match="trailer"):
+        checkpoint.verify()
+    content[6] = 0  # as a rewrite leaves it that was killed: there is no trailer
+    path.write_bytes(content)
+    with ds4kv.open(path) as checkpoint:
+        assert checkpoint.verify() is Verdict.UNKNOWN
+        assert (checkpoint.proof(), checkpoint.trailer, checkpoint.trailer_bytes) == (Proof.CHECKSUMS, b"", 0)
+
+
+@pytest.mark.parametrize("proof", Proof)
+def test_a_proof_has_its_verdict(proof: Proof) -> None:
+    assert proof.verdict is (Verdict.OK if proof in ("sealed", "sidecar") else Verdict.UNKNOWN)
+
+
 def test_the_help_explains_each_proof(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["verify", "--help"])

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a checkpoint")
     parser.add_argument("target", metavar="DST", help="the file to write; it may be SRC")
     parser.add_argument(
-        "--layout", choices=["v1", "v2", "v2-checked"], default="v2", help="layout of DST, v2 by default"
+        "--layout", choices=["v1", "v2", "v2-checked", "packed"], default="v2", help="layout of DST, v2 by default"
     )
     parser.add_argument(
         "--codec",
@@ -45,15 +45,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--level",
         metavar="N",
         type=int,
-        help="0 to 12: higher is smaller and slower to write, but not to read; -1, for v2-checked: as fast as raw; by"
-        " default 1 for v2-checked, else 0",
+        help="0 to 12: higher is smaller and slower to write, but not to read; -1, for v2-checked and packed: as fast"
+        " as raw; by default 1 for v2-checked, else 0",
     )
     parser.add_argument(
         "--chunk-size",
         metavar="N",
         type=whole_number(1, MAX_CHUNK_SIZE),
-        help=f"payload bytes compressed at a time, {CHUNK_SIZE} by default; for v2-checked a power of two, by default"
-        f" {CHECKED_CHUNK_SIZE}",
+        help=f"payload bytes compressed at a time, {CHUNK_SIZE} by default; for v2-checked and packed a power of two,"
+        f" by default {CHECKED_CHUNK_SIZE}",
     )
     add_threads(parser, "worker threads to read with, and as many to write with")
 

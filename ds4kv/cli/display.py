@@ -111,7 +111,7 @@ def _circumstances(machine: Machine, rounds: int) -> str:
         f"{_plural(machine.cpus, 'CPU')}, {_plural(machine.workers, 'worker thread')}; median, least and most of"
         f" {_plural(rounds, 'round')}. Files in {printable(machine.directory)}{kind}, not fsynced, and loaded from the"
         " page cache. 1 MB is 1,000,000 bytes; GB/s are of payload. runs and checked are layout v2-checked at levels -1"
-        " and 0, lz4 is v2."
+        " and 0, planes and packed are layout packed at the same, lz4 is v2."
     )
 
 

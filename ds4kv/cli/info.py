@@ -74,7 +74,7 @@ def _header_facts(header: Header) -> dict[str, Any]:
     facts = {
         "layout": header.layout,
         "codec": header.codec.name.lower(),
-        "checksums": header.form is Form.CHECKED,
+        "checksums": header.form in (Form.CHECKED, Form.PACKED),
         "quant_bits": header.quant_bits,
         "tokens": header.tokens,
         "ctx_size": header.ctx_size,

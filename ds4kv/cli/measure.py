@@ -36,6 +36,8 @@ class Way(NamedTuple):
 WAYS = (
     Way("raw", "v2", "none"),
     Way("runs", "v2-checked", "lz4", -1),
+    Way("planes", "packed", "lz4", -1),
+    Way("packed", "packed", "lz4", 0),
     Way("checked", "v2-checked", "lz4", 0),
     Way("lz4", "v2", "lz4", 0),
 )

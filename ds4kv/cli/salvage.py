@@ -82,11 +82,11 @@ def _create(args: argparse.Namespace, wreck: Wreck) -> ds4kv.CheckpointWriter:
 
 
 def _writable(header: Header) -> Header:
-    """The same in a layout that is written, and if that is ``v2-checked``, in chunks of the size that is best there."""
+    """The same in a layout that is written; in ``v2-checked`` and ``packed`` in chunks of the size that is best."""
     layout, chunk_size = header.layout, header.chunk_size
     if layout is Layout.V2_MID:
         layout = Layout.V2_CHECKED if header.model_id or header.payload_abi else Layout.V2
-    if layout is Layout.V2_CHECKED:
+    if layout in (Layout.V2_CHECKED, Layout.PACKED):
         chunk_size = default_chunk_size(layout)
     return Header(**header._asdict() | {"layout": layout, "chunk_size": chunk_size})
 

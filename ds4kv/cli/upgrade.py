@@ -31,13 +31,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("directory", metavar="DIR", help="a directory of checkpoints")
     parser.add_argument(
-        "--layout", choices=["v1", "v2", "v2-checked"], default="v2-checked", help="%(default)s by default"
+        "--layout", choices=["v1", "v2", "v2-checked", "packed"], default="v2-checked", help="%(default)s by default"
     )
     parser.add_argument(
         "--level",
         metavar="N",
         type=whole_number(-1, 12),
-        help="0 to 12: higher is smaller and slower to write, but not to read; -1, for v2-checked: as fast as raw",
+        help="0 to 12: higher is smaller and slower to write, but not to read; -1, for v2-checked and"
+        " packed: as fast as raw",
     )
     parser.add_argument(
         "--chunk-size",

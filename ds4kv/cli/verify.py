@@ -37,11 +37,12 @@ _AHEAD = 4  # files under way for each thread, so that a slow one holds up no th
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "A file is ok if a reader gets a whole payload from it, and this proves it: sidecar, the sums that a store"
-        " has noted in .ds4kv/, of text and trailer too; checksums, its own; decodes, neither, so that a changed byte"
-        " may be unseen. A corrupt file is proven wrong. An unsupported one is of a layout that isn't read, and may be"
-        " good. An unreadable one could not be judged. The exit code is 1 if any file is not ok. With --json each file"
-        " is one line, an object of path, verdict, why (null if ok), proof (null if not ok), file_bytes and resumed."
+        "A file is ok if a reader gets a whole payload from it, and this proves it: sealed, the file alone, with"
+        " header, text and trailer, as layout packed has it; sidecar, the same by the sums that a store has noted in"
+        " .ds4kv/; checksums, its own, of the payload; decodes, none of these, so that a changed byte may be unseen. A"
+        " corrupt file is proven wrong. An unsupported one is of a layout that isn't read, and may be good. An"
+        " unreadable one could not be judged. The exit code is 1 if any file is not ok. With --json each file is one"
+        " line, an object of path, verdict, why (null if ok), proof (null if not ok), file_bytes and resumed."
     )
     parser.add_argument(
         "paths", metavar="FILE|DIR", nargs="+", help="a checkpoint, or a directory: all of its *.kv files"

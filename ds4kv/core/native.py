@@ -14,7 +14,6 @@ from ds4kv.core._native import ffi, lib
 from ds4kv.errors import CorruptError, Ds4kvError, TruncatedError, UnsupportedError
 
 __all__ = [
-    "FRAME_SIZE",
     "MAX_LEVEL",
     "MIN_LEVEL",
     "Compressor",
@@ -27,33 +26,40 @@ __all__ = [
     "file_birth",
     "frame_decode",
     "frame_of",
+    "frame_size",
     "hash64",
     "is_hopeless",
     "record_head_size",
     "region_bound",
+    "seal_of",
     "trim",
     "write_out",
 ]
 
 _SLICE_MS = 20  # that a thread waits in C before Python looks for signals, and whether it is cancelled
 
-FRAME_SIZE: int = lib.DS4KV_FRAME_SIZE
 MAX_LEVEL: int = lib.DS4KV_MAX_LEVEL
 MIN_LEVEL: int = lib.DS4KV_MIN_LEVEL
 _STATE: int = lib.DS4KV_STATE
 
 
 class Frame(NamedTuple):
-    """What stands before the records of a region, and the chunk size and form that the file's header tells."""
+    """What stands before the records of a region, and the chunk size and form that the file's header tells.
+
+    ``seal`` and ``first_sum`` are of form PACKED, and 0 in the others: what header and text are known by, and the
+    XXH3-64 of the first chunk, 0 of an empty payload.
+    """
 
     raw_total: int
     chunk_count: int
     chunk_size: int
     form: int
+    seal: int = 0
+    first_sum: int = 0
 
     def pack(self) -> bytes:
-        """The 12 bytes."""
-        head = ffi.new("uint8_t[]", FRAME_SIZE)
+        """The bytes, :func:`frame_size` of them."""
+        head = ffi.new("uint8_t[]", frame_size(self.form))
         lib.ds4kv_frame_encode(c_frame(self), head)
         return bytes(ffi.buffer(head))
 
@@ -90,7 +96,15 @@ def c_frame(frame: Frame) -> Any:
 
 def frame_of(c_frame: Any) -> Frame:
     """A frame of C's."""
-    return Frame(c_frame.raw_total, c_frame.chunk_count, c_frame.chunk_size, c_frame.form)
+    frame = c_frame
+    return Frame(
+        frame.raw_total, frame.chunk_count, frame.chunk_size, frame.form, seal=frame.seal, first_sum=frame.first_sum
+    )
+
+
+def frame_size(form: int) -> int:
+    """Bytes before the first record of a region in this form."""
+    return int(lib.ds4kv_frame_size(form))
 
 
 def record_head_size(form: int) -> int:
@@ -125,10 +139,19 @@ def file_birth(fd: int) -> int:
     return int(lib.ds4kv_file_birth(fd))
 
 
-def hash64(obj: Any) -> int:
+def hash64(obj: Any, seed: int = 0) -> int:
     """The XXH3-64 of what :func:`memory.source` takes."""
     with memory.source(obj) as array:
-        return int(lib.ds4kv_hash(array, len(array)))
+        return int(lib.ds4kv_hash_seeded(array, len(array), seed))
+
+
+def seal_of(head: bytes, text: bytes) -> int:
+    """What a file of layout packed is known by: a sum of its header and text length, 52 bytes, and of its text.
+
+    Hits, last use, the flag of a tool map and the region's size are no part of it, as they may change after a save
+    begins.
+    """
+    return int(lib.ds4kv_seal(head, ffi.from_buffer(text), len(text)))
 
 
 def is_hopeless(array: Any, chunk_size: int, level: int) -> bool:
@@ -171,8 +194,9 @@ class Compressor:
         *,
         nice: int = 0,
         sums: bool = False,
+        seal: int = 0,
     ) -> None:
-        """With ``sums``, the XXH3-64 of each record is made with it."""
+        """With ``sums``, the XXH3-64 of each record is made with it. ``seal`` is for form PACKED alone."""
         self._place = ffi.new("ds4kv_writer **")  # which a loan may need longer than the writer
         self._writer = ffi.gc(self._place, lib.drop_writer)  # owned before it is made
         self._record = ffi.new("const void **")
@@ -181,6 +205,8 @@ class Compressor:
         check(lib.ds4kv_writer_nice(self._writer[0], nice))
         if sums:
             check(lib.ds4kv_writer_sums(self._writer[0]))
+        if seal:
+            check(lib.ds4kv_writer_seal(self._writer[0], seal))
 
     def loan(self) -> Any:
         """For the ``with`` block in which memory is lent: whatever ends it, nothing is read from there after.

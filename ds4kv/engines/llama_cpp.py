@@ -51,7 +51,7 @@ def attach(
     most ``pending_mb`` MiB of memory, or one of them more; what comes then isn't saved, and the log says so.
     ``model_id`` is the user's own word for the weights, such as a SHA-256; by default they are told by every byte of
     the GGUF file. All else is for :class:`ds4kv.Store`: ``budget_mb``, ``on_full`` and so on. By default the layout is
-    ``v2-checked`` at level 0, and saves give way to the engine, by a ``nice`` of 10.
+    ``packed`` at level 0, and saves give way to the engine, by a ``nice`` of 10.
 
     Raises ValueError for a model that sees pictures, one that has a cache attached, and options out of their range;
     OSError where the directory can't be made.

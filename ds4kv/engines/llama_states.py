@@ -89,7 +89,7 @@ class States:
         self.min_tokens = min_tokens
         self._pending_bytes = pending_mb << 20
         self._pending: list[tuple[SaveFuture, int]] = []
-        options = {"layout": "v2-checked", "level": 0, "nice": 10, **options}
+        options = {"layout": "packed", "level": 0, "nice": 10, **options}
         self.store = Store(directory, identity=self.model.identity, min_tokens=min_tokens, **options)
 
     def wait(self) -> None:

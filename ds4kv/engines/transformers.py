@@ -64,7 +64,8 @@ class PrefixCache:
     ``boundary_align_tokens`` that is ``boundary_trim_tokens`` before the prompt's end. Where a prompt begins with a
     text that others have too, its number of tokens is a good anchor. Models without windows need none.
 
-    All else is as in :class:`ds4kv.Store`: ``budget_mb``, ``layout``, ``level``, and any other of its options.
+    All else is as in :class:`ds4kv.Store`: ``budget_mb``, ``layout``, ``level``, and any other of its options. By
+    default the layout is ``packed`` at level 0.
 
     Raises TypeError for a model that isn't supported, ValueError as the store, and OSError.
     """
@@ -79,7 +80,7 @@ class PrefixCache:
         step_tokens: int = STEP_TOKENS,
         identity: bytes | str | None = None,
         kv_dtype: Any = None,
-        layout: str = "v2-checked",
+        layout: str = "packed",
         level: int | None = 0,
         anchors: Iterable[int] | Callable[[Sequence[int]], Iterable[int]] | None = None,
         **store_options: Any,

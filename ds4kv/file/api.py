@@ -63,7 +63,8 @@ class Checkpoint(NamedTuple):
 
 
 def read_header(path: StrPath) -> Header:
-    """The header of a checkpoint, held against the file's size. Text and payload are not looked at.
+    """The header of a checkpoint, held against the file's size. Text and payload are not looked at, but in layout
+    ``packed`` header and text are held against the seal in the frame.
 
     Raises CorruptError, TruncatedError or UnsupportedError, with path, offset and field, and OSError.
     """
@@ -75,7 +76,8 @@ def open(path: StrPath, *, workers: int | None = None, verify: bool = True) -> C
 
     Header, text and frame are read and checked at once, and a file named by a SHA-1 must have it over its text; the
     payload comes by its stream. In a directory where a store has noted the file's sums, all that is read is held
-    against them, unless ``verify`` is false.
+    against them, unless ``verify`` is false. A file in layout ``packed`` has no need of that: all of it is proven by
+    itself, wherever it is.
 
     ``workers`` threads decode, 0 to 64; with 0 the calling thread does it all. By default they are 8, or what the
     environment says in ``DS4_KV_CACHE_COMPRESSION_THREADS``. They are never more than the CPUs of this process.
@@ -182,21 +184,26 @@ def create(
     device or a directory there is an OSError.
 
     - ``layout``: ``v2``, ``v1``, or ``v2-checked``, which has a checksum of each chunk, and is smaller and faster where
-      the payload is of 32-bit numbers. A payload of which it saves less than 1/64 is stored as it is, in ``v1``.
+      the payload is of 32-bit numbers. A payload of which it saves less than 1/64 is stored as it is, in ``v1``. Or
+      ``packed``, for engines that have no ds4 beside them, as no ds4 reads it: smaller still, of 16-bit numbers too,
+      and proof of itself, header, text and trailer included. Chunks that don't get smaller are in it as they are.
+      Header and text are sealed before the payload begins: of the header only hits, last use and the flag of a tool map
+      may be changed after.
     - ``codec``: ``lz4``, ``lz4hc`` or ``none``. By default ``none`` in layout ``v1``, and in ``v2`` if the environment
       asks for 0 threads; else ``lz4``.
-    - ``level``: 1 to 12 is LZ4HC, denser and slower; 0 is plain LZ4; -1, in ``v2-checked`` alone, looks for runs of one
-      byte and nothing else, and takes no longer than to write the payload as it is. By default 0 for codec ``lz4``, 1
-      for it in ``v2-checked``, and 9 for ``lz4hc``, which has no 0.
-    - ``chunk_size``: 1 byte to 64 MiB of payload that are compressed as one block. By default 16 MiB, as ds4 has it,
-      and in ``v2-checked`` 1 MiB, which many threads load faster, in less memory.
+    - ``level``: 1 to 12 is LZ4HC, denser and slower; 0 is plain LZ4; -1, in ``v2-checked`` and ``packed`` alone, looks
+      for runs of one byte and nothing else, and takes no longer than to write the payload as it is. By default 0 for
+      codec ``lz4``, 1 for it in ``v2-checked``, and 9 for ``lz4hc``, which has no 0.
+    - ``chunk_size``: 1 byte to 64 MiB of payload that are compressed as one block; in ``v2-checked`` and ``packed`` a
+      power of two, in ``packed`` 2 or more. By default 16 MiB, as ds4 has it, and in these two 1 MiB, which many
+      threads load faster, in less memory.
     - ``workers`` compress, as many as :func:`open` has them; ``nice``, 0 to 19, lets other threads go before them.
     - ``raw_total``: the payload's size in bytes, if it is known beforehand; another size is then a ValueError.
     - ``created_at``, ``last_used``: Unix seconds, by default now.
-    - ``model_id``, ``payload_abi``: numbers of newer engines, for which ``v1`` and ``v2-checked`` have room.
+    - ``model_id``, ``payload_abi``: numbers of newer engines, for which all layouts but ``v2`` have room.
     - ``fsync``: the file is on the disk, under its name, when the block has ended.
     - ``mode``: of the file, 0 to 0o777, whatever the umask. By default that of the file which it replaces, else 0600.
-    - ``ledger``: where the file's sums are noted, see :mod:`ds4kv.file.note`.
+    - ``ledger``: where the file's sums are noted, see :mod:`ds4kv.file.note`; in ``packed`` they aren't.
 
     Raises ValueError for what no file may hold, such as a text whose SHA-1 isn't the one that ``path`` is named by, and
     OSError.

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from ds4kv.file.sealed import seal_in, with_sum
 from ds4kv.format.header import HEADER_SIZE, Ext
 from ds4kv.format.layout import examine
 from ds4kv.stream.regular import read_at, read_exactly
@@ -89,22 +90,26 @@ def rewrite_trailer(
             return False
         packed_last_used = _number("last_used", last_used, 64).to_bytes(8, "little")
         outline = examine(fd, status.st_size)
+        seal = seal_in(fd, outline)
+        stored = with_sum(trailer, seal)
         start = outline.region_end
-        end = start + len(trailer)
+        end = start + len(stored)
         flags = outline.header.ext_flags
-        if not (flags & Ext.TOOL_MAP and status.st_size == end and read_at(fd, start, len(trailer)) == trailer):
+        if not (flags & Ext.TOOL_MAP and status.st_size == end and read_at(fd, start, len(stored)) == stored):
             # Without its flag a trailer is so many bytes that nobody looks at. So the order is: the space, which may
             # not be had; the flag off; the bytes; the file's end; the flag on. Cutting the file off first would save
             # a step and lose the old map to a full disk.
-            _reserve(fd, status.st_size, end)
-            if flags & Ext.TOOL_MAP:
-                flags &= ~int(Ext.TOOL_MAP)  # which, as a flag, has no unknown bits in its complement
-                write_at(fd, bytes([flags]), _EXT_FLAGS_AT)
-            write_at(fd, trailer, start)
+            if seal is None:
+                _reserve(fd, status.st_size, end)
+                _set_flags(fd, flags & ~_TOOL_MAP, was=flags)
+            else:
+                _reserve_under_seal(fd, status.st_size, end, flags, fsync=fsync)
+            write_at(fd, stored, start)
             os.ftruncate(fd, end)
             if fsync:
                 os.fsync(fd)  # or a power cut could keep the flag and lose the bytes
-            write_at(fd, bytes([flags | Ext.TOOL_MAP]), _EXT_FLAGS_AT)
+            if stored or seal is None:
+                write_at(fd, bytes([flags | _TOOL_MAP]), _EXT_FLAGS_AT)
         # By itself, and not with the flag: the hits between them may be changing.
         write_at(fd, packed_last_used, _LAST_USED_AT)
         if fsync:
@@ -124,7 +129,7 @@ def read_at_rest(fd: int, start: int, read: Callable[[int, bool], T], *, is_flag
     while True:
         state = _trailer_state(fd, start)
         size, is_tool_map, mtime_ns, _ = state
-        if size == 0:
+        if size == 0 and not is_tool_map:
             return read(0, False)
         if is_tool_map or not is_flagged:
             found = read(size, is_tool_map)
@@ -141,7 +146,7 @@ def _trailer_state(fd: int, start: int) -> tuple[int, bool, int, int]:
     """Size, flag, and the file's times of change."""
     status = os.fstat(fd)
     size = max(status.st_size - start, 0)
-    flags = read_at(fd, _EXT_FLAGS_AT, 1) if size else b""
+    flags = read_at(fd, _EXT_FLAGS_AT, 1)
     return size, bool(flags) and bool(flags[0] & _TOOL_MAP), status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -171,6 +176,25 @@ def write_at(fd: int, data: bytes, offset: int) -> None:
     while view:
         n = os.pwrite(fd, view, offset)
         view, offset = view[n:], offset + n
+
+
+def _set_flags(fd: int, flags: int, *, was: int) -> None:
+    if flags != was:
+        write_at(fd, bytes([flags]), _EXT_FLAGS_AT)
+
+
+def _reserve_under_seal(fd: int, size: int, end: int, flags: int, *, fsync: bool) -> None:
+    """As :func:`_reserve`, of a file whose trailer has a sum behind it: where a process is killed in between, zeros
+    behind a flagged one would be damage. So the flag goes off first and, if there is no room, on again.
+    """
+    _set_flags(fd, flags & ~_TOOL_MAP, was=flags)
+    try:
+        if fsync and flags & _TOOL_MAP:
+            os.fsync(fd)  # or a power cut could keep the flag, and the bytes that come
+        _reserve(fd, size, end)
+    except BaseException:
+        _set_flags(fd, flags, was=flags & ~_TOOL_MAP)
+        raise
 
 
 def _reserve(fd: int, size: int, end: int) -> None:

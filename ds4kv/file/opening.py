@@ -17,8 +17,9 @@ from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.file.inplace import read_at_rest
 from ds4kv.file.ledger import Ledger
 from ds4kv.file.note import Note
+from ds4kv.file.sealed import judge_seal, judge_trailer, seal_in, seal_of
 from ds4kv.file.verdict import Verdict
-from ds4kv.format.header import Ext
+from ds4kv.format.header import Ext, Form
 from ds4kv.format.layout import Outline, examine
 from ds4kv.format.naming import sha1_mismatch
 from ds4kv.stream.regular import RegularFile
@@ -33,13 +34,17 @@ Report: TypeAlias = Callable[[CorruptError], None]
 def outline_of(path: str) -> Outline:
     """Where everything is in a file, which is closed again. Raises as :func:`ds4kv.open`."""
     with RegularFile(path) as fp, Judging(fp):
-        return examine(fp.fileno(), fp.status.st_size)
+        outline = examine(fp.fileno(), fp.status.st_size)
+        if (seal := seal_in(fp.fileno(), outline)) is not None:
+            judge_seal(seal, outline, fp.read_exactly(PREFIX_SIZE, outline.text_bytes))
+        return outline
 
 
 class OpenFile:
     """An open checkpoint: ``fp`` is the file, to be read ``with judging``.
 
-    ``note`` is what its bytes are held against, None if nothing is known of them.
+    ``note`` is what its bytes are held against, None if nothing is known of them. ``seal`` is the one in the frame of a
+    file in layout packed, which is its own proof and has no note; None of another.
 
     With a ``report`` the file may be damaged: each damage that leaves the payload to be read is told by a call of it,
     and text and region may be cut short. Without, it is raised.
@@ -51,6 +56,7 @@ class OpenFile:
     """
 
     note: Note | None = None
+    seal: int | None = None
 
     def __init__(
         self,
@@ -70,9 +76,16 @@ class OpenFile:
                     self.note = self._find_note(ledger, report)
                 fd, size = self.fp.fileno(), self.fp.status.st_size
                 self.outline = examine(fd, size, may_be_damaged=report is not None)
+                if self.outline.header.form is Form.PACKED:
+                    self.note = None  # it would be about an earlier file of this name
                 self.text = self._read_text(report)
                 try:
                     self._judge_text(known_text)
+                except CorruptError as error:
+                    _tell(error, report)
+                self.seal = self._find_seal(report)
+                try:
+                    judge_seal(self.seal, self.outline, self.text)
                 except CorruptError as error:
                     _tell(error, report)
         except BaseException:
@@ -104,9 +117,19 @@ class OpenFile:
         if self.note is not None:
             self.note.check_text(self.text)
 
+    def _find_seal(self, report: Report | None) -> int | None:
+        try:
+            return seal_in(self.fp.fileno(), self.outline)
+        except CorruptError:
+            if report is None:
+                raise
+            return seal_of(self.outline.header, self.text)  # the frame is the walk's to judge
+
     @property
     def trailer_bytes(self) -> int:
-        """Size of the trailer that is there now; other programs may rewrite it at any time."""
+        """Size of the trailer that is there now; other programs may rewrite it at any time. Raises as reading it."""
+        if self.seal is not None:
+            return len(self.read_trailer()[0])
         return max(os.fstat(self.fp.fileno()).st_size - self.outline.region_end, 0)
 
     def read_trailer(self) -> tuple[bytes, Verdict]:
@@ -116,9 +139,15 @@ class OpenFile:
         fd, start = self.fp.fileno(), self.outline.region_end
         flags = self.outline.header.ext_flags
         is_flagged = bool(flags & _TOOL_MAP) or (self.note is not None and self.note.has_tool_map)
-        trailer = read_at_rest(fd, start, lambda size, _: self.fp.read_at(start, size), is_flagged=is_flagged)
-        if trailer is None:
+        found = read_at_rest(
+            fd, start, lambda size, is_map: (self.fp.read_at(start, size), is_map), is_flagged=is_flagged
+        )
+        if found is None:
             return b"", Verdict.UNKNOWN
+        trailer, is_map = found
+        if self.seal is not None:
+            with self.judging:
+                return judge_trailer(trailer, self.seal, is_flagged=is_map, offset=start)
         if self.note is None:
             return trailer, Verdict.UNKNOWN
         with self.judging:

@@ -21,7 +21,8 @@ from ds4kv.file.opening import OpenFile
 from ds4kv.file.verdict import Proof, Verdict
 from ds4kv.format.header import CHUNK_SIZE, Form
 from ds4kv.stream.lifetime import Single
-from ds4kv.stream.reader import PayloadReader, RawReader, region_sums
+from ds4kv.stream.reader import PayloadReader, RawReader
+from ds4kv.stream.sums import region_sums
 
 __all__ = ["CheckpointReader"]
 
@@ -100,8 +101,10 @@ class CheckpointReader(Single):
     def make_note(self) -> Note | None:
         """Reads and decodes all of it, for the note of what it is; None if somebody else is rewriting it.
 
-        Sets the file's mtime. Raises as reads do.
+        Sets the file's mtime. Raises as reads do. A file in layout packed needs no note, and isn't read: None.
         """
+        if self.file.seal is not None:
+            return None
         fd = self.file.fp.fileno()
         with self.file.judging:
             head = self.file.fp.read_exactly(0, PREFIX_SIZE)
@@ -128,7 +131,9 @@ class CheckpointReader(Single):
 
     @property
     def trailer_bytes(self) -> int:
-        """Size of the trailer that is there now; other programs may rewrite it at any time."""
+        """Size of the trailer that is there now; other programs may rewrite it at any time. In layout packed it is read
+        for that, and raises CorruptError if it is proven wrong.
+        """
         return self.file.trailer_bytes
 
     @property
@@ -144,7 +149,7 @@ class CheckpointReader(Single):
         self.payload.seek(0)
         while self.payload.readinto(scratch):
             pass
-        return Verdict.OK if self.proof() is Proof.SIDECAR else Verdict.UNKNOWN
+        return self.proof().verdict
 
     def proof(self) -> Proof:
         """By what the file is whole, for who has read all of the payload; the trailer is read here.
@@ -152,8 +157,8 @@ class CheckpointReader(Single):
         Raises CorruptError if that is proven wrong, and OSError.
         """
         if self.verify_trailer() is Verdict.OK:
-            return Proof.SIDECAR
-        return Proof.CHECKSUMS if self.form is Form.CHECKED else Proof.DECODES
+            return Proof.SIDECAR if self.file.seal is None else Proof.SEALED
+        return Proof.CHECKSUMS if self.form in (Form.CHECKED, Form.PACKED) else Proof.DECODES
 
     def verify_trailer(self) -> Verdict:
         """Reads the trailer. OK: it is what was saved; UNKNOWN: it may be anything. Raises CorruptError for damage."""

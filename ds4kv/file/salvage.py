@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from ds4kv.core import memory, native
 from ds4kv.core import workers as _workers
-from ds4kv.core.region import Record, frame_at, record_at
+from ds4kv.core.region import Record
 from ds4kv.errors import CorruptError, Ds4kvError, UnsupportedError
 from ds4kv.file.opening import OpenFile
+from ds4kv.file.walk import Walk
 from ds4kv.format.header import CHUNK_SIZE, Codec, Ext, Form, Header, Layout
 
 if TYPE_CHECKING:
@@ -42,52 +43,6 @@ class Damage(NamedTuple):
     raw_stop: int | None
     offset: int
     why: str
-
-
-class _Walk(NamedTuple):
-    """Records as far as their heads lead on, where that ended too early and why, and the payload's size by the frame.
-
-    ``framed`` is None for a frame that contradicts itself or the region, or isn't there. Of a raw region each chunk
-    counts as a record.
-    """
-
-    records: list[Record]
-    broken: tuple[int, str] | None
-    framed: int | None
-
-    @classmethod
-    def over(cls, file: OpenFile, header: Header) -> Self:
-        """A walk over the region, with this one of the headers that the file may have."""
-        start, size = file.outline.region_start, header.payload_bytes
-        if header.codec is Codec.NONE:
-            here = max(min(start + size, file.fp.status.st_size) - start, 0)
-            sizes = [min(CHUNK_SIZE, here - at) for at in range(0, here, CHUNK_SIZE)]
-            return cls([Record(start + CHUNK_SIZE * i, size, size) for i, size in enumerate(sizes)], None, size)
-        form = Form.CHECKED if header.form is Form.CHECKED else Form.PLAIN
-        try:
-            framed = frame_at(file.fp.fileno(), start, size, header.chunk_size, form).raw_total
-        except CorruptError:
-            framed = None
-        records: list[Record] = []
-        try:
-            for record in _records(file, header, form):
-                records.append(record)
-        except CorruptError as error:
-            return cls(records, (error.offset or 0, error.why), framed)
-        return cls(records, None, framed)
-
-
-def _records(file: OpenFile, header: Header, form: Form) -> Iterator[Record]:
-    """Record after record; CorruptError where their heads stop to lead on before the region's end."""
-    fd, file_size = file.fp.fileno(), file.fp.status.st_size
-    region = file.outline.region_start, header.payload_bytes
-    offset, index = file.outline.region_start + native.FRAME_SIZE, 0
-    while (record := record_at(fd, file_size, index, offset, region, header.chunk_size, form)) is not None:
-        yield record
-        offset, index = offset + record.size, index + 1
-        end = min(sum(region), file_size)
-        if record.raw_size < header.chunk_size and offset < end:
-            raise CorruptError(f"{end - offset} bytes are left over after the last record", offset=offset)
 
 
 def examine(path: str | os.PathLike[str], workers: int | None = None) -> tuple[int, tuple[Damage, ...]]:
@@ -117,13 +72,15 @@ class Wreck:
                 self.trailer = self._read_trailer()
                 headers = self._headers()
                 # Of several layouts that the header allows, the one whose record heads lead on furthest.
-                walks = [_Walk.over(self._file, header) for header in headers]
+                walks = [Walk.over(self._file, header) for header in headers]
                 walk = max(walks, key=lambda walk: (walk.broken is None, len(walk.records), walk.framed is not None))
                 self.header, self._records = headers[walks.index(walk)], walk.records
                 form = self.header.form
+                self._frame = walk.frame
                 self._form = self._form_of_mid() if form is None else form
                 self._lost: Damage | None = None
-                self.raw_total = self._judge_raw() if self._form is Form.RAW else self._judge(walk)
+                judge = {Form.RAW: self._judge_raw, Form.PACKED: self._judge_packed}.get(self._form, self._judge)
+                self.raw_total = judge(walk)
         except BaseException:
             self._file.close()
             raise
@@ -189,7 +146,7 @@ class Wreck:
             field="codec",
         )
 
-    def _judge_raw(self) -> int:
+    def _judge_raw(self, walk: Walk) -> int:
         """The payload's size; what is behind the file's end is lost."""
         raw_total, here = self.header.payload_bytes, self.claimed_bytes
         if here < raw_total:
@@ -198,7 +155,7 @@ class Wreck:
             self._lost = Damage(here, raw_total, file_size, why)
         return raw_total
 
-    def _judge(self, walk: _Walk) -> int | None:
+    def _judge(self, walk: Walk) -> int | None:
         """The payload's size, by the record heads if they lead to the region's end, else by the frame."""
         claimed, framed, broken = self.claimed_bytes, walk.framed, walk.broken
         if broken is None and framed == claimed:
@@ -215,6 +172,27 @@ class Wreck:
             self._lost = Damage(self.claimed_bytes, framed, *broken)
         return framed
 
+    def _judge_packed(self, walk: Walk) -> int | None:
+        """The payload's size by the frame, which has a sum of its own; the records' sums begin with what is in it."""
+        broken = walk.broken
+        if walk.frame is None:
+            size = self.claimed_bytes if broken is None else None
+            why = "the frame is damaged, and without it no chunk can be proven"
+            self._records, self._lost = [], Damage(0, size, self._file.outline.region_start, why)
+            return size
+        raw_total = walk.frame.raw_total
+        for index, record in enumerate(self._records):
+            if record.raw_size != max(min(self._chunk_size, raw_total - index * self._chunk_size), 0):
+                why = f"chunk {index} claims {record.raw_size} payload bytes, and has others by the frame"
+                self._records, broken = self._records[:index], (record.offset, why)
+                break
+        claimed = self.claimed_bytes
+        if broken is None and claimed < raw_total:
+            broken = self._file.outline.region_end, f"the records end after {claimed} of {raw_total} bytes of payload"
+        if broken is not None:
+            self._lost = Damage(claimed, raw_total, *broken)
+        return raw_total
+
     def _contradicts(self, framed: int) -> bool:
         """Whether a frame of so much payload has as many chunks as there are records, or more, and another last one."""
         last_start = (len(self._records) - 1) * self._chunk_size
@@ -227,7 +205,7 @@ class Wreck:
     @property
     def is_proven(self) -> bool:
         """Whether checksums or sums tell every changed byte of the payload."""
-        return self._file.note is not None or self._form is Form.CHECKED
+        return self._file.note is not None or self._form in (Form.CHECKED, Form.PACKED)
 
     def examine(
         self, into: memoryview | None = None, sink: Callable[[memoryview], object] | None = None
@@ -280,7 +258,7 @@ class Wreck:
         record, start = self._records[index], index * self._chunk_size
         room = memoryview(bytearray(record.raw_size)) if into is None else into[start : start + record.raw_size]
         try:
-            self._decode_into(room, record, self._sum_of(index))
+            self._decode_into(room, record, index)
         except CorruptError as error:
             return room, error.why.replace("chunk 0", f"chunk {index}", 1)  # it is the only one of its region
         except OSError as error:  # of the disk: lost like bytes that are wrong
@@ -292,16 +270,21 @@ class Wreck:
         sums = () if note is None else note.region_sums
         return sums[index] if index < len(sums) else None
 
-    def _decode_into(self, room: memoryview, record: Record, noted: int | None) -> None:
+    def _decode_into(self, room: memoryview, record: Record, index: int) -> None:
+        noted = self._sum_of(index)
         if self._form is Form.RAW:
             self._read(room, record.offset)
             _check_sum(room, noted)
             return
-        # A region of its own, of one chunk.
-        frame = native.Frame(record.raw_size, 1, self.header.chunk_size, self._form).pack()
-        region = memoryview(bytearray(frame) + bytes(record.size))
-        self._read(region[len(frame) :], record.offset)
-        _check_sum(region[len(frame) :], noted)
+        # A region of its own, of one chunk. Where a sum is of the chunk's place, the seal has that here.
+        frame = native.Frame(record.raw_size, 1, self.header.chunk_size, self._form)
+        if self._frame is not None:
+            seal = (self._frame.seal + index) % (1 << 64)
+            frame = frame._replace(seal=seal, first_sum=self._frame.first_sum)
+        head = frame.pack()
+        region = memoryview(bytearray(head) + bytes(record.size))
+        self._read(region[len(head) :], record.offset)
+        _check_sum(region[len(head) :], noted)
         with memory.source(region) as stored, memory.target(room) as raw:
             native.decode(stored, self.header.chunk_size, self._form, raw, 0)
 

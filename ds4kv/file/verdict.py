@@ -3,11 +3,12 @@
 A verdict is given to a file that was read to its end, or as far as it could be. A *proof* says by what one is whole:
 
     proof       says                                                          verdict     ``ds4kv verify``
+    sealed      all of it is what was saved, by the file alone                OK          ok: sealed
     sidecar     all of it is what a store saved, by the sums in .ds4kv/       OK          ok: sidecar
     checksums   its chunks are what was written, by its own checksums         UNKNOWN     ok: checksums
     decodes     it decodes to the right size; a changed byte may be unseen    UNKNOWN     ok: decodes
 
-The command line says ``ok`` of all three, as a reader gets a whole payload from each.
+The command line says ``ok`` of all four, as a reader gets a whole payload from each.
 """
 
 from __future__ import annotations
@@ -22,9 +23,15 @@ __all__ = ["Proof", "Verdict"]
 class Proof(enum.StrEnum):
     """By what a file that was read to its end is whole."""
 
+    SEALED = "sealed"
     SIDECAR = "sidecar"
     CHECKSUMS = "checksums"
     DECODES = "decodes"
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is known of such a file."""
+        return Verdict.OK if self in (Proof.SEALED, Proof.SIDECAR) else Verdict.UNKNOWN
 
 
 class Verdict(enum.StrEnum):

@@ -12,6 +12,7 @@ from ds4kv.errors import Ds4kvError
 from ds4kv.file.draft import Draft, MakeFile, OutputFile, sync_directory
 from ds4kv.file.ledger import Ledger
 from ds4kv.file.note import Note
+from ds4kv.file.sealed import header_over, seal_of, with_sum
 from ds4kv.format import layout as _layout
 from ds4kv.format.header import Codec, Form, Header, Layout
 from ds4kv.format.naming import sha1_mismatch
@@ -40,8 +41,13 @@ class CheckpointWriter(Finishable):
     it would save less than 1/64 of the payload; with ``keeps_layout`` that is a TooLittleSavedError instead. With
     ``needs_payload`` an empty payload is a ValueError, and nothing is published.
 
+    In layout ``packed`` header and text are sealed before the payload begins: of the header only hits, last use and the
+    flag of a tool map may be changed after, which close() and seal() hold it to, with a ValueError. Without a trailer
+    that flag goes.
+
     ``draft`` is the file that it is written to, of a class that ``make_file`` may name. ``encoding`` is
-    ``encoding_for()`` the header. With a ``ledger`` the file is noted there, see :mod:`ds4kv.file.note`.
+    ``encoding_for()`` the header. With a ``ledger`` the file is noted there, see :mod:`ds4kv.file.note`, unless it is
+    its own proof.
     """
 
     payload: PayloadWriter | RawWriter
@@ -93,10 +99,11 @@ class CheckpointWriter(Finishable):
             file.eager = self._fsync
             text_bytes = len(self._text).to_bytes(4, "little")
             write_all(file, memoryview(self.header.pack() + text_bytes + self._text))
+            self._seal = seal_of(self.header, self._text)
             form, final_size = self.header.form or Form.RAW, None
             if self._raw_total is not None:
                 region_bytes = _core.region_bound(self._raw_total, self.header.chunk_size, form)
-                final_size = file.tell() + region_bytes + len(self.trailer)
+                final_size = file.tell() + region_bytes + len(self.stored(self.trailer))
             file.begin_payload(final_size, is_exact=form is Form.RAW)
             self.payload = self._open_payload()
             if self._is_cancelled:  # while the payload is copied to another file
@@ -106,12 +113,20 @@ class CheckpointWriter(Finishable):
             raise
 
     def _open_payload(self) -> PayloadWriter | RawWriter:
-        file, raw_total, sums = self.draft.file, self._raw_total, self._ledger is not None
+        file, raw_total, sums = self.draft.file, self._raw_total, self._is_to_note
         if self._encoding is None or self.header.form is Form.RAW:
             return RawWriter(file, raw_total=raw_total, sums=sums)
         if self._encoding.form is Form.CHECKED:
             return CheckedWriter(file, self._encoding, raw_total=raw_total, sums=sums)
-        return PayloadWriter(file, encoding=self._encoding, raw_total=raw_total, sums=sums)
+        return PayloadWriter(file, encoding=self._encoding, raw_total=raw_total, sums=sums, seal=self._seal or 0)
+
+    @property
+    def _is_to_note(self) -> bool:
+        return self._ledger is not None and self._seal is None
+
+    def stored(self, trailer: bytes) -> bytes:
+        """What follows the region of this file, if it has this trailer."""
+        return with_sum(trailer, self._seal)
 
     def __repr__(self) -> str:
         state = "open" if self.unfinished else "published" if self.draft.is_published else "abandoned"
@@ -121,7 +136,7 @@ class CheckpointWriter(Finishable):
     @property
     def file_size(self) -> int:
         """Size in bytes of the whole file, once region and trailer are written."""
-        return _layout.PREFIX_SIZE + len(self._text) + self.payload.region_bytes + len(self.trailer)
+        return _layout.PREFIX_SIZE + len(self._text) + self.payload.region_bytes + len(self.stored(self.trailer))
 
     def close(self) -> None:
         """Finishes the payload and publishes the file under its name.
@@ -146,16 +161,18 @@ class CheckpointWriter(Finishable):
             raise Ds4kvError("the payload was abandoned: there is nothing to publish", path=self.draft.target)
         if not self._has_trailer:
             self._has_trailer = True
-            write_all(self.draft.file, memoryview(self.trailer))
+            write_all(self.draft.file, memoryview(self.stored(self.trailer)))
             self.draft.file.end_payload()
 
     def seal(self) -> None:
         """Makes the draft the whole file, with its final header. Only its name is missing then."""
         self.finish()
-        header = self.header._replace(payload_bytes=self.payload.region_bytes)
+        header = header_over(self.header._replace(payload_bytes=self.payload.region_bytes), self.trailer)
+        if not self.may_become(header):
+            raise ValueError("layout packed seals the header when the payload begins: it can't be changed after")
         self.draft.file.seek(0)
         write_all(self.draft.file, memoryview(header.pack()))
-        if self._ledger is not None:
+        if self._is_to_note:
             self.note = Note.of(
                 self.draft.fd,
                 header.pack() + len(self._text).to_bytes(4, "little"),
@@ -167,18 +184,28 @@ class CheckpointWriter(Finishable):
             self.draft.sync()
         self.header = header
 
+    def may_become(self, header: Header) -> bool:
+        """Whether the file is whole with this header; False of a sealed one with another in it."""
+        return seal_of(header, self._text) == self._seal
+
     def publish(self) -> None:
         """Gives the file its name. To be called after :meth:`seal`."""
         directory = self.draft.directory
-        if self._ledger is None:
-            with contextlib.closing(Ledger(directory)) as ledger:
-                ledger.remove(os.path.basename(self.draft.target))  # that note is about the file before this one
+        if self.note is None:  # and what is there is about the file before this one
+            self._forget(directory)
         self.draft.publish()
         self.unfinished = False
         if self._ledger is not None and self.note is not None:
             self._ledger.put(os.path.basename(self._path), self.note)
         if self._fsync:
             sync_directory(directory)
+
+    def _forget(self, directory: str) -> None:
+        if self._ledger is not None:
+            self._ledger.remove(os.path.basename(self._path))
+            return
+        with contextlib.closing(Ledger(directory)) as ledger:
+            ledger.remove(os.path.basename(self.draft.target))
 
     def finish_payload(self) -> None:
         """Closes the payload's stream. If layout v2-checked saves too little, the payload is then stored as it is."""
@@ -245,7 +272,7 @@ class CheckpointWriter(Finishable):
 
 def codec_for(layout: Layout, codec: str | Codec | None) -> Codec:
     """The codec of a new file, by its name; None is the default that :func:`ds4kv.create` describes."""
-    if codec is None and layout is Layout.V2_CHECKED:
+    if codec is None and layout in (Layout.V2_CHECKED, Layout.PACKED):
         return Codec.LZ4
     if codec is None:
         return Codec.NONE if layout is Layout.V1 or _workers.compression_is_off() else Codec.LZ4

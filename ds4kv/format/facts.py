@@ -9,6 +9,7 @@ A *head* is header and text length, 52 bytes. Its facts are what is left without
 
 from __future__ import annotations
 
+from ds4kv.format.header import PACKED_VERSION
 from ds4kv.format.layout import PREFIX_SIZE
 
 __all__ = ["facts_of", "field_at", "is_raw", "later_facts", "structure"]
@@ -64,6 +65,8 @@ def structure(facts: bytes) -> tuple[bytes, ...]:
 
 def is_raw(facts: bytes) -> bool:
     """Whether the region is the payload as it is."""
+    if facts[_VERSION_AT] == PACKED_VERSION:
+        return False
     return facts[_VERSION_AT] == 1 or (facts[_CODEC_AT] == 0 and facts[21] not in (1, 2))
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "CHUNK_SIZE",
     "HEADER_SIZE",
     "MAX_CHUNK_SIZE",
+    "PACKED_VERSION",
     "Codec",
     "Ext",
     "Form",
@@ -35,21 +36,26 @@ CHECKED_CHUNK_SIZE = 1 << 20
 MAX_CHUNK_SIZE = 1 << 26
 
 _STRUCT = struct.Struct("<3s5B4I3Q")
+PACKED_VERSION = ord("K")
 
 
 class Layout(enum.StrEnum):
-    """How a file is laid out. All but ``v2-crc`` are read, and all but that and ``v2-mid`` are written."""
+    """How a file is laid out. All but ``v2-crc`` are read, and all but that and ``v2-mid`` are written.
+
+    No ds4 reads ``packed``, which is for engines that have none beside them.
+    """
 
     V1 = "v1"
     V2 = "v2"
     V2_MID = "v2-mid"
     V2_CHECKED = "v2-checked"
     V2_CRC = "v2-crc"
+    PACKED = "packed"
 
 
 def default_chunk_size(layout: str) -> int:
     """Payload bytes of a chunk, where nobody asks for another size. In ``v2`` it is ds4's, whose files those are."""
-    return CHECKED_CHUNK_SIZE if layout == Layout.V2_CHECKED else CHUNK_SIZE
+    return CHECKED_CHUNK_SIZE if layout in (Layout.V2_CHECKED, Layout.PACKED) else CHUNK_SIZE
 
 
 class Codec(enum.IntEnum):
@@ -67,6 +73,7 @@ class Form(enum.IntEnum):
     PLAIN = 1  # record heads of raw and block size; the block is of the chunk
     TRANSPOSED = 2  # the same heads; the block is of the chunk's bytes regrouped by position mod 4
     CHECKED = 3  # heads with the chunk's XXH32 as well; blocks as TRANSPOSED
+    PACKED = 4  # frame and heads with sums of this file and place; blocks of bit planes, or chunks as they are
 
 
 class Reason(enum.IntEnum):
@@ -126,8 +133,8 @@ class Header(_Fields):
 
     ``tokens``, ``hits`` and ``ctx_size`` count; ``created_at`` and ``last_used`` are Unix seconds; ``payload_bytes`` is
     the size of the payload region as stored; ``chunk_size`` is in payload bytes, 0 where there are no chunks.
-    ``model_id`` and ``payload_abi`` are bytes 7 and 20-23 of ``v1``, bytes 7 and 20 of ``v2-checked`` and ``v2-mid``:
-    newer engines use them, older ones leave them 0.
+    ``model_id`` and ``payload_abi`` are bytes 7 and 20-23 of ``v1``, bytes 7 and 20 of ``packed``, ``v2-checked`` and
+    ``v2-mid``: newer engines use them, older ones leave them 0.
 
     Raises ValueError when built from values that no file may hold, TypeError from what is no whole number.
     """
@@ -139,7 +146,7 @@ class Header(_Fields):
         if type(self.layout) is not Layout or type(self.codec) is not Codec:
             self = self._replace(layout=Layout(self.layout), codec=Codec(self.codec))
         if self.layout is Layout.V2_CRC:
-            raise ValueError("a header of layout v2-crc is another: use v1, v2 or v2-checked")
+            raise ValueError("a header of layout v2-crc is another: use v1, v2, v2-checked or packed")
         if self.quant_bits not in (2, 4):
             raise ValueError(f"quant_bits is {self.quant_bits}, not 2 or 4")
         for (name, bits), value in zip(_WIDTHS.items(), _numbers(self), strict=True):
@@ -150,14 +157,17 @@ class Header(_Fields):
         if self.layout is Layout.V1 and (self.codec is not Codec.NONE or self.chunk_size):
             raise ValueError(f"layout v1 has no codec, so not {self.codec.name.lower()} either")
         if self.layout is Layout.V2 and (self.model_id or self.payload_abi):
-            raise ValueError("layout v2 has no room for model_id and payload_abi: v1 and v2-checked have")
+            raise ValueError("layout v2 has no room for model_id and payload_abi: v1, v2-checked and packed have")
         if self.codec is not Codec.NONE and not 1 <= self.chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {self.chunk_size}, outside 1..{MAX_CHUNK_SIZE}")
         if self.layout in _CODEC_BYTE:
             if self.codec is not Codec.LZ4:
                 raise ValueError(f"layout {self.layout} has codec lz4, not {self.codec.name.lower()}")
-            if self.chunk_size.bit_count() != 1:
-                raise ValueError(f"chunk_size is {self.chunk_size}; layout {self.layout} wants a power of two")
+            if self.chunk_size.bit_count() != 1 or self.chunk_size < 1 << _least_log2(self.layout):
+                least = 1 << _least_log2(self.layout)
+                raise ValueError(
+                    f"chunk_size is {self.chunk_size}; layout {self.layout} wants a power of two, {least} or more"
+                )
             if self.payload_abi > 255:
                 raise ValueError(f"payload_abi is {self.payload_abi}; layout {self.layout} has 8 bits for it")
         return self
@@ -168,7 +178,7 @@ class Header(_Fields):
     @property
     def version(self) -> int:
         """Header byte 3."""
-        return 1 if self.layout is Layout.V1 else 2
+        return {Layout.V1: 1, Layout.PACKED: PACKED_VERSION}.get(self.layout, 2)
 
     @property
     def reason(self) -> Reason:
@@ -180,7 +190,7 @@ class Header(_Fields):
         """How the region holds its chunks; None for ``v2-mid``, whose blocks alone tell PLAIN from TRANSPOSED."""
         if self.codec is Codec.NONE:
             return Form.RAW
-        return {Layout.V2: Form.PLAIN, Layout.V2_CHECKED: Form.CHECKED}.get(self.layout)
+        return _FORMS.get(self.layout)
 
     def pack(self) -> bytes:
         """The 48 bytes."""
@@ -207,7 +217,8 @@ class Header(_Fields):
 
     @classmethod
     def unpack(cls, head: bytes, layout: Layout | None = None) -> Header:
-        """Reads the first 48 bytes of ``head``, of version 2 as those of ``layout``: ``v2`` unless it is given.
+        """Reads the first 48 bytes of ``head``, of version 2 as those of ``layout``: ``v2`` unless it is given. Other
+        versions have one layout each.
 
         Raises TruncatedError if there are fewer, CorruptError if they can't be a header of it, UnsupportedError for a
         version or codec that isn't read. Which layout it is takes more of the file: :mod:`ds4kv.format.layout` tells.
@@ -225,13 +236,15 @@ class Header(_Fields):
         (_, version, quant_bits, reason, ext, byte7, tokens, hits, ctx_size, word20, created, used, payload) = (
             _STRUCT.unpack_from(head)
         )
-        if version not in (1, 2):
-            raise UnsupportedError(f"version {version}; versions 1 and 2 are read", offset=3, field="version")
+        if version not in (1, 2, PACKED_VERSION):
+            raise UnsupportedError(
+                f"version {version}; versions 1, 2 and {PACKED_VERSION} are read", offset=3, field="version"
+            )
         if quant_bits not in (2, 4):
             raise CorruptError(f"quant bits are 2 or 4, not {quant_bits}", offset=4, field="quant_bits")
         if tokens == 0:
             raise CorruptError("no tokens", offset=8, field="tokens")
-        layout = Layout.V1 if version == 1 else layout or Layout.V2
+        layout = {1: Layout.V1, PACKED_VERSION: Layout.PACKED}.get(version) or layout or Layout.V2
         codec, chunk_size, model_id, payload_abi = Codec.NONE, 0, byte7, word20
         if layout in _CODEC_BYTE:
             codec, chunk_size, payload_abi = Codec.LZ4, _power_of_two(word20, layout), word20 & 0xFF
@@ -253,7 +266,14 @@ class Header(_Fields):
         )
 
 
-_CODEC_BYTE = {Layout.V2_MID: 1, Layout.V2_CHECKED: 2}  # header byte 21; byte 22 is the chunk size's exponent
+_FORMS = {Layout.V2: Form.PLAIN, Layout.V2_CHECKED: Form.CHECKED, Layout.PACKED: Form.PACKED}
+# Header byte 21 of the layouts that have the chunk size's exponent in byte 22.
+_CODEC_BYTE = {Layout.V2_MID: 1, Layout.V2_CHECKED: 2, Layout.PACKED: 0}
+
+
+def _least_log2(layout: Layout) -> int:
+    """In ``packed`` an exponent of 0 would be what bytes that mean nothing are."""
+    return 1 if layout is Layout.PACKED else 0
 
 
 def _power_of_two(word20: int, layout: Layout) -> int:
@@ -261,8 +281,9 @@ def _power_of_two(word20: int, layout: Layout) -> int:
     codec, log2, zero = word20 >> 8 & 0xFF, word20 >> 16 & 0xFF, word20 >> 24
     if codec != _CODEC_BYTE[layout]:
         raise CorruptError(f"codec {codec} isn't that of layout {layout}", offset=21, field="codec")
-    if 1 << log2 > MAX_CHUNK_SIZE:
-        raise CorruptError(f"chunks of 2**{log2} bytes; 2**26 is the most", offset=22, field="chunk_size")
+    if not _least_log2(layout) <= log2 < MAX_CHUNK_SIZE.bit_length():
+        least = _least_log2(layout)
+        raise CorruptError(f"chunks of 2**{log2} bytes; 2**{least} to 2**26 can be", offset=22, field="chunk_size")
     if zero:
         raise CorruptError(f"{zero} where layout {layout} has 0", offset=23, field="chunk_size")
     return 1 << log2

@@ -6,7 +6,8 @@
                                      of a store  it is stored        or nothing
 
 Four layouts call themselves version 2. Which of them a file has is told by its header, and where that leaves a doubt by
-the heads of its records. C knows the rules (csrc/layout.c); FORMAT.md states them.
+the heads of its records. C knows the rules (csrc/layout.c); FORMAT.md states them. In layout ``packed`` a trailer has
+its own sum behind it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ds4kv.format.header import HEADER_SIZE, Header, Layout
 
 __all__ = ["LAYOUTS", "PREFIX_SIZE", "Outline", "examine"]
 
-LAYOUTS = (None, Layout.V1, Layout.V2, Layout.V2_MID, Layout.V2_CHECKED)
+LAYOUTS = (None, Layout.V1, Layout.V2, Layout.V2_MID, Layout.V2_CHECKED, Layout.PACKED)
 """Layouts by their numbers in C."""
 
 

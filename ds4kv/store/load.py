@@ -15,6 +15,7 @@ from ds4kv.errors import CorruptError
 from ds4kv.file.inplace import identity, read_at_rest
 from ds4kv.file.note import Note
 from ds4kv.file.reader import CheckpointReader
+from ds4kv.file.sealed import judge_trailer
 from ds4kv.format.toolmap import read_tool_map, unpack_tool_map
 from ds4kv.store import log
 from ds4kv.store.directory import Directory
@@ -54,7 +55,7 @@ class LoadingCheckpoint(CheckpointReader):
         Raises CorruptError if it is proven wrong, and OSError.
         """
         try:
-            return read_noted_tool_map(self.file.fp, self.file.outline.region_end, self.note)
+            return read_noted_tool_map(self.file.fp, self.file.outline.region_end, self.note, self.file.seal)
         except CorruptError as error:
             self._fault = error
             error.path = self.file.path
@@ -62,10 +63,11 @@ class LoadingCheckpoint(CheckpointReader):
 
     def _trailer_fault(self) -> CorruptError | None:
         """What is wrong with the trailer. To be asked before the hit, which changes the mtime: by the mtime alone a
-        damaged trailer can be told from a new one.
+        damaged trailer can be told from a new one, where it isn't sealed.
         """
         try:
-            if self.note is not None and (self.note.trailer_bytes or self.trailer_bytes):
+            note, seal = self.note, self.file.seal
+            if seal is not None or (note is not None and (note.trailer_bytes or self.trailer_bytes)):
                 self.verify_trailer()
         except CorruptError as error:
             return error
@@ -127,19 +129,22 @@ def open_found(
 
 
 def read_noted_tool_map(
-    fp: RegularFile, start: int, note: Note | None, *, wanted: Container[bytes] | None = None
+    fp: RegularFile, start: int, note: Note | None, seal: int | None, *, wanted: Container[bytes] | None = None
 ) -> dict[bytes, bytes]:
     """The tool map of an open checkpoint whose region ends at ``start``; empty while it is being rewritten.
 
-    It is read without the lock. Where there is a note the whole map is read, for its sum, whatever is ``wanted``.
-    Raises CorruptError if it is proven wrong, and OSError.
+    It is read without the lock. Where there is a note or a seal the whole map is read, for its sum, whatever is
+    ``wanted``. Raises CorruptError if it is proven wrong, and OSError.
     """
-    if note is None:
+    if note is None and seal is None:
         return read_at_rest(fp.fileno(), start, lambda size, is_map: _read(fp, start, size * is_map, wanted)) or {}
-    trailer = read_at_rest(fp.fileno(), start, lambda size, is_map: fp.read_at(start, size * is_map))
-    if trailer is None:
+    found = read_at_rest(fp.fileno(), start, lambda size, is_map: (fp.read_at(start, size * is_map), is_map))
+    if found is None:
         return {}
-    if trailer or note.has_tool_map:
+    trailer, is_map = found
+    if seal is not None:
+        trailer, _ = judge_trailer(trailer, seal, is_flagged=is_map, offset=start)
+    elif note is not None and (trailer or note.has_tool_map):
         note.check_trailer(trailer, fp.fileno(), offset=start)
     return unpack_tool_map(trailer, wanted=wanted)
 

@@ -147,7 +147,7 @@ class StoreWriter(CheckpointWriter):
         if self.draft.file.given_up or not policy.fits(
             text_bytes=self.text_bytes,
             payload_bytes=self.payload.region_bytes,
-            trailer_bytes=len(self.trailer),
+            trailer_bytes=len(self.stored(self.trailer)),
             budget_bytes=self._budget_bytes,
         ):
             return False

@@ -11,6 +11,7 @@ import os
 import time
 from types import TracebackType
 
+from ds4kv.errors import CorruptError
 from ds4kv.file.inplace import identity, rewrite_trailer
 from ds4kv.file.lock import locked
 from ds4kv.store import log
@@ -90,7 +91,11 @@ class PresentSave(Save):
             log.trouble("tool map not written", path, error)
         except FileNotFoundError:
             pass
-        if self.entry is None:
+        except CorruptError as error:
+            log.load_failed(path, error, 0)
+            self._directory.set_aside(path, self._present.stamp[:4])
+            self.refusal = f"the checkpoint that was there is damaged: {error.why}"
+        if self.entry is None and self.refusal is None:
             self.refusal = "the checkpoint that was there has been removed or replaced meanwhile"
 
 

@@ -32,6 +32,7 @@ from ds4kv.file.ledger import Ledger
 from ds4kv.file.lock import OnWait, locked
 from ds4kv.file.note import Note
 from ds4kv.file.reader import CheckpointReader
+from ds4kv.file.sealed import header_over, seal_of, with_sum
 from ds4kv.file.writer import CheckpointWriter, TooLittleSavedError, encoding_for, saves_enough
 from ds4kv.format import layout
 from ds4kv.format.header import HEADER_SIZE, Codec, Form, Header, Layout, default_chunk_size
@@ -68,7 +69,8 @@ class _ChangedError(Exception):
 
 class Upgrade:
     """An upgrade of a directory to ``layout``; ``level``, ``chunk_size``, ``workers`` and ``nice`` as for
-    :func:`ds4kv.create`. Where a chunk size is given, files of that layout with another one are upgraded, too.
+    :func:`ds4kv.create`. Where a chunk size is given, files of that layout with another one are upgraded, too. From
+    ``packed`` to ``v2`` a file becomes the very one that a writer of ``v2`` would have made.
 
     A dry run does all the work and writes nothing. ``on_wait`` is called with the process id of who has the lock of the
     directory, before it is waited for. Raises ValueError for what can't be written.
@@ -88,8 +90,8 @@ class Upgrade:
     ) -> None:
         self._directory = os.fsdecode(directory)
         self._layout = Layout(layout)
-        if self._layout not in (Layout.V1, Layout.V2, Layout.V2_CHECKED):
-            raise ValueError(f"layout {layout} isn't written: use v1, v2 or v2-checked")
+        if self._layout in (Layout.V2_MID, Layout.V2_CRC):
+            raise ValueError(f"layout {layout} isn't written: use v1, v2, v2-checked or packed")
         if self._layout is Layout.V1 and level is not None:
             raise ValueError(f"level is {level}, but layout v1 has no levels")
         if self._layout is Layout.V1 and chunk_size is not None:
@@ -180,12 +182,13 @@ class Upgrade:
         _, trailer = source.now()
         if header.form is Form.CHECKED and not saves_enough(raw_total, payload.region_bytes):
             return None
-        return PREFIX_SIZE + source.text_bytes + payload.region_bytes + len(trailer)
+        stored = with_sum(trailer, seal_of(header, source.text))
+        return PREFIX_SIZE + source.text_bytes + payload.region_bytes + len(stored)
 
     def _replace(self, source: _Source, header: Header, ledger: Ledger) -> int | None:
         """Size of the file that was written in its place; None if the old one was kept."""
-        # A note says that a file is what was saved. Of an old file without one nobody knows that, so it gets none now.
-        ledger_of_new = None if source.note is None else ledger
+        # A note says that a file is what was saved. Of an old one without note or seal nobody knows that: no note now.
+        is_proven = source.note is not None or source.file.seal is not None
         writer = CheckpointWriter(
             source.path,
             header,
@@ -194,11 +197,11 @@ class Upgrade:
             self._encoding(header),
             raw_total=source.payload.raw_total,
             fsync=True,
-            ledger=ledger_of_new,
+            ledger=ledger if is_proven else None,
         )
         try:
             writer.keeps_layout = True
-            candidate = _Candidate(writer, ledger_of_new)
+            candidate = _Candidate(writer, ledger)
             digest = candidate.fill(source)
             candidate.check(source.text, digest, self._workers)
             with locked(self._directory, on_wait=self._on_wait):
@@ -227,6 +230,8 @@ class _Source(CheckpointReader):
             if text_bytes != self.text_bytes or getattr(header, field) != getattr(self.header, field):
                 raise _ChangedError
         start = self.file.outline.region_end
+        if self.file.seal is not None:
+            return header, self.file.read_trailer()[0]
         trailer = self.file.fp.read_at(start, max(size - start, 0))
         if self.note is not None:
             self.note.check_trailer(trailer, self.file.fp.fileno(), offset=start)
@@ -236,7 +241,7 @@ class _Source(CheckpointReader):
 class _Candidate:
     """The new file: written, read back from the disk, and given the name of the old one, or discarded."""
 
-    def __init__(self, writer: CheckpointWriter, ledger: Ledger | None) -> None:
+    def __init__(self, writer: CheckpointWriter, ledger: Ledger) -> None:
         self._writer = writer
         self._draft = writer.draft
         self._ledger = ledger
@@ -269,7 +274,7 @@ class _Candidate:
 
         Raises _ChangedError if another file has the old one's name now, FileNotFoundError if none has.
         """
-        region_end = os.fstat(self._draft.fd).st_size - len(self._trailer)
+        region_end = os.fstat(self._draft.fd).st_size - len(self._writer.stored(self._trailer))
         while True:
             status = source.status()
             if identity(os.stat(source.path, follow_symlinks=False)) != identity(status):
@@ -280,19 +285,24 @@ class _Candidate:
             if stamp(source.status()) == stamp(status):
                 break
         self._draft.publish()
-        if self._ledger is not None and note is not None:
+        if note is not None:
             self._ledger.put(os.path.basename(source.path), note)
+        else:  # what is there is about the old file
+            self._ledger.remove(os.path.basename(source.path))
         sync_directory(os.path.dirname(source.path) or ".")
-        return region_end + len(self._trailer)
+        return region_end + len(self._writer.stored(self._trailer))
 
     def _carry_over(self, source: _Source, region_end: int) -> None:
         now, trailer = source.now()
         header = self._header._replace(hits=now.hits, last_used=now.last_used, ext_flags=now.ext_flags)
+        header, stored = header_over(header, trailer), self._writer.stored(trailer)
         if (header, trailer) == (self._header, self._trailer):
             return
+        if not self._writer.may_become(header):
+            raise _ChangedError
         write_at(self._draft.fd, header.pack(), 0)
-        write_at(self._draft.fd, trailer, region_end)
-        os.ftruncate(self._draft.fd, region_end + len(trailer))
+        write_at(self._draft.fd, stored, region_end)
+        os.ftruncate(self._draft.fd, region_end + len(stored))
         self._draft.sync()
         self._header, self._trailer = header, trailer
 

@@ -10,8 +10,9 @@ from ds4kv.file.draft import sweep
 from ds4kv.file.inplace import identity
 from ds4kv.file.lock import locked
 from ds4kv.file.reader import CheckpointReader
+from ds4kv.file.sealed import seal_in
 from ds4kv.format.header import Ext
-from ds4kv.format.layout import PREFIX_SIZE
+from ds4kv.format.layout import Outline
 from ds4kv.store import log
 from ds4kv.store.directory import Directory
 from ds4kv.store.entry import Entry
@@ -79,13 +80,14 @@ def import_tool_maps(directory: Directory, ids: Iterable[bytes]) -> dict[bytes, 
 
 
 def _read_tool_map(directory: Directory, entry: Entry, wanted: set[bytes]) -> dict[bytes, bytes]:
-    start = PREFIX_SIZE + entry.text_bytes + entry.header.payload_bytes
+    outline = Outline(entry.header, entry.text_bytes)
     try:
         with RegularFile(entry.path) as fp:
             if identity(os.fstat(fp.fileno())) != entry.file:
                 return {}  # replaced since it was listed
             note = directory.ledger.applying(os.path.basename(entry.path), fp.fileno())
-            return read_noted_tool_map(fp, start, note, wanted=wanted)
+            seal = seal_in(fp.fileno(), outline)
+            return read_noted_tool_map(fp, outline.region_end, note, seal, wanted=wanted)
     except FileNotFoundError:
         return {}  # evicted since it was listed
     except (CorruptError, OSError) as error:

@@ -53,20 +53,23 @@ class RecordDecoder:
             raise ValueError("form RAW is for regular files: a RawReader takes any file object")
         self._region_bytes = region_bytes
         self.frame = frame = self._read_frame(chunk_size, form)
+        if sums is not None and form is Form.PACKED:
+            raise ValueError("sums are for forms that have none: each record of form PACKED has its own")
         if sums is not None and len(sums) != frame.chunk_count:
             raise ValueError(f"{len(sums)} sums for {frame.chunk_count} chunks")
         self._workers = workers
         self._sums = sums
         self._look = turn.look
         self._head_size = _core.record_head_size(form)
-        frame_size = 0 if form is Form.RAW else _core.FRAME_SIZE
+        frame_size = _core.frame_size(form)
         self._fed = frame_size  # bytes of the region given to the ring, counted from the region's start
         self._at_first_record = True
         self._offsets = array("Q", [frame_size])  # of records in the region, as far as walked
 
     def _read_frame(self, chunk_size: int, form: Form) -> _core.Frame:
-        has_frame = form is not Form.RAW and self._region_bytes >= _core.FRAME_SIZE
-        size = _core.FRAME_SIZE if has_frame else 0
+        size = _core.frame_size(form)
+        if self._region_bytes < size:
+            size = 0  # and that is refused below
         head = read_exactly(self._fp, size)
         if len(head) < size:
             raise TruncatedError("the input ends within the frame", offset=len(head), field="frame")

@@ -32,8 +32,14 @@ class RecordEncoder:
     is_raw = False  # whether the region is the payload as it is
     _ring: _core.Compressor | None = None
 
-    def __init__(self, fp: BinaryFile, encoding: Encoding, raw_total: int | None, turn: Turn, *, sums: bool) -> None:
+    def __init__(
+        self, fp: BinaryFile, encoding: Encoding, raw_total: int | None, turn: Turn, *, sums: bool, seal: int = 0
+    ) -> None:
         form, chunk_size, _, level, workers, nice = encoding
+        if form is Form.PACKED and sums:
+            raise ValueError("sums are for forms that have none: each record of form PACKED has its own")
+        if form is not Form.PACKED and seal:
+            raise ValueError(f"seal is {seal:#x}, and form {form.name} has no room for it")
         if form is Form.CHECKED and raw_total == 0:
             raise ValueError("raw_total is 0, and no region of form CHECKED is empty")
         if (raw_total or 0) > _MAX_CHUNK_COUNT * chunk_size:
@@ -47,10 +53,10 @@ class RecordEncoder:
         # A lent chunk must be compressed before write() returns. The chunks at the end of a large write are copied
         # instead, as many as may be under way, so that there is nothing left to wait for.
         self._copied_at_end = (workers + 1) * chunk_size
-        self._frame = _core.Frame(raw_total or 0, -(-(raw_total or 0) // chunk_size), chunk_size, form)
+        self._frame = _core.Frame(raw_total or 0, -(-(raw_total or 0) // chunk_size), chunk_size, form, seal)
         self._with_sums = sums
         self.sums = array("Q")
-        self._ring = _core.Compressor(raw_total, chunk_size, form, level, workers, nice=nice, sums=sums)
+        self._ring = _core.Compressor(raw_total, chunk_size, form, level, workers, nice=nice, sums=sums, seal=seal)
 
     def put(self, payloads: Sequence[Any], size: int) -> None:
         """Takes all of several of :func:`ds4kv.core.memory.source`, ``size`` bytes together.
@@ -103,8 +109,10 @@ class RecordEncoder:
 
     def _emit_frame(self) -> None:
         if self.region_bytes == 0:
-            write_all(self._fp, memoryview(self._frame.pack()))
-            self.region_bytes = _core.FRAME_SIZE
+            assert self._ring is not None
+            frame = self._frame._replace(first_sum=self._ring.frame.first_sum)  # which a first record has
+            write_all(self._fp, memoryview(frame.pack()))
+            self.region_bytes = _core.frame_size(frame.form)
 
     def finish(self) -> None:
         """Writes what is left of the region."""

@@ -16,11 +16,12 @@ def encoder_level(codec: Codec, level: int | None, form: Form = Form.PLAIN) -> i
 
     Codec ``lz4`` without a level, or at 0, is LZ4_compress_default, whose bytes are the reference's. Its levels 1 to 12
     are LZ4HC: denser blocks that every reader of codec ``lz4`` takes. Codec ``lz4hc`` marks the same blocks by the
-    number that the format keeps for them, 9 being its default level. In form CHECKED 1 is the default, as ds4 has it,
-    and -1 is the fastest: it looks for runs of one byte alone, and makes blocks that every reader of the form takes.
+    number that the format keeps for them, 9 being its default level. In form CHECKED 1 is the default, as ds4 has it.
+    There and in form PACKED -1 is the fastest: it looks for runs of one byte alone, and makes blocks that every reader
+    of the form takes.
     """
     if codec is Codec.LZ4:
-        lowest, default = (_core.MIN_LEVEL, 1) if form is Form.CHECKED else (0, 0)
+        lowest, default = _LEVELS[form]
     elif codec is Codec.LZ4HC:
         lowest, default = 1, 9
     else:
@@ -30,6 +31,10 @@ def encoder_level(codec: Codec, level: int | None, form: Form = Form.PLAIN) -> i
     if not lowest <= level <= _core.MAX_LEVEL:
         raise ValueError(f"level is {level}, outside {lowest}..{_core.MAX_LEVEL} of codec {codec.name.lower()}")
     return level
+
+
+_LEVELS = {Form.PLAIN: (0, 0), Form.CHECKED: (_core.MIN_LEVEL, 1), Form.PACKED: (_core.MIN_LEVEL, 0)}
+"""The lowest level of each form that is written, and the one by default."""
 
 
 class Encoding(NamedTuple):
@@ -56,7 +61,7 @@ class Encoding(NamedTuple):
         nice: int = 0,
     ) -> Self:
         """Raises ValueError for what is out of its range."""
-        if form not in (Form.PLAIN, Form.CHECKED):
+        if form not in _LEVELS:
             raise ValueError(f"form {Form(form).name} is read, not written")
         if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
             raise ValueError(f"chunk_size is {chunk_size}, outside 1..{MAX_CHUNK_SIZE}")

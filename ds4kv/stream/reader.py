@@ -14,7 +14,6 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ds4kv.core import memory
-from ds4kv.core import native as _core
 from ds4kv.core import workers as _workers
 from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.format.header import CHUNK_SIZE, MAX_CHUNK_SIZE, Form
@@ -27,7 +26,7 @@ from ds4kv.stream.regular import RegularFile
 if TYPE_CHECKING:
     from ds4kv.core.memory import Writeable
 
-__all__ = ["PayloadReader", "RawReader", "region_sums"]
+__all__ = ["PayloadReader", "RawReader"]
 
 
 class _Reader(Scoped, Stream):
@@ -277,7 +276,8 @@ class PayloadReader(_Reader):
 
     ``form`` is how the region holds its chunks. ``sums`` are 64-bit integers, the XXH3-64 that each record should have:
     workers hold what they read against them before they decode it. In form RAW the region has no frame and no records,
-    and is cut into chunks; that is for regular files, whose workers read and sum at once: else there is RawReader.
+    and is cut into chunks; that is for regular files, whose workers read and sum at once: else there is RawReader. In
+    form PACKED, which has sums of its own, ``sums`` are a ValueError.
 
     Raises CorruptError if the frame can't be true of a region of this size, TruncatedError if ``fp`` ends within it.
     """
@@ -319,6 +319,11 @@ class PayloadReader(_Reader):
         """Number of chunks in the region."""
         return self.decoder.frame.chunk_count
 
+    @property
+    def seal(self) -> int:
+        """What the writer of a region of form PACKED was given as its ``seal``; 0 in the other forms."""
+        return self.decoder.frame.seal
+
     def stored_records(self) -> Iterator[bytes]:
         """The records as they are stored, one after the other; in form RAW, the chunks.
 
@@ -338,12 +343,3 @@ class RawReader(_Reader):
     def __init__(self, fp: BinaryFile, region_bytes: int, *, workers: int | None = None) -> None:
         super().__init__(fp, region_bytes)
         self.decoder = RawDecoder(fp, self._start, self.turn, workers=_workers.resolve(workers))
-
-
-def region_sums(fp: BinaryFile, region_bytes: int, *, chunk_size: int, form: Form) -> array[int]:
-    """The XXH3-64 of each record of the region at a regular file's position; nothing is decoded.
-
-    Raises CorruptError or TruncatedError where a record can't be.
-    """
-    with PayloadReader(fp, region_bytes, chunk_size=chunk_size, form=form, workers=0) as reader:
-        return array("Q", map(_core.hash64, reader.stored_records()))

@@ -209,8 +209,10 @@ class PayloadWriter(_Writer):
 
     ``form`` is PLAIN, as layout ``v2`` has it, or CHECKED, as ``v2-checked``: smaller where the payload is of 32-bit
     numbers, and with a checksum of each chunk, at the price of a chunk of memory more for each worker, two at levels 1
-    and 2, and no empty payload. With ``sums``, the attribute of that name gets the XXH3-64 of each record.
-    ``encoding`` takes the place of all keywords that say how, for who has checked them before.
+    and 2, and no empty payload. PACKED, as ``packed``, is smaller still, of 16-bit numbers too, for the same memory:
+    frame and records have sums that hold for this region and their place in it alone, and for ``seal``, a number of 64
+    bits that readers find in the frame. With ``sums``, the attribute of that name gets the XXH3-64 of each record; not
+    in form PACKED. ``encoding`` takes the place of all keywords that say how, for who has checked them before.
 
     Raises io.UnsupportedOperation if ``fp`` can't seek, ValueError for an argument outside its range.
     """
@@ -227,6 +229,7 @@ class PayloadWriter(_Writer):
         level: int | None = None,
         raw_total: int | None = None,
         sums: bool = False,
+        seal: int = 0,
         encoding: Encoding | None = None,
     ) -> None:
         super().__init__(fp, raw_total)
@@ -234,7 +237,7 @@ class PayloadWriter(_Writer):
             encoding = Encoding.checked(
                 form=form, chunk_size=chunk_size, codec=codec, level=level, workers=workers, nice=nice
             )
-        self.encoder = RecordEncoder(fp, encoding, raw_total, self.turn, sums=sums)
+        self.encoder = RecordEncoder(fp, encoding, raw_total, self.turn, sums=sums, seal=seal)
         self.unfinished = True
 
 

@@ -94,7 +94,7 @@ def test_a_save_is_lent_the_memory_of_the_state(kind: str) -> None:
     assert not lent & {tensor.data_ptr() for tensor in strided.values()}
 
 
-@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked", "packed"])
 def test_a_payload_goes_to_its_device_as_it_is_decoded(layout: str, tmp_path: Path) -> None:
     payload = random.Random(1).randbytes(1 << 20) * 40
     path = tmp_path / "a.kv"
@@ -132,7 +132,7 @@ def test_tokens_are_those_of_a_miss(tmp_path: Path, kind: str, dtype: Any) -> No
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layout", ["v2-checked", "v2", "v1"])
+@pytest.mark.parametrize("layout", ["packed", "v2-checked", "v2", "v1"])
 def test_a_state_has_the_bits_that_were_saved(tmp_path: Path, kind: str, dtype: Any, layout: str) -> None:
     model, prompt = models.make(kind, dtype=dtype), models.ids(LENGTH)
     past = prefilled(model, prompt[:, :-1])
@@ -404,7 +404,7 @@ def test_a_name_of_ones_own_is_as_good(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gqa", "some sliding"])
-@pytest.mark.parametrize("layout", ["v2-checked", "v1"])
+@pytest.mark.parametrize("layout", ["packed", "v2-checked", "v1"])
 @pytest.mark.slow
 def test_a_flipped_bit_is_a_miss(tmp_path: Path, kind: str, layout: str) -> None:
     model, prompt = models.make(kind, dtype=torch.bfloat16), models.ids(LENGTH)

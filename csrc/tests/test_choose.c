@@ -165,8 +165,8 @@ static void test_lengths(void)
 
 int main(void)
 {
-    static const size_t sizes[] = {8 << 10, 64 << 10, (256 << 10) - 3, 1 << 20, (1 << 20) - 1, (4 << 20) - 21};
     watchdog();
+    const size_t sizes[] = {8 << 10, 64 << 10, (256 << 10) - 3, 1 << 20, (1 << 20) - 1, (4 << 20) - 21};
     for (size_t i = 0; i < COUNT(sizes); i++)
         test_choices(sizes[i]);
     test_border();

@@ -3,7 +3,7 @@
  *
  * Each refusal has its control.
  */
-#include "packed.h"
+#include "unpack.h"
 
 #define SEAL 0xfedcba9876543210
 

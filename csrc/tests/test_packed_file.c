@@ -5,7 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "ds4kv_file.h"
-#include "packed.h"
+#include "unpack.h"
 
 enum { CHUNK = 4096, N = 5 * CHUNK + 1234 };
 

@@ -1,10 +1,10 @@
 /*
- * packed.h - form PACKED for the tests: payloads, and regions that are unpacked a second way.
+ * unpack.h - form PACKED for the tests: payloads, and regions that are unpacked a second way.
  *
  * It knows the format by itself, and has of the core its hash alone.
  */
-#ifndef PACKED_H
-#define PACKED_H
+#ifndef UNPACK_H
+#define UNPACK_H
 
 #include "by_bits.h"
 #include "region.h"

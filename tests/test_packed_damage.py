@@ -188,6 +188,7 @@ def test_every_single_bit(kind: str, path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(60 + FLIPS // 100)
 def test_several_bits_at_once(path: Path) -> None:
     """Some far apart, some close together, some all in the header: at random, and the same in each run."""
     rng = random.Random(int(os.environ.get("DS4KV_FLIPS_SEED", "1")))

@@ -18,7 +18,7 @@ C      = $(wildcard csrc/*.[ch])
 core   = arguments buffers c_api c_files cancel forks memory signals
 format = arrays format_md golden header layouts mutations packed packed_damage strict trailer
 stream = checked fileobj parts pieces stream stream_files
-file   = checkpoint draft integrity ledger lock notes rewrite salvage verdicts
+file   = checkpoint draft integrity ledger lock notes rewrite salvage sealed verdicts
 store  = background identity index load_async log nearest policy quarantine sessions settings store store_crash store_model store_processes store_room \
          store_trouble upgrade watch
 engines = llama_cpp llama_model llama_session transformers

@@ -364,7 +364,7 @@ def test_a_stream_does_not_wait_for_itself() -> None:
     assert writer.closed
 
 
-@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked"])
+@pytest.mark.parametrize("layout", ["v1", "v2", "v2-checked", "packed"])
 def test_a_save_that_is_cancelled_publishes_nothing(layout: str, tmp_path: Path) -> None:
     path = tmp_path / "a.kv"
     path.write_bytes(b"what was there")

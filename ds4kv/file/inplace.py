@@ -103,10 +103,10 @@ def rewrite_trailer(
                 _reserve(fd, status.st_size, end)
                 _set_flags(fd, flags & ~_TOOL_MAP, was=flags)
             else:
-                _reserve_under_seal(fd, status.st_size, end, flags, fsync=fsync)
+                _reserve_under_seal(fd, status.st_size, end, flags)
             write_at(fd, stored, start)
             os.ftruncate(fd, end)
-            if fsync:
+            if fsync or seal is not None:
                 os.fsync(fd)  # or a power cut could keep the flag and lose the bytes
             if stored or seal is None:
                 write_at(fd, bytes([flags | _TOOL_MAP]), _EXT_FLAGS_AT)
@@ -183,14 +183,14 @@ def _set_flags(fd: int, flags: int, *, was: int) -> None:
         write_at(fd, bytes([flags]), _EXT_FLAGS_AT)
 
 
-def _reserve_under_seal(fd: int, size: int, end: int, flags: int, *, fsync: bool) -> None:
-    """As :func:`_reserve`, of a file whose trailer has a sum behind it: where a process is killed in between, zeros
-    behind a flagged one would be damage. So the flag goes off first and, if there is no room, on again.
+def _reserve_under_seal(fd: int, size: int, end: int, flags: int) -> None:
+    """As :func:`_reserve`, of a file whose trailer has a sum behind it: after a kill or a power cut, a flagged one with
+    other bytes would be damage. So the flag goes off first, on the disk too, and on again if there is no room.
     """
     _set_flags(fd, flags & ~_TOOL_MAP, was=flags)
     try:
-        if fsync and flags & _TOOL_MAP:
-            os.fsync(fd)  # or a power cut could keep the flag, and the bytes that come
+        if flags & _TOOL_MAP:
+            os.fsync(fd)
         _reserve(fd, size, end)
     except BaseException:
         _set_flags(fd, flags, was=flags & ~_TOOL_MAP)

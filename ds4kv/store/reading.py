@@ -169,8 +169,9 @@ class Reading:
     def verify(self, entry: Entry) -> Verdict:
         """Reads all of a checkpoint; the file stays, whatever is found.
 
-        OK is a file that is what was saved, UNKNOWN one that decodes and that nobody has noted, or whose trailer may
-        have been written by another program since. Raises UnsupportedError and OSError.
+        OK is a file that is what was saved, by its own proof in layout ``packed``, else by what is noted of it. UNKNOWN
+        is one that decodes and that nobody has noted, or whose trailer may have been written by another program since.
+        Raises UnsupportedError and OSError.
         """
         try:
             with CheckpointReader(entry.path, workers=self._read_settings.workers, ledger=self._shelf.ledger) as reader:
@@ -181,9 +182,9 @@ class Reading:
     def rebuild_integrity(self) -> list[Entry]:
         """Notes the sums of all checkpoints that have none, as they are now; what was noted.
 
-        Only what decodes is noted. What is proven corrupt is set aside, as by a load, and what can't be read is passed
-        over. Raises TimeoutError if the directory's lock can't be had, PermissionError of a read-only store, and
-        OSError.
+        Only what decodes is noted, and nothing of layout ``packed``, which needs no notes. What is proven corrupt is
+        set aside, as by a load, and what can't be read is passed over. Raises TimeoutError if the directory's lock
+        can't be had, PermissionError of a read-only store, and OSError.
         """
         self._shelf.refuse_if_read_only()
         return make_notes(self._shelf, workers=self._read_settings.workers)

@@ -68,7 +68,7 @@ def say(llm: Any, prompt: list[int], count: int = WORDS) -> str:
 
 def answer(path: Path, prompt: list[int], directory: Path | None = None, **options: Any) -> tuple[str, int]:
     """What a fresh engine says, and how many tokens of the prompt came from the disk."""
-    of_cache = {key: options.pop(key) for key in ("min_tokens", "budget_mb", "model_id") if key in options}
+    of_cache = {key: options.pop(key) for key in ("min_tokens", "budget_mb", "model_id", "layout") if key in options}
     with engine(path, **options) as llm:
         if directory is None:
             return say(llm, prompt), 0
@@ -120,6 +120,12 @@ def test_a_conversation_grows(model: Path, tmp_path: Path) -> None:
         counts.append(count)
         prompt = prompt + ids(70, 10 + turn)
     assert counts == [0, len(S), len(S) + 70]
+
+
+def test_states_of_before_are_found(model: Path, tmp_path: Path) -> None:
+    answer(model, S + A, tmp_path, layout="v2-checked")
+    assert answer(model, S + B, tmp_path)[1] == len(S)
+    assert sorted(ds4kv.read_header(path).layout for path in files(tmp_path)) == ["packed", "v1"]  # floats of 16 bits
 
 
 def test_an_engine_that_goes_on_needs_no_load(model: Path, tmp_path: Path) -> None:

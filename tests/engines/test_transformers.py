@@ -403,6 +403,15 @@ def test_a_name_of_ones_own_is_as_good(tmp_path: Path) -> None:
     assert asked(tmp_path, models.make(), prompt, identity=b"mine 1")[1] == LENGTH - 1
 
 
+def test_states_of_before_are_found(tmp_path: Path) -> None:
+    model, prompt = models.make(), models.ids(LENGTH)
+    asked(tmp_path, model, prompt, layout="v2-checked")
+    assert asked(tmp_path, model, prompt)[1] == LENGTH - 1
+    asked(tmp_path, model, models.ids(LENGTH + 5, seed=9))
+    layouts = {ds4kv.read_header(path).layout for path in (tmp_path / "cache").glob("*.kv")}
+    assert layouts == {"v2-checked", "packed"}
+
+
 @pytest.mark.parametrize("kind", ["gqa", "some sliding"])
 @pytest.mark.parametrize("layout", ["packed", "v2-checked", "v1"])
 @pytest.mark.slow

@@ -61,7 +61,8 @@ class Session(NamedTuple):
             load(store, A)
 
 
-SESSIONS = [Session("v2", False), Session("v2", True), Session("v1", False), Session("v2-checked", True)]
+SESSIONS = [Session("v2", False), Session("v2", True), Session("v1", False)]
+SESSIONS += [Session("v2-checked", True), Session("packed", True), Session("packed", False)]
 
 
 def load(store: ds4kv.Store, text: bytes) -> None:
@@ -83,12 +84,16 @@ class File:
         self.versions.append(bytes(self.content))
 
     def is_whole(self, content: bytes) -> bool:
-        """Whether a disk that has this of the file has all of it, but perhaps the last hits, and the trailer."""
+        """Whether a disk that has this of the file has all of it, but perhaps the last hits, and the trailer; under a
+        seal, a trailer that is flagged is a part of it.
+        """
         if not self.versions:
             return False
         was = self.versions[0]
         end = PREFIX + int.from_bytes(was[48:52], "little") + int.from_bytes(was[40:48], "little")
         heads = {version[:48] for version in self.versions}
+        if was[3] == ord("K") and content[6:7] == b"\1" and content[end:] not in {v[end:] for v in self.versions}:
+            return False
         return content[48:end] == was[48:end] and content[:48] in heads and len(content) >= end
 
 

@@ -87,7 +87,7 @@ class Salvaging(Commanding):
     """
 
     name = "salvage"
-    also = ("v2", "v2-checked")
+    also = ("v2", "v2-checked", "packed")
 
     def prepare(self, directory: Path) -> None:
         in_pieces(directory / "in.kv", A, self.layout)
@@ -141,7 +141,7 @@ class EngineInC(Scenario):
     def save(self, directory: Path, text: bytes) -> None:
         assert self.library is not None
         payload, error = payload_of(text), ctypes.c_int()
-        layout = {"v1": 1, "v2": 2, "v2-checked": 4}[self.layout]
+        layout = {"v1": 1, "v2": 2, "v2-checked": 4, "packed": 5}[self.layout]
         sizes = ctypes.c_size_t(len(text)), ctypes.c_size_t(len(payload))
         path = os.fsencode(directory / "out.kv")
         self.ended(

@@ -32,7 +32,7 @@ from faults.scenario import MAPS, A, payload_of, save, store_of
 
 IMAGE_BYTES = 48 << 20
 TEXTS = [A + b" turn" * number for number in range(8)]
-LAYOUTS = ["v1", "v2", "v2-checked"]
+LAYOUTS = ["v1", "v2", "v2-checked", "packed"]
 
 
 def main() -> int:

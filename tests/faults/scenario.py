@@ -88,11 +88,13 @@ def is_stores_own(name: str) -> bool:
 
 
 class Scenario:
-    """A store with three checkpoints, all noted: two that it saved, and one of many chunks, in one of three layouts."""
+    """A store with three checkpoints, all noted, or their own proof: two that it saved, and one of many
+    chunks, in one of the layouts.
+    """
 
     name = ""
     layout = "v2"
-    also: tuple[str, ...] = ("v1", "v2", "v2-checked")
+    also: tuple[str, ...] = ("v1", "v2", "v2-checked", "packed")
 
     def __init__(self, layout: str = "v2") -> None:
         self.layout = layout

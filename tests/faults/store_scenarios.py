@@ -194,6 +194,7 @@ class Upgrading(Scenario):
 
 class Rebuilding(Scenario):
     name = "rebuild_integrity"
+    also = ("v1", "v2", "v2-checked")  # packed needs no notes
 
     def prepare(self, directory: Path) -> None:
         super().prepare(directory)

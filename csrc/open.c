@@ -22,7 +22,6 @@
 #include "seal.h"
 #include "stream.h"
 
-#define EXT_FLAGS_AT 6
 #define REST_MS 50
 #define REST_SECONDS 2 /* clocks of files are coarse */
 

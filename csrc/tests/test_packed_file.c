@@ -268,6 +268,24 @@ static void test_facts_that_change(void)
     free(payload.at);
 }
 
+/* A tool map that is promised and not written is none. */
+static void test_a_flag_alone(void)
+{
+    bytes payload = content_new(PROSE, 100);
+    ds4kv_fault fault;
+    CASE("a flag, and no trailer");
+    save(payload, "", true, 0, 0);
+    bytes all = read_file();
+    CHECK_EQ(all.at[6], HEADER.ext_flags);
+    CHECK_EQ(load(payload, "", 0, &fault), DS4KV_OK);
+    all.at[6] |= DS4KV_EXT_TOOL_MAP;
+    write_file(all);
+    CHECK_EQ(load(payload, "", 0, &fault), DS4KV_TRUNCATED);
+    CHECK(strcmp(fault.field, "trailer") == 0);
+    free(all.at);
+    free(payload.at);
+}
+
 /* Another program rewrites the trailer all the time: no opening of the file ever calls it damaged. */
 static void test_rewritten_trailer(void)
 {
@@ -349,6 +367,7 @@ int main(void)
     test_another_version();
     test_facts_that_change();
     test_walk();
+    test_a_flag_alone();
     test_rewritten_trailer();
     unlink(path);
     CHECK(rmdir(folder) == 0);

@@ -5,8 +5,8 @@
  * whether words of 16 or of 32 bits are better, for next to nothing. Blocks of level 0 say the rest: by planes, or as
  * bytes, or not at all. The block by planes is first, as it's quicker to make; what would be larger than it ends early.
  *
- * The sample is 1/128 of a chunk of a MiB, which costs 3 % of the time of a save. Of less than 256 KiB it is a larger
- * part, as one that is much smaller says too little.
+ * That takes 3 % of the time of a save at level 0 in chunks of a MiB or more. In smaller ones it takes a larger part, as a
+ * sample that is very small says too little.
  */
 #include "choose.h"
 
@@ -15,14 +15,13 @@
 #include "block.h"
 #include "planes.h"
 
-#define MOST (CHOOSE_SCRATCH / 4) /* bytes of a sample */
-#define LEAST ((size_t)8 << 10)
-#define SMALL ((size_t)256 << 10) /* of smaller chunks, half of that */
+/* A sample is 1 byte of so many, but not less than LEAST nor more than MOST; and a chunk of up to ALL bytes is its own. */
+#define OF_BYTES 160
+#define LEAST ((size_t)4 << 10)
+#define MOST (CHOOSE_SCRATCH / 4)
+#define ALL ((size_t)8 << 10)
 #define PIECE ((size_t)512)
 #define GRAIN ((size_t)2 << 10) /* whole planes are of so many bytes */
-
-/* Prime, and has no factor in common with the number of pieces, a multiple of 4 up to 64. */
-#define TURN 37
 
 /* Compressed is what is smaller by 1 byte of 10 in the sample. Of a whole chunk that is about 1 of 8: what repeats far
  * off is not in the sample. Floats of 16 bits save 1 of 12, floats of 32 bits without any pattern 1 of 8. */
@@ -32,31 +31,22 @@
  * sample's, while the planes of both are much alike; and bytes need not be put together again. */
 #define BETTER 16
 
-/* Of a sample that is this large, half of it tells whether bytes are better than planes that are worth it. */
-#define HALF_DOES LEAST
-
 /* Both words are tried if their planes have as many runs, to 1 part of so many. */
 #define ALIKE 8
 
 static size_t sample_size(size_t n)
 {
-    if (n <= LEAST)
-        return n / GRAIN * GRAIN;
-    if (n < SMALL)
-        return LEAST / 2;
-    size_t size = n / 128 / GRAIN * GRAIN;
-    return size < LEAST ? LEAST : size > MOST ? MOST : size;
+    size_t size = n <= ALL ? n : n / OF_BYTES < LEAST ? LEAST : n / OF_BYTES > MOST ? MOST : n / OF_BYTES;
+    return size / GRAIN * GRAIN;
 }
 
-/* One piece from each of as many equal parts, but from some place in it, as what a chunk is made of may have a period.
- * They are in such an order that half of the sample is one of the whole chunk, too. */
+/* One piece from each of as many equal parts, but from some place in it, as what a chunk is made of may have a period. */
 static void take_sample(uint8_t *sample, size_t size, const uint8_t *raw, size_t n)
 {
-    size_t pieces = size / PIECE, part = n / pieces, places = (part - PIECE) / 64 + 1;
+    size_t pieces = size / PIECE, part = n / pieces / 64 * 64, places = (part - PIECE) / 64 + 1;
     for (size_t i = 0; i < pieces; i++) {
-        size_t from = TURN * i % pieces;
         uint32_t drawn = (uint32_t)(i + 1) * 2654435761u >> 8;
-        memcpy(sample + i * PIECE, raw + from * part + drawn % places * 64, PIECE);
+        memcpy(sample + i * PIECE, raw + i * part + drawn % places * 64, PIECE);
     }
 }
 
@@ -83,7 +73,7 @@ unsigned choose_word(const uint8_t *raw, size_t n, void *state, uint8_t *scratch
         runs[i] = count_runs(planes[i], size);
     }
 
-    size_t room = size - size / WORTH_IT;
+    size_t most = size - size / WORTH_IT, room = most;
     unsigned word = CHOOSE_STORE, better = runs[1] > runs[0];
     for (unsigned k = 0; k < 2; k++) {
         unsigned i = k == 0 ? better : !better;
@@ -96,10 +86,6 @@ unsigned choose_word(const uint8_t *raw, size_t n, void *state, uint8_t *scratch
         }
     }
     if (word != CHOOSE_STORE)
-        room += room / BETTER;
-    if (word != CHOOSE_STORE && size >= HALF_DOES) {
-        size /= 2;
-        room /= 2;
-    }
+        room = room + room / BETTER < most ? room + room / BETTER : most;
     return block_make(0, state, sample, size, block, room) > 0 ? 0 : word;
 }

@@ -154,7 +154,7 @@ def free_bits(good: bytes) -> set[int]:
 
 
 def alike_bits(good: bytes) -> set[int]:
-    """The bits of LZ4 blocks: another match may stand for the very same bytes. And of transforms that have no planes."""
+    """The bits of LZ4 blocks, where another match may stand for the same bytes; and of a transform without planes."""
     front, frame, records, _ = parts(good)
     at, found = len(front) + len(frame), set()
     for record in records:
@@ -188,6 +188,7 @@ def test_every_single_bit(kind: str, path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(60 + FLIPS // 100)
 def test_several_bits_at_once(path: Path) -> None:
     """Some far apart, some close together, some all in the header: at random, and the same in each run."""
     rng = random.Random(int(os.environ.get("DS4KV_FLIPS_SEED", "1")))
@@ -204,23 +205,24 @@ def test_several_bits_at_once(path: Path) -> None:
         counts[judge_quickly(bytes(data), good, path)] += 1
     assert counts["refused"] > FLIPS // 2
     assert counts["right"] > FLIPS // 100  # only what is free was flipped
-    print(counts)
+    print(dict(counts))
+
+
+TRUE = {good: reference.parse(good) for good in FILES.values()}
 
 
 def judge_quickly(data: bytes, good: bytes, path: Path) -> str:
-    """As :func:`judge`, by one way in that reads all of it; and the reference says the same."""
+    """As :func:`judge`, by one way in that reads all of it."""
     path.write_bytes(data)
-    try:
-        expected = reference.parse(data)
-    except reference.Bad:
-        expected = None
     try:
         loaded = ds4kv.load(path, workers=0)
     except (ds4kv.CorruptError, ds4kv.UnsupportedError):
-        assert expected is None
+        if data[-1] % 16 == 0:  # slow, so not of all
+            with pytest.raises(reference.Bad):
+                reference.parse(data)
         return "refused"
-    assert expected is not None
-    true = reference.parse(good)
+    true = TRUE[good]
+    assert reference.parse(data).payload == true.payload
     assert facts(loaded.header.pack()) == facts(good)
     assert (loaded.text, bytes(loaded.payload)) == (true.text, true.payload)
     assert loaded.trailer == true.trailer or (loaded.trailer == b"" and not loaded.header.ext_flags & 1)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-LAYOUTS = {"ds4kv raw": "v1", "ds4kv v2": "v2", "ds4kv checked": "v2-checked"}
+LAYOUTS = {"ds4kv raw": "v1", "ds4kv v2": "v2", "ds4kv checked": "v2-checked", "ds4kv packed": "packed"}
 LEVELS = {"ds4kv checked": 0}
 OTHER_PROMPT = 300
 CPUS = len(os.sched_getaffinity(0))

@@ -164,6 +164,8 @@ PEERS: dict[str, Callable[[], Peer]] = {
     "ds4kv v2 lz4, level 9": lambda: ours(level=9),
     "ds4kv v2-checked, level -1": lambda: ours(layout="v2-checked", level=-1),
     "ds4kv v2-checked, level 0": lambda: ours(layout="v2-checked", level=0),
+    "ds4kv packed, level -1": lambda: ours(layout="packed", level=-1),
+    "ds4kv packed": lambda: ours(layout="packed"),
     "raw file": raw_file,
     "python-lz4, 40 lines": python_lz4,
     "lz4 command": lz4_command,

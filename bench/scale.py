@@ -37,6 +37,8 @@ HOWS: dict[str, dict[str, Any]] = {
     "v2-checked -1": {"layout": "v2-checked", "level": -1},
     "v2-checked 0": {"layout": "v2-checked", "level": 0},
     "v2-checked 1": {"layout": "v2-checked", "level": 1},
+    "packed -1": {"layout": "packed", "level": -1},
+    "packed 0": {"layout": "packed"},
     "v2": {"layout": "v2"},
 }
 STREAM = "v2 by 8 MiB"

@@ -33,7 +33,7 @@ from engines import Answer
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOL, HEAVY = "SmolLM2-135M", "KV-heavy"
-OURS = ["ds4kv raw", "ds4kv v2", "ds4kv checked"]
+OURS = ["ds4kv raw", "ds4kv v2", "ds4kv checked", "ds4kv packed"]
 WAYS = {"llama.cpp": ["no cache", "LlamaDiskCache", "LlamaRAMCache", *OURS], "transformers": ["no cache", *OURS]}
 WAYS["transformers bf16"] = WAYS["transformers"]
 FIVE_WAYS = ["no cache", "LlamaDiskCache", "LlamaRAMCache", "ds4kv Cache", "ds4kv raw"]
@@ -263,7 +263,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     panels = list(dict.fromkeys((row["engine"], row["model"]) for row in rows))
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), sharey=True, squeeze=False)
     colors = {"no cache": "0.6", "LlamaDiskCache": "C3", "LlamaRAMCache": "C1"} | dict(
-        zip(OURS, ("C0", "C9", "C2"), strict=True)
+        zip(OURS, ("C0", "C9", "C2", "C3"), strict=True)
     )
     for axis, panel in zip(axes[0], panels, strict=True):
         mine = [row for row in rows if (row["engine"], row["model"]) == panel]

@@ -98,7 +98,7 @@ def main(directory: str, seed: str, seconds: str) -> None:
     sys.addaudithook(journal_removals)
     rng = random.Random(seed)
     deadline = time.monotonic() + float(seconds)
-    layout, codec = rng.choice([("v1", "none"), ("v2", "none"), ("v2", "lz4")])
+    layout, codec = rng.choice([("v1", "none"), ("v2", "none"), ("v2", "lz4"), ("packed", "lz4")])
     with Store(directory, budget_bytes=BUDGET, workers=1, layout=layout, codec=codec) as store:
         say("ready")
         while time.monotonic() < deadline:

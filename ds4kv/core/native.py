@@ -94,12 +94,10 @@ def c_frame(frame: Frame) -> Any:
     return ffi.new("ds4kv_frame *", tuple(frame))
 
 
-def frame_of(c_frame: Any) -> Frame:
+def frame_of(found: Any) -> Frame:
     """A frame of C's."""
-    frame = c_frame
-    return Frame(
-        frame.raw_total, frame.chunk_count, frame.chunk_size, frame.form, seal=frame.seal, first_sum=frame.first_sum
-    )
+    sizes = found.raw_total, found.chunk_count, found.chunk_size
+    return Frame(*sizes, found.form, found.seal, found.first_sum)
 
 
 def frame_size(form: int) -> int:

@@ -14,7 +14,7 @@
 #include "ds4kv_file.h"
 
 #define HEAD 4
-#define MOST_PAYLOAD ((size_t)16 << 20)
+#define MOST_PAYLOAD ((size_t)1 << 20) /* more would take the time of many inputs */
 
 typedef struct {
     uint8_t *region;

@@ -212,8 +212,9 @@ int create_end_payload(checkpoint *c)
     return c->os_error == 0 ? 0 : -1;
 }
 
-/* Layout packed: puts the trailer's sum behind it, if there is a trailer. errno, or 0. */
-static int seal_trailer(checkpoint *c)
+/* Layout packed: puts the trailer's sum behind it. If there is no trailer, the header has no flag of a tool map, which
+ * would be one that is lost. errno, or 0. */
+static int seal_trailer(checkpoint *c, uint8_t *head)
 {
     uint8_t bytes[DS4KV_TRAILER_SUM_SIZE];
     uint64_t sum;
@@ -222,8 +223,10 @@ static int seal_trailer(checkpoint *c)
     if (end < 0)
         return why(c);
     uint64_t trailer_bytes = (uint64_t)end - c->region_end;
-    if (trailer_bytes == 0)
+    if (trailer_bytes == 0) {
+        head[EXT_FLAGS_AT] &= (uint8_t)~DS4KV_EXT_TOOL_MAP;
         return 0;
+    }
     if (trailer_sum(&sum, draft_fd(c->draft), c->region_end, trailer_bytes, c->frame.seal, &os_error) != DS4KV_OK)
         return os_error ? os_error : EIO;
     put_u64(bytes, sum);
@@ -253,7 +256,7 @@ int create_publish(checkpoint *c, ds4kv_fault *fault)
     int os_error = 0, status = ds4kv_header_pack(&c->seen.header, head, fault);
     if (status == DS4KV_OK && c->seen.header.layout == DS4KV_LAYOUT_PACKED) {
         status = judge_facts(c, head, fault);
-        os_error = status == DS4KV_OK ? seal_trailer(c) : 0;
+        os_error = status == DS4KV_OK ? seal_trailer(c, head) : 0;
     }
     if (status != DS4KV_OK)
         return status;

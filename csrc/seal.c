@@ -13,7 +13,6 @@
 #include "frame.h"
 #include "hash.h"
 
-#define EXT_FLAGS_AT 6
 #define HITS_AT 12
 #define LAST_USED_AT 32
 #define PAYLOAD_BYTES_AT 40

@@ -8,6 +8,8 @@
 
 #include "ds4kv_file.h"
 
+#define EXT_FLAGS_AT 6 /* in the header */
+
 /* CORRUPT if the frame's seal is not that of this header and text. `head` is 52 bytes. */
 int seal_judge(const ds4kv_frame *frame, const uint8_t *head, const void *text, size_t text_bytes, ds4kv_fault *fault);
 

@@ -1,4 +1,4 @@
-"""Five layouts and one magic: no file of one is ever read as another.
+"""Six layouts and one magic: no file of one is ever read as another.
 
 Files come from the writers in reference.py, which also states the rules a second time.
 """
@@ -17,7 +17,18 @@ import reference
 from helpers import MIB
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from reference import build, build_checked, build_crc, build_mid, encode_checked, encode_region, regroup, ungroup
+from reference import (
+    build,
+    build_checked,
+    build_crc,
+    build_mid,
+    build_packed,
+    encode_checked,
+    encode_packed,
+    encode_region,
+    regroup,
+    ungroup,
+)
 
 import ds4kv
 from ds4kv.format import layout
@@ -105,7 +116,7 @@ def payloads(draw: st.DrawFn) -> bytes:
 @st.composite
 def files(draw: st.DrawFn) -> tuple[str, bytes, bytes]:
     """The layout, the payload, and a good file of it."""
-    name = draw(st.sampled_from(["v1", "v2", "v2 raw", "v2-mid", "v2-checked", "v2-crc"]))
+    name = draw(st.sampled_from(["v1", "v2", "v2 raw", "v2-mid", "v2-checked", "v2-crc", "packed"]))
     payload = draw(payloads())
     parts = {key: draw(value) for key, value in PARTS.items()}
     block = draw(st.sampled_from(ENCODERS))
@@ -121,6 +132,9 @@ def files(draw: st.DrawFn) -> tuple[str, bytes, bytes]:
     if name == "v2-crc":
         return name, payload, build_crc(payload, **parts)
     parts |= {"log2": draw(st.integers(0, 26)), "model_id": draw(MODELS), "payload_abi": draw(BYTE), "block": block}
+    if name == "packed":
+        parts |= {"log2": max(parts["log2"], 2), "ext_flags": parts["ext_flags"] & 254, "words": [0, 16, 32]}
+        return name, payload, build_packed(payload, **parts)
     if name == "v2-mid":
         return name, payload, build_mid(payload, grouped=draw(st.booleans()), **parts)
     payload = payload or b"DSV4"
@@ -142,8 +156,8 @@ def test_a_file_is_taken_for_what_it_is(file: tuple[str, bytes, bytes]) -> None:
     found = sniffed(data)
     if name == "v2-crc":
         assert found == "UnsupportedError"
-    elif name == "v1":
-        assert found == "v1"
+    elif name in ("v1", "packed"):
+        assert found == name
     elif name == "v2 raw" and not reference.claims(data):
         plausible = data[21] > 2 and 12 <= data[22] <= 26 and data[23] == 0
         assert found == ("UnsupportedError" if plausible else "v2")
@@ -212,6 +226,14 @@ def foolers() -> Iterator[object]:
             mid = build_mid(payload, log2=log2, model_id=model, payload_abi=2, text=TEXT)
             is_one_chunk = model in (1, 2) and log2 > 10  # and one chunk is the same in both
             yield fooler(f"v2-mid, 2**{log2}, model {model}", "v2" if is_one_chunk else "v2-mid", mid)
+    for model in (0, 1, 2, 3, 255):
+        for log2 in (1, 6, 24, 26):
+            packed = build_packed(PAYLOAD, log2=log2, model_id=model, payload_abi=2, words=[0], text=TEXT)
+            yield fooler(f"packed, 2**{log2}, model {model}", "packed", packed)
+    packed = encode_packed(PAYLOAD, 64, 5)
+    for version in (1, 2):
+        yield fooler(f"raw, of a region of packed, version {version}", f"v{version}", raw(2, packed, version=version))
+    yield fooler("packed, empty", "packed", build_packed(b"", model_id=1, text=TEXT))
     yield fooler("v2-checked, second chunk 8 smaller", "v2-checked", second_chunk_that_shrinks_by_eight())
     for codec in (1, 2):
         for claim in (1, 2):
@@ -302,6 +324,8 @@ DAMAGED = {
     "v2-checked, model 1": build_checked(SMALL, text=TEXT, model_id=1, payload_abi=2),
     "v2-checked, one chunk": build_checked(SMALL, log2=24, text=TEXT, model_id=2),
     "v2-crc": build_crc(SMALL, text=TEXT),
+    "packed": build_packed(SMALL, text=TEXT, payload_abi=2),
+    "packed, model 1": build_packed(SMALL, text=TEXT, model_id=1, words=[0]),
 }
 
 
@@ -340,7 +364,9 @@ def test_damage_is_refused_or_does_none(kind: str, tmp_path: Path) -> None:
         assert expected is not None, (at, value)
         assert bytes(loaded.payload) == expected.payload
         is_inside = at >= 52 + len(TEXT)
-        if "checked" in kind or not (is_inside or is_said_to_be_raw(data)):
+        if "packed" in kind:
+            assert bytes(loaded.payload) == payload, (at, value)  # whatever its header says
+        elif "checked" in kind or not (is_inside or is_said_to_be_raw(data)):
             assert is_said_to_be_raw(data) or bytes(loaded.payload) == payload, (at, value)
 
 
@@ -381,7 +407,7 @@ def test_what_the_peer_writes_is_read(file: tuple[str, bytes, bytes], workers: i
     loaded = ds4kv.load(path, workers=workers)
     assert bytes(loaded.payload) == expected.payload
     assert loaded.header.pack() == data[:48]
-    if name in ("v1", "v2", "v2-checked"):
+    if name in ("v1", "v2", "v2-checked", "packed"):
         assert expected.payload == payload
 
 

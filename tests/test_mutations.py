@@ -80,9 +80,24 @@ def blocks(draw: st.DrawFn) -> tuple[int, bytes]:
 
 
 @st.composite
-def small_files(draw: st.DrawFn, codecs: tuple[int | str, ...] = (0, 0, 1, 1, 2, "checked", "checked", "mid")) -> bytes:
+def small_files(
+    draw: st.DrawFn, codecs: tuple[int | str, ...] = (0, 0, 1, 1, 2, "checked", "checked", "mid", "packed", "packed")
+) -> bytes:
     """A good file of up to a few hundred bytes, of either version and any of these codecs, or of another layout."""
     codec = draw(st.sampled_from(codecs))
+    if codec == "packed":
+        payload = draw(st.binary(max_size=100)) * draw(st.sampled_from([1, 1, 2, 50]))
+        return reference.build_packed(
+            payload,
+            log2=draw(st.integers(12 if len(payload) > 400 else 2, 13)),
+            model_id=draw(st.sampled_from([0, 1, 2, 3, 255])),
+            payload_abi=draw(st.sampled_from([0, 2, 255])),
+            words=draw(st.sampled_from([[0], [16], [32], [32, 0, 16]])),
+            block=draw(st.sampled_from([reference.store, reference.fast, reference.high])),
+            text=draw(st.binary(max_size=20)),
+            trailer=draw(st.binary(max_size=12)),
+            ext_flags=draw(st.sampled_from([0, 0, 6])),
+        )
     if isinstance(codec, str):
         build = reference.build_checked if codec == "checked" else reference.build_mid
         return build(
@@ -134,8 +149,9 @@ def positions(data: bytes) -> list[int]:
     if len(data) >= 52:
         at = 52 + struct.unpack_from("<I", data, 48)[0]
         found += [at, at + 4, at + 8]
-        at += 12
-        head_bytes = 12 if data[21] == 2 else 8
+        is_packed = data[3] == 75
+        at += 40 if is_packed else 12
+        head_bytes = 20 if is_packed else 12 if data[21] == 2 else 8
         while at + 8 <= len(data) and len(found) < 100:
             found += [at, at + 4, at + 8, at + head_bytes, at + head_bytes + 1, at + head_bytes + 2]
             at += head_bytes + struct.unpack_from("<I", data, at + 4)[0]
@@ -183,13 +199,16 @@ def mutated(draw: st.DrawFn, sources: st.SearchStrategy[bytes]) -> bytes:
         if len(data) >= 52:
             at = 52 + struct.unpack_from("<I", data, 48)[0]
             struct.pack_into("<Q", data, 40, max(0, len(data) - at))
+            if data[3] == 75 and len(data) >= at + 40:  # and seal and frame
+                struct.pack_into("<Q", data, at + 16, reference.seal_of(bytes(data)))
+                data[at + 32 : at + 40] = reference.sum_of(bytes(data[at : at + 32]))
 
     steps: list[Callable[[], None]] = [flip, byte, number, number, cut, remove, insert, splice]
     for step in draw(st.lists(st.sampled_from(steps), min_size=1, max_size=4)):
         if not data:
             break
         step()
-        if step in (cut, remove, insert, splice) and draw(st.booleans()):
+        if (step in (cut, remove, insert, splice) or data[3:4] == b"K") and draw(st.booleans()):
             repair()
     return bytes(data)
 

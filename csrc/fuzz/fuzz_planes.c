@@ -12,7 +12,7 @@
 
 #define HEAD 2
 #define GUARD 16
-#define MOST (2 * PLANES_BLOCK + 5000)
+#define MOST (PLANES_BLOCK + 9000)
 
 static void check(bool is_right)
 {
@@ -63,7 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
     if (size <= HEAD)
         return 0;
     unsigned word = input[0] & 1 ? 32 : 16, shift = input[0] >> 1 & 15;
-    size_t n = (size - HEAD) * (input[1] + 1u);
+    size_t times = input[1] < 0xc0 ? input[1] + 1u : 64 * (input[1] - 0xbfu), n = (size - HEAD) * times;
     if (n > MOST)
         n = MOST;
     uint8_t *memory = malloc(shift + n), *planes = malloc(n), *raw = memory + shift;

@@ -4,6 +4,9 @@
  * Each refusal has its control: the file with that one thing repaired opens.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include "ds4kv_file.h"
 #include "unpack.h"
 
@@ -44,10 +47,13 @@ static bytes read_file(void)
     return all;
 }
 
+/* As if it were some time ago: nobody is writing to it now. */
 static void write_file(bytes all)
 {
+    const struct timespec times[2] = {{.tv_sec = 1780000000}, {.tv_sec = 1780000000}};
     FILE *file = fopen(path, "wb");
     CHECK(file && fwrite(all.at, 1, all.n, file) == all.n && fclose(file) == 0);
+    CHECK(utimensat(AT_FDCWD, path, times, 0) == 0);
 }
 
 static ds4kv_checkpoint *begin(bytes payload, int level, int workers)
@@ -262,6 +268,60 @@ static void test_facts_that_change(void)
     free(payload.at);
 }
 
+/* A tool map that is promised and not written is none. */
+static void test_a_flag_alone(void)
+{
+    bytes payload = content_new(PROSE, 100);
+    ds4kv_fault fault;
+    CASE("a flag, and no trailer");
+    save(payload, "", true, 0, 0);
+    bytes all = read_file();
+    CHECK_EQ(all.at[6], HEADER.ext_flags);
+    CHECK_EQ(load(payload, "", 0, &fault), DS4KV_OK);
+    all.at[6] |= DS4KV_EXT_TOOL_MAP;
+    write_file(all);
+    CHECK_EQ(load(payload, "", 0, &fault), DS4KV_TRUNCATED);
+    CHECK(strcmp(fault.field, "trailer") == 0);
+    free(all.at);
+    free(payload.at);
+}
+
+/* Another program rewrites the trailer all the time: no opening of the file ever calls it damaged. */
+static void test_rewritten_trailer(void)
+{
+    bytes payload = content_new(PROSE, 100);
+    ds4kv_fault fault;
+    CASE("a trailer that is being rewritten");
+    save(payload, TRAILER, true, 0, 0);
+    bytes all = read_file();
+    uint64_t seal = ds4kv_seal(all.at, PROMPT, PROMPT_BYTES);
+    off_t end = (off_t)(all.n - strlen(TRAILER) - DS4KV_TRAILER_SUM_SIZE);
+    pid_t child = fork_child();
+    if (child == 0) {
+        int fd = open(path, O_RDWR);
+        for (unsigned i = 0; fd >= 0 && i < 100000; i++) {
+            uint8_t flags[2] = {all.at[6] & 0xfe, all.at[6]}, trailer[300] = {0};
+            size_t n = 10 + i % 250;
+            memset(trailer, (int)('a' + i % 26), n);
+            set_u64(trailer + n, ds4kv_hash_seeded(trailer, n, seal));
+            CHECK(pwrite(fd, flags, 1, 6) == 1 && pwrite(fd, trailer, n + 8, end) == (ssize_t)n + 8);
+            CHECK(ftruncate(fd, end + (off_t)n + 8) == 0 && pwrite(fd, flags + 1, 1, 6) == 1);
+            usleep(100);
+        }
+        _exit(0);
+    }
+    for (int i = 0; i < 3000; i++) {
+        ds4kv_checkpoint *checkpoint;
+        CHECK_EQ(ds4kv_checkpoint_open(&checkpoint, path, 0, &fault), DS4KV_OK);
+        ds4kv_checkpoint_abandon(checkpoint);
+    }
+    check_child = 0;
+    int status;
+    CHECK(kill(child, SIGKILL) == 0 && wait(&status) == child);
+    free(all.at);
+    free(payload.at);
+}
+
 /* A file is found, and its records walked, by a descriptor alone. */
 static void test_walk(void)
 {
@@ -307,6 +367,8 @@ int main(void)
     test_another_version();
     test_facts_that_change();
     test_walk();
+    test_a_flag_alone();
+    test_rewritten_trailer();
     unlink(path);
     CHECK(rmdir(folder) == 0);
     return 0;

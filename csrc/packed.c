@@ -62,37 +62,45 @@ static int smaller_block(const codec *codec, void *state, const uint8_t *bytes, 
     return of_level_0;
 }
 
+/* The block of a chunk that is worth it, unless it isn't smaller after all: then the chunk as it is. */
+static int compress(const codec *codec, void *scratch, slot *slot, unsigned word, record_head *head)
+{
+    size_t n = slot->src_size, room = slot->dst_size - HEAD_SIZE;
+    uint8_t *block = slot->dst + HEAD_SIZE, *streams = (uint8_t *)scratch + codec->streams_at;
+    bool is_copied = word != 0 || codec->is_slow;
+    const uint8_t *from = is_copied ? streams : slot->src;
+    head->checksum = sum_and_split(is_copied ? streams : NULL, slot->src, n, word, slot->seed);
+    if (is_copied)
+        atomic_store(&slot->is_read, true); /* from here on src may be something else */
+
+    int made = codec->other_at ? smaller_block(codec, scratch, from, n, block, room)
+                               : block_make(codec->level, scratch, from, n, block, room);
+    if (made <= 0)
+        return block_allocates(codec->level) ? DS4KV_NOMEM : DS4KV_CODEC;
+    if ((size_t)made < n) {
+        head->block_size = (uint32_t)made;
+        head->transform = transform_of(word);
+    } else if (word) {
+        planes_join(block, streams, n, word);
+    } else {
+        memcpy(block, from, n);
+    }
+    return DS4KV_OK;
+}
+
 static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop)
 {
     (void)stop; /* LZ4 can't be asked to end */
-    size_t n = slot->src_size, room = slot->dst_size - HEAD_SIZE;
-    uint8_t *block = slot->dst + HEAD_SIZE, *streams = (uint8_t *)scratch + codec->streams_at;
-    unsigned word = choose_word(slot->src, n, scratch, streams);
-    bool is_stored = word == CHOOSE_STORE, is_copied = word != 0 || codec->is_slow;
+    size_t n = slot->src_size;
+    unsigned word = choose_word(slot->src, n, scratch, (uint8_t *)scratch + codec->streams_at);
     record_head head = {.raw_size = (uint32_t)n, .block_size = (uint32_t)n};
-    if (is_stored)
-        word = 0;
-
-    uint8_t *to = is_stored ? block : is_copied ? streams : NULL;
-    head.checksum = sum_and_split(to, slot->src, n, word, slot->seed);
-    if (to)
-        atomic_store(&slot->is_read, true); /* from here on src is the caller's again */
-    if (!is_stored) {
-        const uint8_t *from = to ? to : slot->src;
-        int made = codec->other_at ? smaller_block(codec, scratch, from, n, block, room)
-                                   : block_make(codec->level, scratch, from, n, block, room);
-        if (made <= 0)
-            return block_allocates(codec->level) ? DS4KV_NOMEM : DS4KV_CODEC;
-        is_stored = (size_t)made >= n;
-        if (is_stored && word)
-            planes_join(block, streams, n, word);
-        else if (is_stored)
-            memcpy(block, from, n);
-        if (!is_stored) {
-            head.block_size = (uint32_t)made;
-            head.transform = transform_of(word);
-        }
-    }
+    int status = DS4KV_OK;
+    if (word == CHOOSE_STORE)
+        head.checksum = sum_and_split(slot->dst + HEAD_SIZE, slot->src, n, 0, slot->seed);
+    else
+        status = compress(codec, scratch, slot, word, &head);
+    if (status != DS4KV_OK)
+        return status;
     record_head_encode(&head, DS4KV_FORM_PACKED, slot->dst);
     slot->dst_size = HEAD_SIZE + (size_t)head.block_size;
     return DS4KV_OK;

@@ -198,6 +198,22 @@ def test_what_the_peer_writes_is_read(
         assert checkpoint.verify() is Verdict.OK
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["floats", "mixed"])
+def test_any_part_of_it_alone(kind: str, workers: int, tmp_path: Path) -> None:
+    """Each chunk is judged by its number, wherever reading begins."""
+    payload, rng = KINDS[kind](200_001), random.Random(6)
+    dumped(tmp_path / "a.kv", payload, chunk_size=1 << 13)
+    with ds4kv.open(tmp_path / "a.kv", workers=workers) as checkpoint:
+        for _ in range(100):
+            start, size = rng.randrange(len(payload) + 1), rng.choice([1, 100, 8192, 20_000, 200_001])
+            assert checkpoint.payload.seek(start) == start
+            assert checkpoint.payload.read(size) == payload[start : start + size]
+    rooms = [bytearray(size) for size in (1, 8191, 0, 100_000, 91_809)]
+    ds4kv.load(tmp_path / "a.kv", into=rooms, workers=workers)
+    assert b"".join(rooms) == payload
+
+
 # -------------------------------------------------------------------------- streams that can't seek
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from processes import started
 
@@ -396,6 +396,8 @@ def test_what_the_sums_cannot_tell(path: Path) -> None:
 @given(data=st.data())
 def test_splices(data: st.DataObject, path: Path) -> None:
     one, other = (FILES[data.draw(st.sampled_from(sorted(FILES)))] for _ in range(2))
+    # With the same header and text, the frame says which of them it is.
+    assume(one is other or reference.seal_of(one) != reference.seal_of(other))
     cut, go_on = data.draw(st.integers(0, len(one))), data.draw(st.integers(0, len(other)))
     spliced = one[:cut] + other[go_on:]
     good = other if cut < 52 and go_on == cut else one

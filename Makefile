@@ -63,7 +63,7 @@ check: editable $(BUILT)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict ds4kv
-	$(BIN)/clang-format --dry-run -Werror csrc/*.[ch] csrc/tests/*.[ch]
+	$(BIN)/clang-format --dry-run -Werror csrc/*.[ch] csrc/tests/*.[ch] csrc/fuzz/*.c
 	$(MAKE) -C csrc check
 	$(BIN)/pytest -n auto
 

@@ -264,6 +264,24 @@ def test_salvage_of_some_of_its_bits(kind: str, path: Path) -> None:
         check_salvage(good[:size], good, path)
 
 
+@every_file
+def test_what_is_said_twice_may_be_damaged(kind: str, path: Path) -> None:
+    """Chunk size, the region's size, and the frame: whichever bit of them is flipped, a salvage has all the rest."""
+    good = FILES[kind]
+    true, front = TRUE[good], 52 + len(TRUE[good].text)
+    path.write_bytes(good)
+    assert ds4kv.load(path, salvage=True).damage == ()  # the control
+    for at in [*range(21, 24), *range(40, 48), *range(front, front + 40)]:
+        for bit in range(8):
+            data = bytearray(good)
+            data[at] ^= 1 << bit
+            path.write_bytes(data)
+            found = ds4kv.load(path, salvage=True)
+            assert (found.text, bytes(found.payload), found.trailer) == (true.text, true.payload, true.trailer)
+            assert found.header.pack() == good[:48]
+            assert [each.raw_start == each.raw_stop for each in found.damage] == [True], (at, bit)
+
+
 @pytest.mark.slow
 @every_file
 def test_salvage_of_every_bit(kind: str, path: Path) -> None:

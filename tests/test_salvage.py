@@ -245,18 +245,40 @@ def test_a_damaged_frame_costs_nothing(layout: str, tmp_path: Path) -> None:
             assert ds4kv.load(path, salvage=True).payload == PAYLOAD
 
 
-def test_without_the_frame_of_packed_nothing_is_proven(tmp_path: Path) -> None:
-    content = make(tmp_path, "packed").read_bytes()
-    path = tmp_path / "damaged.kv"
+@pytest.mark.parametrize("size", [len(PAYLOAD), CHUNK, 100], ids=lambda size: f"{size} bytes")
+def test_a_damaged_frame_of_packed_is_known_again(size: int, tmp_path: Path) -> None:
+    path = make(tmp_path, "packed", PAYLOAD[:size])
+    content, good = path.read_bytes(), ds4kv.load(path)
     start = 52 + len(TEXT)
-    for offset in range(start, start + 40):
+    damages = [(offset, bytes([content[offset] ^ 1])) for offset in range(start, start + 40)]
+    for offset, new in [*damages, (start, bytes(40)), (start, b"\xff" * 40)]:
         path.write_bytes(content)
-        overwrite(path, offset, bytes([content[offset] ^ 1]))
+        overwrite(path, offset, new)
+        with pytest.raises(ds4kv.CorruptError):
+            ds4kv.load(path)
         good_bytes, [damage] = examine(path)
-        assert (good_bytes, damage[:3]) == (0, (0, len(PAYLOAD), start))
-        assert "no chunk can be proven" in damage.why
+        assert (good_bytes, damage[:3]) == (size, (0, 0, start))
         found = ds4kv.load(path, salvage=True)
-        assert (found.payload, found.text, found.trailer) == (b"", TEXT, TRAILER)  # which header and text prove
+        assert found._replace(damage=()) == good
+
+
+def test_a_damaged_frame_of_packed_costs_what_is_damaged_beside_it(tmp_path: Path) -> None:
+    path = make(tmp_path, "packed")
+    start, places = 52 + len(TEXT), records(path, "packed")
+    overwrite(path, start + 33, b"rust")
+    content = path.read_bytes()
+    assert lost(path) == []  # the control
+    spoil(path, "packed", 3)
+    assert lost(path) == [(3 * CHUNK, 4 * CHUNK)]
+    overwrite(path, places[3][0], bytes(4))  # so nothing leads to the end, and the frame says no size
+    assert lost(path) == [(3 * CHUNK, None)]
+    for offset in (16, 49, 52, places[0][0] + 4, places[0][0] + 12, places[0][0] + 60):
+        path.write_bytes(content)
+        damage_quietly(path, offset)
+        good_bytes, damage = examine(path)
+        assert good_bytes == 0
+        assert [each.raw_start for each in damage if each.raw_start != each.raw_stop] == [0]
+        assert ds4kv.load(path, salvage=True).payload == b""
 
 
 @pytest.mark.parametrize("offset", [8, 16, 24, 52, 52 + len(TEXT) - 1], ids=lambda offset: f"byte {offset}")
@@ -291,26 +313,61 @@ def test_records_of_packed_in_another_place_are_lost(tmp_path: Path) -> None:
     assert (good.payload, room[4 * CHUNK :]) == (noise[::-1][:CHUNK], noise[::-1][4 * CHUNK :])
 
 
-def test_how_much_is_left_of_packed_is_told_by_its_frame(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"ext_flags": 0}, {"ext_flags": 0, "trailer": b""}], ids=str)
+def test_where_packed_ends_is_told_by_frame_and_records(options: dict[str, Any], tmp_path: Path) -> None:
     """The region's size is the one number of the header that the records alone prove."""
-    path = make(tmp_path, "packed", trailer=b"", ext_flags=0)
-    offset, _ = records(path, "packed")[3]
-    for claimed in (0, 39, 40, 41, offset - 52 - len(TEXT), offset - 52 - len(TEXT) + 30, 1 << 40):
+    path = make(tmp_path, "packed", **options)
+    good, content = ds4kv.load(path), path.read_bytes()
+    start, (offset, _) = 52 + len(TEXT), records(path, "packed")[3]
+    sizes = [good.header.payload_bytes ^ 1 << bit for bit in range(64)]
+    for claimed in (0, 39, 40, 41, offset - start, offset - start + 30, *sizes):
         overwrite(path, 40, claimed.to_bytes(8, "little"))
         with pytest.raises(ds4kv.CorruptError):
             ds4kv.load(path)
-        good_bytes, damage = examine(path)
-        assert [each[:2] for each in damage] == [(good_bytes, len(PAYLOAD))]
-        assert ds4kv.load(path, salvage=True).payload == PAYLOAD[:good_bytes]
+        found = ds4kv.load(path, salvage=True)
+        assert found._replace(damage=()) == good
+        [damage] = found.damage
+        assert damage[:3] == (0, 0, 40)
+        assert damage.why.endswith(f"by the header at {start + claimed}")
+    path.write_bytes(content)
     os.truncate(path, offset)
-    overwrite(path, 40, (offset - 52 - len(TEXT)).to_bytes(8, "little"))
-    good_bytes, [damage] = examine(path)
-    assert damage == (
-        3 * CHUNK,
-        len(PAYLOAD),
-        offset,
-        f"the records end after {3 * CHUNK} of {len(PAYLOAD)} bytes of payload",
-    )
+    overwrite(path, 40, (offset - start).to_bytes(8, "little"))
+    why = f"the records end after {3 * CHUNK} of {len(PAYLOAD)} bytes of payload"
+    assert examine(path)[1][-1] == (3 * CHUNK, len(PAYLOAD), offset, why)
+
+
+@pytest.mark.parametrize("by", [-1, 1, 3])
+@pytest.mark.parametrize("flags", [0, 1])
+def test_the_trailer_of_packed_is_found_behind_a_last_block_of_another_size(
+    flags: int, by: int, tmp_path: Path
+) -> None:
+    path = make(tmp_path, "packed", ext_flags=flags)
+    offset, size = records(path, "packed")[4]
+    overwrite(path, offset + 4, (size - 20 + by).to_bytes(4, "little"))
+    found = ds4kv.load(path, salvage=True)
+    assert (found.payload, found.trailer) == (PAYLOAD[: 4 * CHUNK], TRAILER)
+    assert [each[:2] for each in found.damage] == [(4 * CHUNK, len(PAYLOAD))]
+    assert found.header == ds4kv.read_header(path)
+
+
+@pytest.mark.parametrize("size", [len(PAYLOAD), CHUNK, 100, 0], ids=lambda size: f"{size} bytes")
+def test_the_chunk_size_of_packed_is_told_by_frame_and_seal(size: int, tmp_path: Path) -> None:
+    path = make(tmp_path, "packed", PAYLOAD[:size])
+    good, content = ds4kv.load(path), path.read_bytes()
+    for bit in range(21 * 8, 24 * 8):
+        path.write_bytes(content)
+        overwrite(path, bit // 8, bytes([content[bit // 8] ^ 1 << bit % 8]))
+        with pytest.raises(ds4kv.CorruptError):
+            ds4kv.load(path)
+        found = ds4kv.load(path, salvage=True)
+        assert found._replace(damage=()) == good
+        [damage] = found.damage
+        # Two sizes may both fit a single chunk: then the seal alone says which one was saved.
+        assert damage[:3] == (0, 0, bit // 8)
+    damage_quietly(path, 16)  # with another damage the seal doesn't hold, and that is told as well
+    found = ds4kv.load(path, salvage=True)
+    assert found.payload == PAYLOAD[:size]
+    assert [each[:3] for each in found.damage] == [(0, 0, 23), (0, 0, 52 + len(TEXT) + 16)]
 
 
 def test_how_much_is_lost_may_be_unknown(tmp_path: Path) -> None:
@@ -502,6 +559,23 @@ def test_the_command_saves_what_is_good(layout: str, tmp_path: Path, capsys: pyt
     assert saved.header._replace(payload_bytes=0) == before_it
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, status.st_mtime_ns)
     assert sorted(tmp_path.iterdir()) == sorted([path, out])
+
+
+def test_the_command_says_that_it_seals_what_nothing_proves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = make(tmp_path, "packed"), tmp_path / "out.kv"
+    spoil(path, "packed", 3)
+    overwrite(path, 22, b"\x0d")  # which the seal tells: header and text are proven
+    assert main(["salvage", str(path), str(out)]) == 0
+    assert "sealed anew" not in capsys.readouterr().out
+    damage_quietly(path, 52)
+    assert main(["salvage", str(path), str(out)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == f"{out} is sealed anew, with header and text as they were found: nothing proves those"
+    assert any("header and text are not those that were saved" in line for line in told)
+    assert ds4kv.load(out).text != TEXT
+    spoil(path, "packed", 0)
+    assert main(["salvage", str(path), str(tmp_path / "none.kv")]) == 1
+    assert "sealed anew" not in capsys.readouterr().out
 
 
 def test_the_command_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

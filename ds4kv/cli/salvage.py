@@ -106,5 +106,7 @@ def _tell(args: argparse.Namespace, wreck: Wreck, saved_bytes: int, damage: tupl
             lost = f"lost: bytes {start:,} to {stop - 1:,}, {stop - start:,} bytes"
         rest = f"; not saved: {behind:,} good bytes behind it" if behind and number == len(damage) else ""
         print(f"{lost}: {why} (byte {offset}){rest}")
+    if wreck.header.layout is Layout.PACKED and not wreck.is_as_sealed and not state:
+        print(f"{printable(args.out)} is sealed anew, with header and text as they were found: nothing proves those")
     if not damage:
         print("nothing is lost: no damage was found" if wreck.is_proven else f"no damage was found; {_UNSEEN}")

@@ -17,7 +17,7 @@ from ds4kv.errors import CorruptError, Ds4kvError
 from ds4kv.file.inplace import read_at_rest
 from ds4kv.file.ledger import Ledger
 from ds4kv.file.note import Note
-from ds4kv.file.sealed import judge_seal, judge_trailer, seal_in, seal_of
+from ds4kv.file.sealed import judge_seal, judge_trailer, mended_outline, seal_in, seal_of
 from ds4kv.file.verdict import Verdict
 from ds4kv.format.header import Ext, Form
 from ds4kv.format.layout import Outline, examine
@@ -74,8 +74,7 @@ class OpenFile:
             with self.judging:
                 if verify:
                     self.note = self._find_note(ledger, report)
-                fd, size = self.fp.fileno(), self.fp.status.st_size
-                self.outline = examine(fd, size, may_be_damaged=report is not None)
+                self.outline = self._find_outline(report)
                 if self.outline.header.form is Form.PACKED:
                     self.note = None  # it would be about an earlier file of this name
                 self.text = self._read_text(report)
@@ -91,6 +90,16 @@ class OpenFile:
         except BaseException:
             self.fp.close()
             raise
+
+    def _find_outline(self, report: Report | None) -> Outline:
+        try:
+            return examine(self.fp.fileno(), self.fp.status.st_size, may_be_damaged=report is not None)
+        except CorruptError as error:
+            outline = None if report is None else mended_outline(self.fp.fileno(), error)
+            if outline is None:
+                raise
+            _tell(error, report)
+            return outline
 
     def _find_note(self, ledger: Ledger | None, report: Report | None) -> Note | None:
         directory, name = os.path.split(self.path)

@@ -18,7 +18,8 @@ from ds4kv.core import workers as _workers
 from ds4kv.core.region import Record
 from ds4kv.errors import CorruptError, Ds4kvError, UnsupportedError
 from ds4kv.file.opening import OpenFile
-from ds4kv.file.walk import Walk
+from ds4kv.file.sealed import judge_seal
+from ds4kv.file.walk import Walk, read_into, region_of_one
 from ds4kv.format.header import CHUNK_SIZE, Codec, Ext, Form, Header, Layout
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = ["Damage", "Wreck", "examine"]
 _Decoded: TypeAlias = tuple[memoryview, str | None]
 """The memory of a chunk, and what is wrong with it."""
 
+_CHUNK_SIZE_AT = (21, 22, 23)  # layout packed has the exponent there, between zeros
 _MAGIC = b"DSV4"  # a payload of DeepSeek V4 begins with it
 
 
@@ -59,24 +61,26 @@ class Wreck:
 
     Where a store has noted the file's sums, what is found is held against them, unless ``verify`` is false.
     ``raw_total`` is the payload's size in bytes, None if nothing says it; ``claimed_bytes`` is how much of it the
-    records claim to hold. Raises as :func:`examine`.
+    records claim to hold. ``is_as_sealed`` is whether a seal proves header and text. Raises as :func:`examine`.
     """
+
+    is_as_sealed = False
 
     def __init__(self, path: str | os.PathLike[str], *, workers: int | None = None, verify: bool = True) -> None:
         self._workers = _workers.resolve(workers)
         self._remarks: list[Damage] = []
-        self._file = OpenFile(os.fsdecode(path), verify=verify, report=self._remark)
+        self._file = OpenFile(os.fsdecode(path), verify=verify, report=self._report)
         self.text = self._file.text
         try:
             with self._file.judging:
-                self.trailer = self._read_trailer()
-                headers = self._headers()
                 # Of several layouts that the header allows, the one whose record heads lead on furthest.
-                walks = [Walk.over(self._file, header) for header in headers]
+                walks = [Walk.over(self._file, header) for header in self._headers()]
                 walk = max(walks, key=lambda walk: (walk.broken is None, len(walk.records), walk.framed is not None))
-                self.header, self._records = headers[walks.index(walk)], walk.records
+                self.header, self._records, self._frame = walk.header, walk.records, walk.frame
+                if self.header.form is Form.PACKED:
+                    self._judge_front(walk)
+                self.trailer = self._read_trailer()
                 form = self.header.form
-                self._frame = walk.frame
                 self._form = self._form_of_mid() if form is None else form
                 self._lost: Damage | None = None
                 judge = {Form.RAW: self._judge_raw, Form.PACKED: self._judge_packed}.get(self._form, self._judge)
@@ -96,6 +100,11 @@ class Wreck:
         gone = 0 if self.trailer else Ext.TOOL_MAP
         return self.header._replace(ext_flags=self.header.ext_flags & ~int(gone))
 
+    def _report(self, error: CorruptError) -> None:
+        """Told while the file is opened; the seal is judged later, when more is known."""
+        if error.field != "seal":
+            self._remark(error)
+
     def _remark(self, error: CorruptError) -> None:
         """Notes damage that costs no payload."""
         self._remarks.append(Damage(0, 0, error.offset or 0, error.why))
@@ -109,6 +118,22 @@ class Wreck:
         except CorruptError as error:
             self._remark(error)
             return b""
+
+    def _judge_front(self, walk: Walk) -> None:
+        """Layout packed: header, text and frame by what the walk found of them."""
+        told = {each.offset for each in self._remarks}
+        for offset, why in walk.remarks:
+            if offset not in _CHUNK_SIZE_AT or told.isdisjoint(_CHUNK_SIZE_AT):  # which one of them said already
+                self._remark(CorruptError(why, offset=offset))
+        self._file.outline = self._file.outline._replace(header=walk.header)
+        if walk.frame is None:
+            return
+        self._file.seal = walk.frame.seal
+        try:
+            judge_seal(walk.frame.seal, self._file.outline, self.text)
+            self.is_as_sealed = True
+        except CorruptError as error:
+            self._remark(error)
 
     def _headers(self) -> list[Header]:
         """The header in every layout that it may be of, the likeliest first."""
@@ -173,25 +198,16 @@ class Wreck:
         return framed
 
     def _judge_packed(self, walk: Walk) -> int | None:
-        """The payload's size by the frame, which has a sum of its own; the records' sums begin with what is in it."""
-        broken = walk.broken
-        if walk.frame is None:
-            size = self.claimed_bytes if broken is None else None
-            why = "the frame is damaged, and without it no chunk can be proven"
-            self._records, self._lost = [], Damage(0, size, self._file.outline.region_start, why)
-            return size
-        raw_total = walk.frame.raw_total
-        for index, record in enumerate(self._records):
-            if record.raw_size != max(min(self._chunk_size, raw_total - index * self._chunk_size), 0):
-                why = f"chunk {index} claims {record.raw_size} payload bytes, and has others by the frame"
-                self._records, broken = self._records[:index], (record.offset, why)
-                break
+        """The payload's size by the frame, or by the records where that was made anew."""
         claimed = self.claimed_bytes
-        if broken is None and claimed < raw_total:
-            broken = self._file.outline.region_end, f"the records end after {claimed} of {raw_total} bytes of payload"
-        if broken is not None:
-            self._lost = Damage(claimed, raw_total, *broken)
-        return raw_total
+        if walk.frame is None:
+            total = walk.framed
+            why = "the frame is damaged, and header, text and first chunk don't tell it: no chunk can be proven"
+            self._records, self._lost = [], Damage(0, total, self._file.outline.region_start, why)
+            return total
+        if walk.broken is not None:
+            self._lost = Damage(claimed, walk.framed, *walk.broken)
+        return walk.framed
 
     def _contradicts(self, framed: int) -> bool:
         """Whether a frame of so much payload has as many chunks as there are records, or more, and another last one."""
@@ -273,27 +289,16 @@ class Wreck:
     def _decode_into(self, room: memoryview, record: Record, index: int) -> None:
         noted = self._sum_of(index)
         if self._form is Form.RAW:
-            self._read(room, record.offset)
+            read_into(room, self._file, record.offset)
             _check_sum(room, noted)
             return
-        # A region of its own, of one chunk. Where a sum is of the chunk's place, the seal has that here.
-        frame = native.Frame(record.raw_size, 1, self.header.chunk_size, self._form)
-        if self._frame is not None:
-            seal = (self._frame.seal + index) % (1 << 64)
-            frame = frame._replace(seal=seal, first_sum=self._frame.first_sum)
-        head = frame.pack()
-        region = memoryview(bytearray(head) + bytes(record.size))
-        self._read(region[len(head) :], record.offset)
-        _check_sum(region[len(head) :], noted)
+        frame = native.Frame(0, 0, self.header.chunk_size, self._form)
+        if self._form is Form.PACKED and self._frame is not None:
+            frame = self._frame
+        region = region_of_one(self._file, record, frame, index)
+        _check_sum(region[native.frame_size(self._form) :], noted)
         with memory.source(region) as stored, memory.target(room) as raw:
             native.decode(stored, self.header.chunk_size, self._form, raw, 0)
-
-    def _read(self, room: memoryview, offset: int) -> None:
-        while room:
-            n = os.preadv(self._file.fp.fileno(), [room], offset)
-            if n == 0:
-                raise CorruptError("the file became shorter while it was read", offset=offset, field="file")
-            room, offset = room[n:], offset + n
 
     def close(self) -> None:
         """Closes the file."""

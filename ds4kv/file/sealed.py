@@ -11,12 +11,14 @@ from ds4kv.core import native
 from ds4kv.core.region import frame_at
 from ds4kv.errors import CorruptError, TruncatedError
 from ds4kv.file.verdict import Verdict
-from ds4kv.format.header import Ext, Form, Header
-from ds4kv.format.layout import Outline
+from ds4kv.format.header import HEADER_SIZE, PACKED_VERSION, Ext, Form, Header, Layout, default_chunk_size
+from ds4kv.format.layout import PREFIX_SIZE, Outline
+from ds4kv.stream.regular import read_exactly
 
-__all__ = ["header_over", "judge_seal", "judge_trailer", "seal_in", "seal_of", "with_sum"]
+__all__ = ["header_over", "judge_seal", "judge_trailer", "mended_outline", "seal_in", "seal_of", "with_sum"]
 
 _SEAL_AT = 16  # in the frame
+_LOG2_AT = 22  # in the header, between two bytes that are 0
 _SUM_SIZE = 8
 
 
@@ -43,6 +45,20 @@ def judge_seal(seal: int | None, outline: Outline, text: bytes) -> None:
             offset=outline.region_start + _SEAL_AT,
             field="seal",
         )
+
+
+def mended_outline(fd: int, error: CorruptError) -> Outline | None:
+    """Of an open file that may be damaged: the outline, without the chunk size that ``error`` says can't be true. Frame
+    and records tell the right one. None if it is about something else. Raises OSError.
+    """
+    if error.field not in ("codec", "chunk_size"):
+        return None
+    head = bytearray(read_exactly(fd, 0, PREFIX_SIZE))
+    if head[3] != PACKED_VERSION:
+        return None
+    exponent = head[_LOG2_AT] if 1 <= head[_LOG2_AT] <= 26 else default_chunk_size(Layout.PACKED).bit_length() - 1
+    head[_LOG2_AT - 1 : _LOG2_AT + 2] = 0, exponent, 0
+    return Outline(Header.unpack(bytes(head[:HEADER_SIZE])), int.from_bytes(head[HEADER_SIZE:], "little"))
 
 
 def header_over(header: Header, trailer: bytes) -> Header:

@@ -8,12 +8,15 @@
  */
 #include "block.h"
 
+#include <string.h>
+
 #include "frame.h"
 #include "lz4.h"
 #include "lz4hc.h"
 #include "runs.h"
 
 #define SLOW_SIZE ((size_t)64 << 10)
+#define SURELY_BETTER 32 /* by 1 part of so many */
 
 _Static_assert(BLOCK_BOUND(DS4KV_MAX_CHUNK_SIZE) == LZ4_COMPRESSBOUND(DS4KV_MAX_CHUNK_SIZE),
                "frame.h knows how large a block of LZ4 may be");
@@ -48,11 +51,26 @@ bool block_leaps(int level)
 
 int block_make(int level, void *state, const uint8_t *bytes, size_t n, uint8_t *block, size_t room)
 {
-    if (level < 0)
-        return runs_block(block, bytes, n);
+    if (level < 0) {
+        int made = runs_block(block, bytes, n);
+        return (size_t)made <= room ? made : 0;
+    }
     if (level == 0)
         return LZ4_compress_fast_extState(state, (const char *)bytes, (char *)block, (int)n, (int)room, 1);
     return LZ4_compress_HC_extStateHC(state, (const char *)bytes, (char *)block, (int)n, (int)room, level);
+}
+
+int block_make_smaller(int level, void *state, const uint8_t *bytes, size_t n, uint8_t *block, size_t room,
+                       uint8_t *other, size_t likely)
+{
+    int made = block_make(level, state, bytes, n, block, room);
+    if (made <= 1 || (size_t)made <= likely - likely / SURELY_BETTER)
+        return made;
+    int of_level_0 = block_make(0, state, bytes, n, other, (size_t)made - 1);
+    if (of_level_0 <= 0) /* it is no smaller */
+        return made;
+    memcpy(block, other, (size_t)of_level_0);
+    return of_level_0;
 }
 
 bool block_read(const uint8_t *block, size_t size, uint8_t *bytes, size_t n)

@@ -59,6 +59,9 @@ void checkpoint_destroy(checkpoint *c)
         fpurge(c->file);
         fclose(c->file);
     }
+    if (c->trailer_stream)
+        fclose(c->trailer_stream);
+    free(c->trailer);
     draft_free(c->draft);
     free((char *)c->seen.text);
     free(c);

@@ -21,9 +21,12 @@ typedef struct {
     ds4kv_checkpoint seen; /* first: what callers have is a pointer to it */
     FILE *file;
     uint64_t region_start, region_end;
-    /* Of the region that is read; all 0 for one that is raw. Of one that is written, its seal alone. */
+    /* Of the region that is read; all 0 for one that is raw. Of one that is written, form PACKED and its seal alone. */
     ds4kv_frame frame;
     uint64_t facts; /* layout packed, being written: what the header alone is known by */
+    uint64_t trailer_sum; /* layout packed, being read */
+    uint8_t *trailer; /* the same: all of it, once it was asked for, and a stream over that */
+    FILE *trailer_stream;
     bool is_written;
     draft *draft; /* what is written, until it has its name */
     pid_t owner;

@@ -13,15 +13,15 @@
 #include <string.h>
 
 #include "block.h"
+#include "frame.h"
 #include "planes.h"
 
 /* A sample is 1 byte of so many, but not less than LEAST nor more than MOST; and a chunk of up to ALL bytes is its own. */
 #define OF_BYTES 160
 #define LEAST ((size_t)4 << 10)
-#define MOST (CHOOSE_SCRATCH / 4)
+#define MOST ((size_t)32 << 10)
 #define ALL ((size_t)8 << 10)
 #define PIECE ((size_t)512)
-#define GRAIN ((size_t)2 << 10) /* whole planes are of so many bytes */
 
 /* Compressed is what is smaller by 1 byte of 10 in the sample. Of a whole chunk that is about 1 of 8: what repeats far
  * off is not in the sample. Floats of 16 bits save 1 of 12, floats of 32 bits without any pattern 1 of 8. */
@@ -37,7 +37,7 @@
 static size_t sample_size(size_t n)
 {
     size_t size = n <= ALL ? n : n / OF_BYTES < LEAST ? LEAST : n / OF_BYTES > MOST ? MOST : n / OF_BYTES;
-    return size / GRAIN * GRAIN;
+    return size / PLANES_GRAIN * PLANES_GRAIN;
 }
 
 /* One piece from each of as many equal parts, but from some place in it, as what a chunk is made of may have a period. */
@@ -61,9 +61,13 @@ static size_t count_runs(const uint8_t *planes, size_t size)
     return runs;
 }
 
-unsigned choose_word(const uint8_t *raw, size_t n, void *state, uint8_t *scratch)
+_Static_assert(3 * MOST + BLOCK_BOUND(MOST) <= CHOOSE_SCRATCH, "a sample, its planes of two kinds, and a block of it");
+
+unsigned choose_word(const uint8_t *raw, size_t n, int level, void *state, uint8_t *scratch)
 {
-    if (n < GRAIN)
+    if (level > 0)
+        level = 0;
+    if (n < PLANES_GRAIN)
         return 0;
     uint8_t *sample = scratch, *block = scratch + 3 * MOST, *planes[] = {scratch + MOST, scratch + 2 * MOST};
     size_t size = sample_size(n), runs[2];
@@ -79,7 +83,7 @@ unsigned choose_word(const uint8_t *raw, size_t n, void *state, uint8_t *scratch
         unsigned i = k == 0 ? better : !better;
         if (k && runs[i] < runs[better] - runs[better] / ALIKE)
             break;
-        int made = block_make(0, state, planes[i], size, block, room);
+        int made = block_make(level, state, planes[i], size, block, room);
         if (made > 0) {
             room = (size_t)made - 1;
             word = 16 << i;
@@ -87,5 +91,5 @@ unsigned choose_word(const uint8_t *raw, size_t n, void *state, uint8_t *scratch
     }
     if (word != CHOOSE_STORE)
         room = room + room / BETTER < most ? room + room / BETTER : most;
-    return block_make(0, state, sample, size, block, room) > 0 ? 0 : word;
+    return block_make(level, state, sample, size, block, room) > 0 ? 0 : word;
 }

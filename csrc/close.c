@@ -9,6 +9,7 @@
 #include "create.h"
 #include "fault.h"
 #include "open.h"
+#include "trailer.h"
 
 FILE *ds4kv_checkpoint_trailer(ds4kv_checkpoint *seen)
 {
@@ -21,7 +22,11 @@ FILE *ds4kv_checkpoint_trailer(ds4kv_checkpoint *seen)
         errno = c->os_error;
         return NULL;
     }
-    return !c->is_written && fseeko(c->file, (off_t)c->region_end, SEEK_SET) != 0 ? NULL : c->file;
+    if (c->is_written)
+        return c->file;
+    if (c->frame.form == DS4KV_FORM_PACKED)
+        return trailer_open(c);
+    return fseeko(c->file, (off_t)c->region_end, SEEK_SET) == 0 ? c->file : NULL;
 }
 
 int ds4kv_checkpoint_close(ds4kv_checkpoint *seen, ds4kv_fault *fault)

@@ -96,6 +96,7 @@ static int create_all(checkpoint *c, const char *path, const void *text, size_t 
     if (form == DS4KV_FORM_PACKED) {
         c->frame.seal = seal_of(c, head, text, text_bytes);
         c->facts = seal_of(c, head, NULL, 0);
+        c->frame.form = DS4KV_FORM_PACKED;
     }
     c->seen.payload = form == DS4KV_FORM_RAW
                           ? c->file
@@ -251,7 +252,7 @@ int create_publish(checkpoint *c, ds4kv_fault *fault)
         return fault_io(fault, 0, "the payload can't be written", c->os_error);
     c->seen.header.payload_bytes = c->region_end - c->region_start;
     int os_error = 0, status = ds4kv_header_pack(&c->seen.header, head, fault);
-    if (status == DS4KV_OK && c->seen.header.layout == DS4KV_LAYOUT_PACKED) {
+    if (status == DS4KV_OK && c->frame.form == DS4KV_FORM_PACKED) {
         status = judge_facts(c, head, fault);
         os_error = status == DS4KV_OK ? seal_trailer(c, head) : 0;
     }

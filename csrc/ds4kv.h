@@ -129,8 +129,8 @@ DS4KV_API int ds4kv_frame_init(ds4kv_frame *frame, uint64_t raw_total, uint32_t 
 /* Writes ds4kv_frame_size bytes. */
 DS4KV_API void ds4kv_frame_encode(const ds4kv_frame *frame, uint8_t *head);
 
-/* Reads the ds4kv_frame_size bytes at head and holds them against chunk_size and region_bytes: what the frame claims could be there.
- * CORRUPT fills in the fault. A region of form RAW has no frame, and head is not looked at. */
+/* Reads the ds4kv_frame_size bytes at head and holds them against chunk_size and region_bytes: what the frame claims
+ * could be there. CORRUPT fills in the fault. A region of form RAW has no frame, and head is not looked at. */
 DS4KV_API int ds4kv_frame_decode(ds4kv_frame *frame, const uint8_t *head, uint64_t region_bytes, uint32_t chunk_size,
                                  uint32_t form, ds4kv_fault *fault);
 

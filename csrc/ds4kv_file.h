@@ -147,14 +147,14 @@ DS4KV_API int ds4kv_record_at(ds4kv_record *record, int fd, uint64_t file_size, 
 /* ---- checkpoint ---- */
 
 typedef struct {
-    ds4kv_header
-        header; /* being written: all but layout, codec and chunk_size may be changed until close; in layout packed
-                            hits, last_used and the flag of a tool map alone */
+    /* Being written: all but layout, codec and chunk_size may be changed until close; in layout packed hits, last_used and
+     * the flag of a tool map alone. */
+    ds4kv_header header;
     const char *text;    /* being read: its text_bytes, any bytes, and a NUL behind them; else NULL */
     uint32_t text_bytes;
     FILE *payload;          /* fread or fwrite it in pieces of any size; NULL once the trailer was asked for */
     uint64_t raw_total;     /* being read: bytes of payload, the engine's budget */
-    uint64_t trailer_bytes; /* being read */
+    uint64_t trailer_bytes; /* being read; in layout packed without its sum, and as it was when last asked for */
     int fsync;              /* being written: set it, and close returns when file and name are on the disk */
 } ds4kv_checkpoint;
 

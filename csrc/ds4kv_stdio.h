@@ -46,7 +46,8 @@ extern "C" {
  * records behind it. NULL and errno on failure. */
 DS4KV_API FILE *ds4kv_fopen_writer(FILE *out, uint32_t chunk_size, int workers);
 
-/* The same in any form that is written, at any level; ds4kv_writer_new in ds4kv.h has their numbers. */
+/* The same in any form that is written, at any level; ds4kv_writer_new in ds4kv.h has their numbers. In form PACKED the
+ * region has a seal of 0: no file's header has that one. For files of layout packed, ds4kv_file.h. */
 DS4KV_API FILE *ds4kv_fopen_writer_as(FILE *out, uint32_t chunk_size, uint32_t form, int level, int workers);
 
 /* A stream to fread the payload from, buffered. The region is region_bytes bytes at in's position; chunk_size is the

@@ -182,7 +182,7 @@ static int judge_block(const record_head *head, uint32_t chunk_size, uint32_t fo
 {
     uint32_t raw_size = head->raw_size, block_size = head->block_size;
     uint32_t least = form == DS4KV_FORM_PACKED && block_size == raw_size ? MIN_STORED_SIZE : MIN_BLOCK_SIZE;
-    uint32_t most = form == DS4KV_FORM_PACKED ? raw_size : ds4kv_block_bound(chunk_size);
+    uint32_t most = max_block_size(form == DS4KV_FORM_PACKED ? raw_size : chunk_size, form);
     if (block_size < least || block_size > most || raw_size / MAX_EXPANSION > block_size)
         return fault_set(fault, DS4KV_CORRUPT, offset + 4, "block_size",
                          "chunk %" PRIu32 ": no block of %" PRIu32 " bytes holds %" PRIu32 " payload bytes", index,

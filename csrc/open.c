@@ -12,18 +12,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "bytes.h"
 #include "ds4kv_stdio.h"
 #include "fault.h"
 #include "file.h"
 #include "seal.h"
 #include "stream.h"
-
-#define REST_MS 50
-#define REST_SECONDS 2 /* clocks of files are coarse */
+#include "trailer.h"
 
 static int open_regular(checkpoint *c, const char *path, uint64_t *size, ds4kv_fault *fault)
 {
@@ -61,67 +57,10 @@ static int read_text(checkpoint *c, ds4kv_fault *fault)
     return read_at(c, text, n, DS4KV_PREFIX_SIZE, fault);
 }
 
-/* What is behind the region now, whether the header flags it as a tool map, and whether that was so for a while. */
-static int look_behind(checkpoint *c, uint64_t *size, bool *is_flagged, bool *is_at_rest, ds4kv_fault *fault)
-{
-    struct stat stat;
-    uint8_t flags;
-    int status = read_at(c, &flags, 1, EXT_FLAGS_AT, fault);
-    if (status != DS4KV_OK)
-        return status;
-    if (fstat(fileno(c->file), &stat) != 0)
-        return fault_io(fault, 0, "can't be read", errno);
-    *size = (uint64_t)stat.st_size < c->region_end ? 0 : (uint64_t)stat.st_size - c->region_end;
-    *is_flagged = flags & DS4KV_EXT_TOOL_MAP;
-    *is_at_rest = stat.st_mtime < time(NULL) - REST_SECONDS;
-    return DS4KV_OK;
-}
-
-/* Without the flag of a tool map it may be one that was being rewritten when that was killed: then there is none. */
-static int judge_trailer_once(checkpoint *c, bool *is_at_rest, ds4kv_fault *fault)
-{
-    uint64_t all = 0, sum;
-    bool is_flagged = false;
-    uint8_t noted[DS4KV_TRAILER_SUM_SIZE];
-    int os_error, status = look_behind(c, &all, &is_flagged, is_at_rest, fault);
-    if (status != DS4KV_OK)
-        return status;
-    c->seen.trailer_bytes = 0;
-    if (all <= sizeof noted)
-        return !is_flagged ? DS4KV_OK
-                           : fault_set(fault, DS4KV_TRUNCATED, c->region_end + all, "trailer",
-                                       "the file ends within the trailer and its sum");
-    status = read_at(c, noted, sizeof noted, c->region_end + all - sizeof noted, fault);
-    if (status != DS4KV_OK)
-        return status;
-    status = trailer_sum(&sum, fileno(c->file), c->region_end, all - sizeof noted, c->frame.seal, &os_error);
-    if (status == DS4KV_IO)
-        return fault_io(fault, 0, "can't be read", os_error);
-    if (status == DS4KV_OK && sum == get_u64(noted))
-        c->seen.trailer_bytes = all - sizeof noted;
-    else if (is_flagged)
-        return fault_set(fault, DS4KV_CORRUPT, c->region_end, "trailer", "the trailer is not what was written");
-    return DS4KV_OK;
-}
-
-/* Layout packed has the trailer's sum behind it. Another program may be writing a tool map at this moment, which takes it
- * less than a millisecond: only what stays wrong is damage. */
-static int judge_trailer(checkpoint *c, ds4kv_fault *fault)
-{
-    const struct timespec ms = {.tv_nsec = 1000000};
-    bool is_at_rest = false;
-    for (int left = REST_MS;; left--) {
-        int status = judge_trailer_once(c, &is_at_rest, fault);
-        if (left == 0 || is_at_rest || (status != DS4KV_CORRUPT && status != DS4KV_TRUNCATED))
-            return status;
-        (void)nanosleep(&ms, NULL);
-    }
-}
-
 static int judge_packed(checkpoint *c, const uint8_t *head, ds4kv_fault *fault)
 {
     int status = seal_judge(&c->frame, head, c->seen.text, c->seen.text_bytes, fault);
-    return status == DS4KV_OK ? judge_trailer(c, fault) : status;
+    return status == DS4KV_OK ? trailer_judge(c, fault) : status;
 }
 
 static int open_payload(checkpoint *c, const uint8_t *head, int workers, ds4kv_fault *fault)

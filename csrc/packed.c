@@ -50,18 +50,6 @@ static uint64_t sum_and_split(uint8_t *to, const uint8_t *raw, size_t n, unsigne
     return running_hash_end(&hash);
 }
 
-/* The smaller of the blocks of this level and of level 0, as the lowest levels of LZ4HC may be worse than that. */
-static int smaller_block(const codec *codec, void *state, const uint8_t *bytes, size_t n, uint8_t *block, size_t room)
-{
-    uint8_t *other = (uint8_t *)state + codec->other_at;
-    int made = block_make(codec->level, state, bytes, n, block, room);
-    int of_level_0 = made > 1 ? block_make(0, state, bytes, n, other, (size_t)made - 1) : 0;
-    if (of_level_0 <= 0)
-        return made;
-    memcpy(block, other, (size_t)of_level_0);
-    return of_level_0;
-}
-
 /* The block of a chunk that is worth it, unless it isn't smaller after all: then the chunk as it is. */
 static int compress(const codec *codec, void *scratch, slot *slot, unsigned word, record_head *head)
 {
@@ -73,7 +61,8 @@ static int compress(const codec *codec, void *scratch, slot *slot, unsigned word
     if (is_copied)
         atomic_store(&slot->is_read, true); /* from here on src may be something else */
 
-    int made = codec->other_at ? smaller_block(codec, scratch, from, n, block, room)
+    uint8_t *other = (uint8_t *)scratch + codec->other_at;
+    int made = codec->other_at ? block_make_smaller(codec->level, scratch, from, n, block, room, other, 0)
                                : block_make(codec->level, scratch, from, n, block, room);
     if (made <= 0)
         return block_allocates(codec->level) ? DS4KV_NOMEM : DS4KV_CODEC;
@@ -92,7 +81,7 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
 {
     (void)stop; /* LZ4 can't be asked to end */
     size_t n = slot->src_size;
-    unsigned word = choose_word(slot->src, n, scratch, (uint8_t *)scratch + codec->streams_at);
+    unsigned word = choose_word(slot->src, n, codec->level, scratch, (uint8_t *)scratch + codec->streams_at);
     record_head head = {.raw_size = (uint32_t)n, .block_size = (uint32_t)n};
     int status = DS4KV_OK;
     if (word == CHOOSE_STORE)

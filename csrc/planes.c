@@ -5,9 +5,9 @@
  * long runs, and LZ4 finds those. The bits of a float's exponent are a Gray code there: from one exponent to the next
  * only one bit changes, and not many.
  *
- * A block is PLANES_BLOCK bytes, or at the end fewer, a multiple of GRAIN. Of k bytes plane p lies at p * k / word; its
- * byte i holds that bit of the words 8i to 8i + 7, the first of them lowest. What is left over follows as it is. Words
- * are little-endian.
+ * A block is PLANES_BLOCK bytes, or at the end fewer, a multiple of PLANES_GRAIN. Of k bytes plane p lies at p * k / word;
+ * its byte i holds that bit of the words 8i to 8i + 7, the first of them lowest. What is left over follows as it is.
+ * Words are little-endian.
  *
  * The work goes by tiles of 512 words, of which each plane has 64 bytes: a line of the cache. Planes are 8 or 16 KiB
  * apart, and of lines so far apart a cache holds but a few. So each is written whole.
@@ -17,7 +17,6 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define GRAIN ((size_t)2048)
 #define LINE 64 /* bytes */
 #define TILE_WORDS (8 * LINE)
 
@@ -102,7 +101,7 @@ static void join_scalar(uint8_t *raw, const uint8_t *planes, size_t stride, unsi
 /* The size of the block that begins at `at`; 0 if there is none. */
 static size_t block_size(size_t at, size_t n)
 {
-    return (n - at < PLANES_BLOCK ? n - at : PLANES_BLOCK) / GRAIN * GRAIN;
+    return (n - at < PLANES_BLOCK ? n - at : PLANES_BLOCK) / PLANES_GRAIN * PLANES_GRAIN;
 }
 
 static void split(splitter *tile, uint8_t *planes, const uint8_t *raw, size_t n, unsigned word)

@@ -22,10 +22,6 @@
 #define SAMPLED_SIZE ((size_t)1 << 20)
 #define WORTH_IT 64 /* it is, if it saves 1 byte of 64 */
 
-/* A block of a level that leaps is kept if it is smaller by 1/32 than that of level 0 is to be expected. Else level 0 is
- * tried as well. */
-#define SURELY_BETTER 32
-
 #define SAMPLED_CHUNKS 4 /* of a payload */
 
 /* ---- encoding ---- */
@@ -72,22 +68,6 @@ int ds4kv_is_hopeless(const void *raw, size_t n, uint32_t chunk_size, int level)
     return !is_worth;
 }
 
-/* The block of a transposed chunk, at a level that may make it larger than level 0 does. `likely`: what level 0 may make
- * of it, 0 if nobody knows. */
-static int smaller_block(const codec *codec, void *scratch, const uint8_t *streams, size_t n, uint8_t *block,
-                         size_t room, size_t likely)
-{
-    uint8_t *other = (uint8_t *)scratch + codec->other_at;
-    int made = block_make(codec->level, scratch, streams, n, block, room);
-    if (made <= 0 || (size_t)made <= likely - likely / SURELY_BETTER)
-        return made;
-    int of_level_0 = block_make(0, scratch, streams, n, other, (size_t)made - 1);
-    if (of_level_0 <= 0) /* it is no smaller */
-        return made;
-    memcpy(block, other, (size_t)of_level_0);
-    return of_level_0;
-}
-
 static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop)
 {
     (void)stop; /* LZ4 can't be asked to end */
@@ -106,7 +86,8 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
     if (!is_worth_it(likely, n))
         block_size = literal_block(block, streams, n);
     else if (codec->other_at)
-        block_size = smaller_block(codec, scratch, streams, n, block, room, likely);
+        block_size = block_make_smaller(codec->level, scratch, streams, n, block, room,
+                                        (uint8_t *)scratch + codec->other_at, likely);
     else
         block_size = block_make(codec->level, scratch, codec->form == DS4KV_FORM_CHECKED ? streams : slot->src, n,
                                 block, room);

@@ -420,17 +420,20 @@ def test_a_version_that_was_lost(version: int, path: Path) -> None:
 def test_a_payload_that_begins_as_a_frame_is_one_where_nothing_speaks_of_packed(version: int, tmp_path: Path) -> None:
     """The control: ds4's files have zeros in bytes 21 to 23."""
     region = reference.encode_packed(floats(5000), 1 << 11, 5)
-    for byte in range(24):
-        data = bytearray(reference.build(region, version=version, codec=0, chunk_size=7, text=TEXT))
-        data[byte if byte > 20 else 20] |= 1
-        if byte > 20 and (version, byte) != (1, 21):
-            with pytest.raises(reference.Bad):
-                reference.parse(bytes(data))
-            continue
-        if byte > 20:
-            continue
+    good = bytearray(reference.build(region, version=version, codec=0, chunk_size=7, text=TEXT))
+    assert not any(good[21:24])
+    (tmp_path / "a.kv").write_bytes(good)
+    assert bytes(ds4kv.load(tmp_path / "a.kv").payload) == reference.parse(bytes(good)).payload == region
+    for byte in (21, 22, 23):
+        data = bytearray(good)
+        data[byte] |= 1
+        with pytest.raises(reference.Bad) as said:
+            reference.parse(bytes(data))
         (tmp_path / "a.kv").write_bytes(data)
-        assert bytes(ds4kv.load(tmp_path / "a.kv").payload) == reference.parse(bytes(data)).payload == region
+        with pytest.raises(ds4kv.Ds4kvError) as refused:
+            ds4kv.load(tmp_path / "a.kv")
+        assert isinstance(refused.value, ds4kv.CorruptError) == (said.value.verdict == reference.CORRUPT)
+        assert byte == 21 or getattr(refused.value, "field", None) == "version"
 
 
 # ------------------------------------------------------------------------------ wherever a file goes

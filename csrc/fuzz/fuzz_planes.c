@@ -51,8 +51,8 @@ static void check_way(splitter *to_planes, joiner *to_raw, const uint8_t *raw, c
 static void define(uint8_t *planes, const uint8_t *raw, size_t n, unsigned word)
 {
     memcpy(planes, raw, n);
-    for (size_t at = 0; n - at >= GRAIN;) {
-        size_t k = (n - at < PLANES_BLOCK ? n - at : PLANES_BLOCK) / GRAIN * GRAIN;
+    for (size_t at = 0; n - at >= PLANES_GRAIN;) {
+        size_t k = (n - at < PLANES_BLOCK ? n - at : PLANES_BLOCK) / PLANES_GRAIN * PLANES_GRAIN;
         by_bits(planes + at, raw + at, k, word);
         at += k;
     }

@@ -8,14 +8,14 @@ typedef enum { BYTES, WORDS_16, WORDS_32, STORED } choice;
 static const char *const choice_names[] = {"bytes", "words of 16 bits", "words of 32 bits", "stored"};
 
 /* Of a payload of one chunk, lent, so that its memory is what is sampled. */
-static choice choice_of(bytes payload, bytes *block)
+static choice choice_of(bytes payload, int level, bytes *block)
 {
     ds4kv_writer *writer;
     const void *record = NULL;
     uint32_t chunk_size = 2;
     while (chunk_size < payload.n)
         chunk_size *= 2;
-    CHECK_EQ(ds4kv_writer_new(&writer, payload.n, chunk_size, DS4KV_FORM_PACKED, 0, 1), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_new(&writer, payload.n, chunk_size, DS4KV_FORM_PACKED, level, 1), DS4KV_OK);
     CHECK_EQ(ds4kv_writer_put(writer, payload.at, payload.n, 1), payload.n);
     CHECK_EQ(ds4kv_writer_finish(writer), DS4KV_OK);
     int64_t size = ds4kv_writer_take(writer, &record);
@@ -34,10 +34,10 @@ static void check_choice(const char *what, bytes payload, choice should_be)
 {
     CASE("%zu bytes of %s", payload.n, what);
     bytes block, again;
-    choice is = choice_of(payload, &block);
+    choice is = choice_of(payload, 0, &block);
     if (is != should_be)
         FAIL("%s, not %s", choice_names[is], choice_names[should_be]);
-    CHECK_EQ(choice_of(payload, &again), is);
+    CHECK_EQ(choice_of(payload, 0, &again), is);
     CHECK(bytes_equal(block, again));
     free(block.at);
     free(again.at);
@@ -157,10 +157,24 @@ static void test_lengths(void)
     for (size_t n = 1; n < 40000; n += n < 100 ? 1 : 97) {
         bytes payload = numbers_new(F32_ROUNDED, n);
         CASE("%zu bytes", n);
-        choice is = choice_of(payload, NULL);
+        choice is = choice_of(payload, 0, NULL);
         CHECK(n < 2048 || is == WORDS_32);
         free(payload.at);
     }
+}
+
+/* What LZ4 finds again as bytes, level -1 doesn't: it is judged by runs. */
+static void test_runs_alone(void)
+{
+    CASE("numbers that repeat");
+    bytes numbers = numbers_new(BF16_AS_F32, 1000), payload = bytes_new(1 << 20);
+    for (size_t at = 0; at < payload.n; at++)
+        payload.at[at] = numbers.at[at % numbers.n];
+    CHECK_EQ(choice_of(payload, 0, NULL), BYTES);
+    CHECK_EQ(choice_of(payload, 9, NULL), BYTES);
+    CHECK_EQ(choice_of(payload, -1, NULL), WORDS_32);
+    free(numbers.at);
+    free(payload.at);
 }
 
 int main(void)
@@ -170,6 +184,7 @@ int main(void)
     for (size_t i = 0; i < COUNT(sizes); i++)
         test_choices(sizes[i]);
     test_border();
+    test_runs_alone();
     for (size_t turn = 1024; turn <= 512 << 10; turn *= 2)
         test_mixed(turn);
     test_lengths();

@@ -4,6 +4,7 @@
  * Each refusal has its control: the file with that one thing repaired opens.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -322,6 +323,43 @@ static void test_rewritten_trailer(void)
     free(payload.at);
 }
 
+/* The stream of a trailer has the one that is there when it is asked for: whole, and without its sum. */
+static void test_trailer_of_now(void)
+{
+    bytes payload = content_new(PROSE, 100);
+    char found[64] = {0};
+    ds4kv_checkpoint *checkpoint;
+    ds4kv_fault fault;
+    CASE("a trailer that was replaced after the opening");
+    save(payload, TRAILER, true, 0, 0);
+    bytes all = read_file(), other = bytes_copy(all);
+    size_t end = all.n - strlen(TRAILER) - DS4KV_TRAILER_SUM_SIZE;
+    CHECK_EQ(ds4kv_checkpoint_open(&checkpoint, path, 0, &fault), DS4KV_OK);
+    FILE *stream = ds4kv_checkpoint_trailer(checkpoint);
+    CHECK(stream && fread(found, 1, sizeof found, stream) == strlen(TRAILER) && strcmp(found, TRAILER) == 0);
+
+    memcpy(other.at + end, "new", 3);
+    set_u64(other.at + end + 3, ds4kv_hash_seeded("new", 3, ds4kv_seal(all.at, PROMPT, PROMPT_BYTES)));
+    other.n = end + 3 + DS4KV_TRAILER_SUM_SIZE;
+    write_file(other);
+    stream = ds4kv_checkpoint_trailer(checkpoint);
+    CHECK(stream && fread(found, 1, sizeof found, stream) == 3 && memcmp(found, "new", 3) == 0);
+    CHECK_EQ(checkpoint->trailer_bytes, 3);
+
+    other.at[end] ^= 1;
+    write_file(other);
+    CHECK(!ds4kv_checkpoint_trailer(checkpoint) && errno == EBADMSG);
+    other.n = end;
+    other.at[6] &= 0xfe;
+    write_file(other);
+    stream = ds4kv_checkpoint_trailer(checkpoint);
+    CHECK(stream && checkpoint->trailer_bytes == 0 && fread(found, 1, sizeof found, stream) == 0);
+    CHECK_EQ(ds4kv_checkpoint_close(checkpoint, &fault), DS4KV_OK);
+    free(all.at);
+    free(other.at);
+    free(payload.at);
+}
+
 /* A file is found, and its records walked, by a descriptor alone. */
 static void test_walk(void)
 {
@@ -369,6 +407,7 @@ int main(void)
     test_walk();
     test_a_flag_alone();
     test_rewritten_trailer();
+    test_trailer_of_now();
     unlink(path);
     CHECK(rmdir(folder) == 0);
     return 0;

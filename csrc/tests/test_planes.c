@@ -69,7 +69,7 @@ static void check_length(defined *of, size_t n)
 {
     define(of, n);
     size_t shift = n * 7 % 16;
-    if (n % 97 == 0 || n % GRAIN < 2)
+    if (n % 97 == 0 || n % PLANES_GRAIN < 2)
         check_way((tiles){"scalar", split_scalar, join_scalar}, of, n, shift);
     if (HAS_VECTORS)
         check_way((tiles){"16 bytes", split_tile_16, join_tile_16}, of, n, shift);
@@ -109,7 +109,7 @@ static void test_word(unsigned word)
     for (size_t n = 0; n <= GROWN; n++)
         check_length(&of, n);
     for (size_t grains = 3; grains <= 9; grains++)
-        check_around(&of, GRAIN * grains, 1);
+        check_around(&of, PLANES_GRAIN * grains, 1);
     check_around(&of, PLANES_BLOCK, 7);
     check_around(&of, 2 * PLANES_BLOCK, 14);
     for (size_t pieces = 1; pieces <= 3; pieces++) {

@@ -117,7 +117,9 @@ def rewrite_trailer(
         return True
 
 
-def read_at_rest(fd: int, start: int, read: Callable[[int, bool], T], *, is_flagged: bool = False) -> T | None:
+def read_at_rest(
+    fd: int, start: int, read: Callable[[int, bool], T], *, is_flagged: bool = False, is_sealed: bool = False
+) -> T | None:
     """What ``read`` makes of the trailer behind the region, which ends at ``start``, while nobody rewrites it.
 
     ``read`` is called with the trailer's size and whether it is flagged as a tool map, and called again if somebody was
@@ -127,7 +129,7 @@ def read_at_rest(fd: int, start: int, read: Callable[[int, bool], T], *, is_flag
     """
     deadline = time.monotonic() + _REST_SECONDS
     while True:
-        state = _trailer_state(fd, start)
+        state = _trailer_state(fd, start, is_sealed)
         size, is_tool_map, mtime_ns, _ = state
         if size == 0 and not is_tool_map:
             return read(0, False)
@@ -135,18 +137,18 @@ def read_at_rest(fd: int, start: int, read: Callable[[int, bool], T], *, is_flag
             found = read(size, is_tool_map)
             # Two writes within one tick of the clock have the same time: then only the bytes show that there was one.
             is_settled = time.time_ns() - mtime_ns > _COARSE_TICK_NS or read(size, is_tool_map) == found
-            if is_settled and _trailer_state(fd, start) == state:
+            if is_settled and _trailer_state(fd, start, is_sealed) == state:
                 return found
         if time.monotonic() > deadline:
             return None
         time.sleep(0.001)
 
 
-def _trailer_state(fd: int, start: int) -> tuple[int, bool, int, int]:
-    """Size, flag, and the file's times of change."""
+def _trailer_state(fd: int, start: int, is_sealed: bool) -> tuple[int, bool, int, int]:
+    """Size, flag, and the file's times of change. The flag of a trailer that isn't there counts only under a seal."""
     status = os.fstat(fd)
     size = max(status.st_size - start, 0)
-    flags = read_at(fd, _EXT_FLAGS_AT, 1)
+    flags = read_at(fd, _EXT_FLAGS_AT, 1) if size or is_sealed else b""
     return size, bool(flags) and bool(flags[0] & _TOOL_MAP), status.st_mtime_ns, status.st_ctime_ns
 
 

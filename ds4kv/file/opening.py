@@ -19,7 +19,7 @@ from ds4kv.file.ledger import Ledger
 from ds4kv.file.note import Note
 from ds4kv.file.sealed import judge_seal, judge_trailer, mended_outline, seal_in, seal_of
 from ds4kv.file.verdict import Verdict
-from ds4kv.format.header import Ext, Form
+from ds4kv.format.header import Ext
 from ds4kv.format.layout import Outline, examine
 from ds4kv.format.naming import sha1_mismatch
 from ds4kv.stream.regular import RegularFile
@@ -75,8 +75,6 @@ class OpenFile:
                 if verify:
                     self.note = self._find_note(ledger, report)
                 self.outline = self._find_outline(report)
-                if self.outline.header.form is Form.PACKED:
-                    self.note = None  # it would be about an earlier file of this name
                 self.text = self._read_text(report)
                 try:
                     self._judge_text(known_text)
@@ -149,7 +147,11 @@ class OpenFile:
         flags = self.outline.header.ext_flags
         is_flagged = bool(flags & _TOOL_MAP) or (self.note is not None and self.note.has_tool_map)
         found = read_at_rest(
-            fd, start, lambda size, is_map: (self.fp.read_at(start, size), is_map), is_flagged=is_flagged
+            fd,
+            start,
+            lambda size, is_map: (self.fp.read_at(start, size), is_map),
+            is_flagged=is_flagged,
+            is_sealed=self.seal is not None,
         )
         if found is None:
             return b"", Verdict.UNKNOWN

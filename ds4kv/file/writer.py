@@ -42,7 +42,7 @@ class CheckpointWriter(Finishable):
     ``needs_payload`` an empty payload is a ValueError, and nothing is published.
 
     In layout ``packed`` header and text are sealed before the payload begins: of the header only hits, last use and the
-    flag of a tool map may be changed after, which close() and seal() hold it to, with a ValueError. Without a trailer
+    flag of a tool map may be changed after, which close() holds it to, with a ValueError. Without a trailer
     that flag goes.
 
     ``draft`` is the file that it is written to, of a class that ``make_file`` may name. ``encoding`` is
@@ -55,7 +55,7 @@ class CheckpointWriter(Finishable):
     needs_payload = False
     keeps_layout = False
     note: Note | None = None
-    """What the ledger is to know of the file, once it is sealed."""
+    """What the ledger is to know of the file, once it is whole."""
     _is_cancelled = False
 
     def __init__(
@@ -147,7 +147,7 @@ class CheckpointWriter(Finishable):
         if not self.unfinished:
             return
         try:
-            self.seal()
+            self.make_whole()
             self.publish()
         except BaseException:
             self.abandon()
@@ -164,7 +164,7 @@ class CheckpointWriter(Finishable):
             write_all(self.draft.file, memoryview(self.stored(self.trailer)))
             self.draft.file.end_payload()
 
-    def seal(self) -> None:
+    def make_whole(self) -> None:
         """Makes the draft the whole file, with its final header. Only its name is missing then."""
         self.finish()
         header = header_over(self.header._replace(payload_bytes=self.payload.region_bytes), self.trailer)
@@ -189,7 +189,7 @@ class CheckpointWriter(Finishable):
         return seal_of(header, self._text) == self._seal
 
     def publish(self) -> None:
-        """Gives the file its name. To be called after :meth:`seal`."""
+        """Gives the file its name. To be called after :meth:`make_whole`."""
         directory = self.draft.directory
         if self.note is None:  # and what is there is about the file before this one
             self._forget(directory)

@@ -138,7 +138,12 @@ def read_noted_tool_map(
     """
     if note is None and seal is None:
         return read_at_rest(fp.fileno(), start, lambda size, is_map: _read(fp, start, size * is_map, wanted)) or {}
-    found = read_at_rest(fp.fileno(), start, lambda size, is_map: (fp.read_at(start, size * is_map), is_map))
+    found = read_at_rest(
+        fp.fileno(),
+        start,
+        lambda size, is_map: (fp.read_at(start, size * is_map), is_map),
+        is_sealed=seal is not None,
+    )
     if found is None:
         return {}
     trailer, is_map = found

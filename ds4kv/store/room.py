@@ -151,7 +151,7 @@ class StoreWriter(CheckpointWriter):
             budget_bytes=self._budget_bytes,
         ):
             return False
-        self.seal()
+        self.make_whole()
         return True
 
 

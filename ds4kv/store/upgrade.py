@@ -251,7 +251,7 @@ class _Candidate:
         writer = self._writer
         digest = _copy(source, writer.payload)
         _, writer.trailer = source.now()
-        writer.seal()
+        writer.make_whole()
         self._header, self._trailer = writer.header, writer.trailer
         return digest
 

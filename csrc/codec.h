@@ -18,6 +18,7 @@ typedef struct codec {
     size_t other_at;   /* where in it there is room for a second block, to compare; 0: none is made */
     uint32_t form;
     int level;
+    bool leaves_stored; /* encoding, form PACKED: a chunk that is stored is not copied behind its head */
     bool sums;        /* encoding: makes slot.sum; decoding: checks it */
     int fd;           /* decoding: the file that has the records of slots without src */
     uint64_t start;   /* of the region in that file */

@@ -161,6 +161,12 @@ DS4KV_API uint64_t ds4kv_writer_sum(const ds4kv_writer *writer);
 /* Form PACKED, before the first put: the seal that the frame gets, 0 without. ds4kv_seal makes a file's. */
 DS4KV_API int ds4kv_writer_seal(ds4kv_writer *writer, uint64_t seal);
 
+/* Form PACKED, before the first put: chunks that are stored as they are aren't copied. Their record is then its head alone,
+ * and after each take ds4kv_writer_stored tells the chunk that belongs behind it, if there is one, and its size: it is the
+ * caller's memory, where that was lent, and valid until the next call. 0: the record is whole. */
+DS4KV_API int ds4kv_writer_leave_stored(ds4kv_writer *writer);
+DS4KV_API int64_t ds4kv_writer_stored(const ds4kv_writer *writer, const void **chunk);
+
 /* Accepts up to n payload bytes and returns how many. Fewer than n: take one record, then put the rest. With lent,
  * whole chunks are compressed where they lie: they must stay as they are until ds4kv_writer_lent says 0, or free. (In
  * form PLAIN above level 0 they are copied even so.) */

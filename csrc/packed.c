@@ -83,15 +83,17 @@ static int encode(const codec *codec, void *scratch, slot *slot, const atomic_bo
     size_t n = slot->src_size;
     unsigned word = choose_word(slot->src, n, codec->level, scratch, (uint8_t *)scratch + codec->streams_at);
     record_head head = {.raw_size = (uint32_t)n, .block_size = (uint32_t)n};
+    bool is_left = word == CHOOSE_STORE && codec->leaves_stored;
     int status = DS4KV_OK;
     if (word == CHOOSE_STORE)
-        head.checksum = sum_and_split(slot->dst + HEAD_SIZE, slot->src, n, 0, slot->seed);
+        head.checksum = sum_and_split(is_left ? NULL : slot->dst + HEAD_SIZE, slot->src, n, 0, slot->seed);
     else
         status = compress(codec, scratch, slot, word, &head);
     if (status != DS4KV_OK)
         return status;
     record_head_encode(&head, DS4KV_FORM_PACKED, slot->dst);
-    slot->dst_size = HEAD_SIZE + (size_t)head.block_size;
+    slot->dst_size = HEAD_SIZE + (is_left ? 0 : (size_t)head.block_size);
+    slot->stored = is_left ? slot->src : NULL;
     return DS4KV_OK;
 }
 

@@ -34,6 +34,7 @@ typedef struct {
     /* What came of it. */
     int status;
     int os_error;                                          /* of status IO */
+    const uint8_t *stored; /* encoding: the record is a head alone, and this is the chunk behind it; or NULL */
     enum { WRONG_SUM, WRONG_BLOCK, WRONG_CHECKSUM } wrong; /* of status CORRUPT */
     atomic_bool is_read;                                   /* src is not needed any more */
     bool done;                                             /* under the ring's mutex: all of the above is there */

@@ -27,6 +27,8 @@ struct ds4kv_writer {
     bool finished;
     bool record_out;    /* the oldest record is lent to the caller */
     uint64_t sum;       /* of the record taken last */
+    const uint8_t *stored; /* the chunk behind it, if it is a head alone */
+    size_t stored_size;
     uint64_t raw_limit; /* the raw_total given, or DS4KV_UNKNOWN */
     ds4kv_frame frame;  /* raw_total: bytes put; chunk_count: chunks pushed */
     uint32_t fill;      /* bytes in the open chunk, in ring_next's slot */
@@ -92,6 +94,7 @@ static int enter(ds4kv_writer *writer)
     if (writer->status == DS4KV_OK && writer->record_out) {
         ring_pop(&writer->ring);
         writer->record_out = false;
+        writer->stored_size = 0;
     }
     return writer->status;
 }
@@ -138,6 +141,25 @@ uint64_t ds4kv_writer_sum(const ds4kv_writer *writer)
     return writer->sum;
 }
 
+int ds4kv_writer_leave_stored(ds4kv_writer *writer)
+{
+    int status = enter(writer);
+    if (status != DS4KV_OK)
+        return status;
+    if (writer->frame.raw_total > 0)
+        return DS4KV_STATE;
+    if (writer->frame.form != DS4KV_FORM_PACKED)
+        return DS4KV_PARAM;
+    writer->ring.codec.leaves_stored = true;
+    return DS4KV_OK;
+}
+
+int64_t ds4kv_writer_stored(const ds4kv_writer *writer, const void **chunk)
+{
+    *chunk = writer->stored;
+    return (int64_t)writer->stored_size;
+}
+
 static int push_open_chunk(ds4kv_writer *writer, bool more)
 {
     if (writer->frame.chunk_count == UINT32_MAX)
@@ -153,11 +175,22 @@ static int push_open_chunk(ds4kv_writer *writer, bool more)
     return DS4KV_OK;
 }
 
+/* Whether chunk `index` is still to be written from where it lies. */
+static bool is_left(ds4kv_writer *writer, uint64_t index)
+{
+    ring *ring = &writer->ring;
+    return index >= ring->drained && ring_done(ring, index) && ring->slots[index % ring->n_slots].stored;
+}
+
 /* Room for one more chunk: its raw memory and its record's are told by its number, as slots are. */
 static bool can_open(ds4kv_writer *writer)
 {
-    uint64_t index = writer->ring.filled;
-    return index < writer->n_raw || ring_done(&writer->ring, index - writer->n_raw);
+    if (ring_is_full(&writer->ring))
+        return false;
+    if (writer->ring.filled < writer->n_raw)
+        return true;
+    uint64_t before = writer->ring.filled - writer->n_raw;
+    return ring_done(&writer->ring, before) && !is_left(writer, before);
 }
 
 static int open_chunk(ds4kv_writer *writer, const uint8_t *lent)
@@ -194,10 +227,11 @@ int64_t ds4kv_writer_put(ds4kv_writer *writer, const void *raw, size_t n, int le
             return writer->status;
         bool in_place = false;
         if (writer->fill == 0) {
-            /* A record that is ready goes first: its memory is what the next chunk waits for. */
-            if (ring_peek(&writer->ring, false) || !can_open(writer))
-                break;
             in_place = lent && (left >= chunk_size || completes);
+            /* A record that is ready goes first, as its memory is what the next chunk waits for. But a chunk in place takes no
+             * time: workers have it before the record is written. */
+            if (!can_open(writer) || (!in_place && ring_peek(&writer->ring, false)))
+                break;
             if (open_chunk(writer, in_place ? from : NULL) != DS4KV_OK)
                 return writer->status;
         }
@@ -221,7 +255,7 @@ int64_t ds4kv_writer_lent(ds4kv_writer *writer)
     int64_t lent = writer->fill && ring_next(ring)->lent;
     for (uint64_t i = ring->drained; i < ring->filled; i++) {
         slot *slot = &ring->slots[i % ring->n_slots];
-        lent += slot->lent && !atomic_load(&slot->is_read) && !ring_done(ring, i);
+        lent += slot->lent && (ring_done(ring, i) ? is_left(writer, i) : !atomic_load(&slot->is_read));
     }
     return lent;
 }
@@ -266,6 +300,8 @@ int64_t ds4kv_writer_take(ds4kv_writer *writer, const void **record)
         return writer->status = slot->status;
     writer->record_out = true;
     writer->sum = slot->sum;
+    writer->stored = slot->stored;
+    writer->stored_size = slot->stored ? slot->src_size : 0;
     *record = slot->dst;
     return (int64_t)slot->dst_size;
 }

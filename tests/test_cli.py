@@ -897,20 +897,21 @@ def test_ab_takes_the_option_of_old(tmp_path: Path, capsys: pytest.CaptureFixtur
     argv = ["ab", str(CONTROL), "--checked", "--rounds", "1", "--dir", str(tmp_path)]
     assert main(argv) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert [f"With {name}, " in said for name in ("raw", "runs", "checked", "lz4")] == [False, True, True, True]
+    names = ("raw", "runs", "planes", "packed", "checked", "lz4")
+    assert [f"With {name}, " in said for name in names] == [name != "raw" for name in names]
 
 
 @pytest.mark.slow
 def test_ab_as_csv_on_a_synthetic_payload(tmp_path: Path) -> None:
     ran = ds4kv_command("ab", "--csv", "--tokens", 100, "--rounds", 1, "--dir", tmp_path, text=True, check=True)
-    raw, runs, checked, lz4 = csv.DictReader(io.StringIO(ran.stdout))
+    raw, runs, planes, packed, checked, lz4 = rows = list(csv.DictReader(io.StringIO(ran.stdout)))
     assert (raw["payload"], raw["codec"], raw["verified"]) == ("100 tokens", "none", "True")
     assert (lz4["payload"], lz4["codec"], lz4["verified"]) == ("100 tokens", "lz4", "True")
     assert float(raw["ratio"]) == pytest.approx(1, abs=0.001)
-    assert [row["level"] for row in (raw, runs, checked, lz4)] == ["", "-1", "0", "0"]
-    assert 1.2 < float(lz4["ratio"]) < float(checked["ratio"])
-    assert float(runs["ratio"]) > 1.2
-    assert all(float(row["load_ms_min"]) <= float(row["load_ms_max"]) for row in (raw, runs, checked, lz4))
+    assert [row["level"] for row in rows] == ["", "-1", "-1", "0", "0", "0"]
+    assert 1.2 < float(lz4["ratio"]) < float(checked["ratio"]) < float(packed["ratio"])
+    assert 1.2 < float(runs["ratio"]) < float(planes["ratio"])
+    assert all(float(row["load_ms_min"]) <= float(row["load_ms_max"]) for row in rows)
     assert ran.stderr == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -925,9 +926,9 @@ def test_ab_as_a_table(columns: int, tmp_path: Path) -> None:
     named = [lines.index(line) for line in lines if line.startswith(("100 tokens, ", "200 tokens, "))]
     assert len(named) == 2
     for at in named:
-        rows = [line.split() for line in lines[at + 1 : at + 5]]
-        assert [row[0] for row in rows] == ["raw", "runs", "checked", "lz4"]
-        assert [(len(row), row[-1]) for row in rows] == [(10, "yes")] * 4
+        rows = [line.split() for line in lines[at + 1 : at + 7]]
+        assert [row[0] for row in rows] == ["raw", "runs", "planes", "packed", "checked", "lz4"]
+        assert [(len(row), row[-1]) for row in rows] == [(10, "yes")] * 6
     said = " ".join(ran.stdout.split())
     assert f"Files in {tmp_path}" in said
     assert "as many checkpoints fit on the same disk" in said

@@ -177,6 +177,66 @@ static void test_runs_alone(void)
     free(payload.at);
 }
 
+/* The region of a payload; what is stored is left where it lies, or copied to the records. */
+static bytes region_of(bytes payload, bool leaves, bool lent, bool known, int workers)
+{
+    const uint32_t chunk_size = 1 << 16;
+    ds4kv_writer *writer;
+    ds4kv_frame frame;
+    const void *piece;
+    bytes region = bytes_new(ds4kv_region_bound(payload.n, chunk_size, DS4KV_FORM_PACKED));
+    region.n = DS4KV_PACKED_FRAME_SIZE;
+    uint64_t raw_total = known ? payload.n : DS4KV_UNKNOWN;
+    CHECK_EQ(ds4kv_writer_new(&writer, raw_total, chunk_size, DS4KV_FORM_PACKED, 0, workers), DS4KV_OK);
+    if (leaves)
+        CHECK_EQ(ds4kv_writer_leave_stored(writer), DS4KV_OK);
+    for (size_t put = 0, is_finished = 0;;) {
+        if (put < payload.n)
+            put += (size_t)ds4kv_writer_put(writer, payload.at + put, payload.n - put, lent);
+        else if (!is_finished)
+            is_finished = ds4kv_writer_finish(writer) == DS4KV_OK;
+        int64_t size = ds4kv_writer_take(writer, &piece);
+        CHECK(size >= 0);
+        if (size == 0 && is_finished)
+            break;
+        memcpy(region.at + region.n, piece, (size_t)size);
+        region.n += (size_t)size;
+        size = ds4kv_writer_stored(writer, &piece);
+        CHECK(size == 0 || leaves);
+        if (size)
+            memcpy(region.at + region.n, piece, (size_t)size);
+        region.n += (size_t)size;
+    }
+    CHECK_EQ(ds4kv_writer_lent(writer), 0);
+    CHECK_EQ(ds4kv_writer_leave_stored(writer), DS4KV_STATE); /* too late */
+    ds4kv_writer_frame(writer, &frame);
+    ds4kv_frame_encode(&frame, region.at);
+    ds4kv_writer_free(writer);
+    return region;
+}
+
+/* What is stored and left where it lies is the same region. */
+static void test_left_where_it_lies(void)
+{
+    bytes payload = numbers_new(F16, (1 << 20) + 12345), words = numbers_new(BF16_AS_F32, 1 << 17);
+    memcpy(payload.at + (3 << 16), words.at, words.n); /* these chunks are not */
+    bytes copied = region_of(payload, false, false, false, 0);
+    for (int i = 0; i < 32; i++) {
+        CASE("%s, %s, %s, %d workers", i & 1 ? "left" : "copied", i & 2 ? "lent" : "own", i & 4 ? "known" : "unknown",
+             i >> 3);
+        bytes region = region_of(payload, i & 1, i & 2, i & 4, i >> 3);
+        CHECK(bytes_equal(region, copied));
+        free(region.at);
+    }
+    ds4kv_writer *writer;
+    CHECK_EQ(ds4kv_writer_new(&writer, DS4KV_UNKNOWN, 1 << 16, DS4KV_FORM_CHECKED, 0, 0), DS4KV_OK);
+    CHECK_EQ(ds4kv_writer_leave_stored(writer), DS4KV_PARAM);
+    ds4kv_writer_free(writer);
+    free(copied.at);
+    free(words.at);
+    free(payload.at);
+}
+
 int main(void)
 {
     watchdog();
@@ -185,6 +245,7 @@ int main(void)
         test_choices(sizes[i]);
     test_border();
     test_runs_alone();
+    test_left_where_it_lies();
     for (size_t turn = 1024; turn <= 512 << 10; turn *= 2)
         test_mixed(turn);
     test_lengths();

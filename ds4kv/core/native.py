@@ -205,6 +205,9 @@ class Compressor:
             check(lib.ds4kv_writer_sums(self._writer[0]))
         if seal:
             check(lib.ds4kv_writer_seal(self._writer[0], seal))
+        self._chunk = ffi.new("const void **")
+        if form == lib.DS4KV_FORM_PACKED:
+            check(lib.ds4kv_writer_leave_stored(self._writer[0]))
 
     def loan(self) -> Any:
         """For the ``with`` block in which memory is lent: whatever ends it, nothing is read from there after.
@@ -233,6 +236,11 @@ class Compressor:
         """The oldest record, valid until the next call; None when there is none."""
         size = check(lib.ds4kv_writer_take(self._writer[0], self._record))
         return memoryview(ffi.buffer(self._record[0], size)) if size else None
+
+    def stored(self) -> memoryview | None:
+        """The chunk that belongs behind the record taken last, as valid as that; None if the record is whole."""
+        size = int(lib.ds4kv_writer_stored(self._writer[0], self._chunk))
+        return memoryview(ffi.buffer(self._chunk[0], size)) if size else None
 
     @property
     def sum(self) -> int:

@@ -102,9 +102,11 @@ class RecordEncoder:
         if self._with_sums:
             self.sums.append(self._ring.sum)
         self._emit_frame()
-        with record:  # whoever keeps it finds it released, and not memory that is something else by now
-            write_steps(self._fp, record, self._look)
-            self.region_bytes += len(record)
+        for piece in (record, self._ring.stored()):
+            if piece is not None:
+                with piece:  # whoever keeps it finds it released, and not memory that is something else by now
+                    write_steps(self._fp, piece, self._look)
+                    self.region_bytes += len(piece)
         return True
 
     def _emit_frame(self) -> None:

@@ -4,7 +4,7 @@
  * Another program may be writing a tool map at this moment, which takes it a millisecond, and no lock is taken for that.
  * So what is wrong is looked at again, and is damage only if it stays wrong in a file that stays as it is.
  */
-#define _GNU_SOURCE /* fmemopen, fseeko */
+#define _GNU_SOURCE /* fmemopen */
 #include "trailer.h"
 
 #include <errno.h>
@@ -114,16 +114,20 @@ int trailer_judge(checkpoint *c, ds4kv_fault *fault)
     }
 }
 
-/* The trailer that was judged, if it is still there. */
+/* The trailer that was judged, if it is still there. In memory: what stdio has of the file may be of before. */
 static FILE *open_judged(checkpoint *c)
 {
     size_t n = (size_t)c->seen.trailer_bytes;
     int os_error;
     free(c->trailer);
-    c->trailer = malloc(n);
+    c->trailer = calloc(n + 1, 1);
     errno = ENOMEM;
     if (!c->trailer)
         return NULL;
+    if (n == 0 && (c->trailer_stream = fmemopen(c->trailer, 1, "rb"))) /* no C library has to know one of no bytes */
+        (void)fgetc(c->trailer_stream);
+    if (n == 0)
+        return c->trailer_stream;
     errno = EAGAIN;
     if (file_read(fileno(c->file), c->trailer, &n, c->region_end, &os_error) != DS4KV_OK ||
         ds4kv_hash_seeded(c->trailer, n, c->frame.seal) != c->trailer_sum)
@@ -143,8 +147,6 @@ FILE *trailer_open(checkpoint *c)
             errno = status == DS4KV_CORRUPT || status == DS4KV_TRUNCATED ? EBADMSG : fault.os_error;
             return NULL;
         }
-        if (c->seen.trailer_bytes == 0)
-            return fseeko(c->file, 0, SEEK_END) == 0 ? c->file : NULL;
         FILE *stream = open_judged(c);
         if (stream || errno != EAGAIN)
             return stream;

@@ -110,48 +110,44 @@ int ds4kv_writer_nice(ds4kv_writer *writer, int nice)
     return DS4KV_OK;
 }
 
-int ds4kv_writer_sums(ds4kv_writer *writer)
+/* What is chosen before the first put, and for form PACKED or for the others alone. */
+static int enter_to_choose(ds4kv_writer *writer, bool is_for_packed)
 {
     int status = enter(writer);
     if (status != DS4KV_OK)
         return status;
     if (writer->frame.raw_total > 0)
         return DS4KV_STATE;
-    if (writer->frame.form == DS4KV_FORM_PACKED) /* which has its own */
-        return DS4KV_PARAM;
-    writer->ring.codec.sums = true;
-    return DS4KV_OK;
+    return (writer->frame.form == DS4KV_FORM_PACKED) == is_for_packed ? DS4KV_OK : DS4KV_PARAM;
+}
+
+int ds4kv_writer_sums(ds4kv_writer *writer)
+{
+    int status = enter_to_choose(writer, false); /* form PACKED has its own */
+    if (status == DS4KV_OK)
+        writer->ring.codec.sums = true;
+    return status;
 }
 
 int ds4kv_writer_seal(ds4kv_writer *writer, uint64_t seal)
 {
-    int status = enter(writer);
-    if (status != DS4KV_OK)
-        return status;
-    if (writer->frame.raw_total > 0)
-        return DS4KV_STATE;
-    if (writer->frame.form != DS4KV_FORM_PACKED)
-        return DS4KV_PARAM;
-    writer->frame.seal = seal;
-    return DS4KV_OK;
+    int status = enter_to_choose(writer, true);
+    if (status == DS4KV_OK)
+        writer->frame.seal = seal;
+    return status;
+}
+
+int ds4kv_writer_leave_stored(ds4kv_writer *writer)
+{
+    int status = enter_to_choose(writer, true);
+    if (status == DS4KV_OK)
+        writer->ring.codec.leaves_stored = true;
+    return status;
 }
 
 uint64_t ds4kv_writer_sum(const ds4kv_writer *writer)
 {
     return writer->sum;
-}
-
-int ds4kv_writer_leave_stored(ds4kv_writer *writer)
-{
-    int status = enter(writer);
-    if (status != DS4KV_OK)
-        return status;
-    if (writer->frame.raw_total > 0)
-        return DS4KV_STATE;
-    if (writer->frame.form != DS4KV_FORM_PACKED)
-        return DS4KV_PARAM;
-    writer->ring.codec.leaves_stored = true;
-    return DS4KV_OK;
 }
 
 int64_t ds4kv_writer_stored(const ds4kv_writer *writer, const void **chunk)

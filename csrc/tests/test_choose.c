@@ -199,7 +199,8 @@ static bytes region_of(bytes payload, bool leaves, bool lent, bool known, int wo
         CHECK(size >= 0);
         if (size == 0 && is_finished)
             break;
-        memcpy(region.at + region.n, piece, (size_t)size);
+        if (size)
+            memcpy(region.at + region.n, piece, (size_t)size);
         region.n += (size_t)size;
         size = ds4kv_writer_stored(writer, &piece);
         CHECK(size == 0 || leaves);

@@ -16,12 +16,12 @@
 #define PIECE ((size_t)128 << 10) /* hashed while it is in the cache that it was read to */
 
 struct ds4kv_hasher {
-    XXH3_state_t state;
+    running_hash hash;
 };
 
 uint64_t ds4kv_hash(const void *bytes, size_t n)
 {
-    return XXH3_64bits(bytes, n);
+    return ds4kv_hash_seeded(bytes, n, 0);
 }
 
 uint64_t ds4kv_hash_seeded(const void *bytes, size_t n, uint64_t seed)
@@ -50,23 +50,22 @@ uint64_t running_hash_end(const running_hash *hash)
 
 int ds4kv_hasher_new(ds4kv_hasher **out)
 {
-    *out = aligned_alloc(64, sizeof **out); /* as XXH3_state_t asks for */
+    *out = aligned_alloc(_Alignof(ds4kv_hasher), sizeof **out);
     if (!*out)
         return DS4KV_NOMEM;
-    XXH3_INITSTATE(&(*out)->state);
-    XXH3_64bits_reset(&(*out)->state);
+    running_hash_begin(&(*out)->hash, 0);
     return DS4KV_OK;
 }
 
 void ds4kv_hasher_put(ds4kv_hasher *hasher, const void *bytes, size_t n)
 {
-    XXH3_64bits_update(&hasher->state, bytes, n);
+    running_hash_put(&hasher->hash, bytes, n);
 }
 
 uint64_t ds4kv_hasher_take(ds4kv_hasher *hasher)
 {
-    uint64_t hash = XXH3_64bits_digest(&hasher->state);
-    XXH3_64bits_reset(&hasher->state);
+    uint64_t hash = running_hash_end(&hasher->hash);
+    running_hash_begin(&hasher->hash, 0);
     return hash;
 }
 
@@ -78,17 +77,16 @@ void ds4kv_hasher_free(ds4kv_hasher *hasher)
 int file_read_hashed(int fd, void *bytes, size_t *n, uint64_t offset, const atomic_bool *stop, uint64_t *hash,
                      int *os_error)
 {
-    XXH3_state_t state;
-    XXH3_INITSTATE(&state);
-    XXH3_64bits_reset(&state);
+    running_hash running;
     size_t wanted = *n;
     int status = DS4KV_OK;
+    running_hash_begin(&running, 0);
     for (*n = 0; *n < wanted && status == DS4KV_OK;) {
         size_t piece = wanted - *n < PIECE ? wanted - *n : PIECE;
         status = file_read_until(fd, (uint8_t *)bytes + *n, &piece, offset + *n, stop, os_error);
-        XXH3_64bits_update(&state, (uint8_t *)bytes + *n, piece);
+        running_hash_put(&running, (uint8_t *)bytes + *n, piece);
         *n += piece;
     }
-    *hash = XXH3_64bits_digest(&state);
+    *hash = running_hash_end(&running);
     return status;
 }

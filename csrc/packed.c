@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "block.h"
+#include "bytes.h"
 #include "choose.h"
 #include "file.h"
 #include "frame.h"
@@ -16,11 +17,6 @@
 #include "planes.h"
 
 #define HEAD_SIZE DS4KV_PACKED_HEAD_SIZE
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 static size_t larger(size_t a, size_t b)
 {
@@ -40,7 +36,7 @@ static uint64_t sum_and_split(uint8_t *to, const uint8_t *raw, size_t n, unsigne
     running_hash hash;
     running_hash_begin(&hash, seed);
     for (size_t at = 0, piece; at < n; at += piece) {
-        piece = smaller(PLANES_BLOCK, n - at);
+        piece = min_u64(PLANES_BLOCK, n - at);
         running_hash_put(&hash, raw + at, piece);
         if (to && word)
             planes_split(to + at, raw + at, piece, word);
@@ -116,12 +112,6 @@ codec packed_encoder(int level, size_t raw_bound)
 
 /* ---- decoding ---- */
 
-static int wrong(slot *slot, int what)
-{
-    slot->wrong = what;
-    return DS4KV_CORRUPT;
-}
-
 /* Reads the slot's block from the file. src_size becomes how much of the record was there. */
 static int read_block(const codec *codec, uint8_t *to, slot *slot, const atomic_bool *stop)
 {
@@ -138,14 +128,14 @@ static int join_and_judge(slot *slot, const uint8_t *from, unsigned word)
     size_t n = slot->dst_size;
     running_hash_begin(&hash, slot->seed);
     for (size_t at = 0, piece; at < n; at += piece) {
-        piece = smaller(PLANES_BLOCK, n - at);
+        piece = min_u64(PLANES_BLOCK, n - at);
         if (word)
             planes_join(slot->dst + at, from + at, piece, word);
         else if (from != slot->dst)
             memcpy(slot->dst + at, from + at, piece);
         running_hash_put(&hash, slot->dst + at, piece);
     }
-    return running_hash_end(&hash) == slot->checksum ? DS4KV_OK : wrong(slot, WRONG_CHECKSUM);
+    return running_hash_end(&hash) == slot->checksum ? DS4KV_OK : slot_is_wrong(slot, WRONG_CHECKSUM);
 }
 
 static int decode_to_dst(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop)
@@ -166,7 +156,7 @@ static int decode_to_dst(const codec *codec, void *scratch, slot *slot, const at
     if (is_stored)
         return join_and_judge(slot, block, 0);
     if (!block_read(block, size, streams, n))
-        return wrong(slot, WRONG_BLOCK);
+        return slot_is_wrong(slot, WRONG_BLOCK);
     return join_and_judge(slot, streams, word);
 }
 

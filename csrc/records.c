@@ -120,12 +120,6 @@ codec records_encoder(uint32_t form, int level, size_t raw_bound)
 
 /* ---- decoding ---- */
 
-static int wrong(slot *slot, int what)
-{
-    slot->wrong = what;
-    return DS4KV_CORRUPT;
-}
-
 /* Fetches the record, from memory or from the file, and checks its sum. */
 static int get_record(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop, const uint8_t **record)
 {
@@ -139,7 +133,7 @@ static int get_record(const codec *codec, void *scratch, slot *slot, const atomi
         status = file_read_until(codec->fd, memory, &slot->src_size, at, stop, &slot->os_error);
     else if (codec->sums)
         sum = ds4kv_hash(slot->src, slot->src_size);
-    return status == DS4KV_OK && sum != slot->sum ? wrong(slot, WRONG_SUM) : status;
+    return status == DS4KV_OK && sum != slot->sum ? slot_is_wrong(slot, WRONG_SUM) : status;
 }
 
 static int decode_to_dst(const codec *codec, void *scratch, slot *slot, const atomic_bool *stop)
@@ -156,11 +150,11 @@ static int decode_to_dst(const codec *codec, void *scratch, slot *slot, const at
     }
     uint8_t *out = codec->form == DS4KV_FORM_PLAIN ? slot->dst : (uint8_t *)scratch + codec->streams_at;
     if (!block_read(record + head_size, slot->src_size - head_size, out, slot->dst_size))
-        return wrong(slot, WRONG_BLOCK);
+        return slot_is_wrong(slot, WRONG_BLOCK);
     if (codec->form != DS4KV_FORM_PLAIN) {
         uint32_t checksum = restore(slot->dst, out, slot->dst_size);
         if (codec->form == DS4KV_FORM_CHECKED && checksum != slot->checksum)
-            return wrong(slot, WRONG_CHECKSUM);
+            return slot_is_wrong(slot, WRONG_CHECKSUM);
     }
     return DS4KV_OK;
 }

@@ -40,4 +40,11 @@ typedef struct {
     bool done;                                             /* under the ring's mutex: all of the above is there */
 } slot;
 
+/* What a worker ends with when the bytes are proven wrong. */
+static inline int slot_is_wrong(slot *slot, int what)
+{
+    slot->wrong = what;
+    return DS4KV_CORRUPT;
+}
+
 #endif

@@ -36,6 +36,17 @@ static inline bool bytes_equal(bytes a, bytes b)
     return a.n == b.n && (a.n == 0 || memcmp(a.at, b.at, a.n) == 0);
 }
 
+static inline bytes bytes_of_file(const char *path)
+{
+    FILE *file = fopen(path, "rb");
+    CHECK(file && fseek(file, 0, SEEK_END) == 0);
+    bytes all = bytes_new((size_t)ftell(file));
+    rewind(file);
+    CHECK(fread(all.at, 1, all.n, file) == all.n);
+    fclose(file);
+    return all;
+}
+
 static inline size_t least(size_t a, size_t b)
 {
     return a < b ? a : b;

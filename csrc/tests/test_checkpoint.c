@@ -45,17 +45,6 @@ static int files_in_folder(void)
     return n;
 }
 
-static bytes read_file(const char *path)
-{
-    FILE *file = fopen(path, "rb");
-    CHECK(file && fseek(file, 0, SEEK_END) == 0);
-    bytes all = bytes_new((size_t)ftell(file));
-    rewind(file);
-    CHECK(fread(all.at, 1, all.n, file) == all.n);
-    fclose(file);
-    return all;
-}
-
 static void write_file(const char *path, bytes all)
 {
     FILE *file = fopen(path, "wb");
@@ -297,7 +286,7 @@ static void test_refusals(void)
     snprintf(path, sizeof path, "%s/a.kv", folder);
     bytes payload = payload_new(TEXT, 2500);
     save(path, header_of(2, DS4KV_CODEC_LZ4), payload, (bytes){0}, 2);
-    bytes good = read_file(path);
+    bytes good = bytes_of_file(path);
     for (size_t i = 0; i < COUNT(cases); i++) {
         CASE("%s", cases[i].name);
         bytes bad = bytes_copy(good);
@@ -456,10 +445,10 @@ static void test_abandon(int codec)
     find_temporary(temporary);
     snprintf(other, sizeof other, "%s/other", folder);
     CHECK(link(temporary, other) == 0);
-    bytes before = read_file(other);
+    bytes before = bytes_of_file(other);
     CHECK(before.n < REGION_START + payload.n); /* there is more to come */
     ds4kv_checkpoint_abandon(checkpoint);
-    bytes found = read_file(path), after = read_file(other);
+    bytes found = bytes_of_file(path), after = bytes_of_file(other);
     CHECK(bytes_equal(after, before)); /* and it did not */
     CHECK(unlink(other) == 0 && bytes_equal(found, old) && files_in_folder() == 1);
     unlink(path);
@@ -494,7 +483,7 @@ static void test_full_disk(int codec)
         CHECK_EQ(fault.os_error, EFBIG);
     }
     CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
-    bytes found = read_file(path);
+    bytes found = bytes_of_file(path);
     CHECK(bytes_equal(found, old) && files_in_folder() == 1);
 
     save(path, header, payload, (bytes){0}, 2); /* control */
@@ -512,7 +501,7 @@ static void test_fork(int codec)
     bytes payload = payload_new(MIXED, 5000);
     ds4kv_header header = header_of(2, codec);
     save(path, header, payload, (bytes){0}, 2);
-    bytes expected = read_file(path);
+    bytes expected = bytes_of_file(path);
     ds4kv_checkpoint *checkpoint, *reading;
     ds4kv_fault fault;
     CHECK_EQ(ds4kv_checkpoint_open(&reading, path, 2, &fault), DS4KV_OK);
@@ -529,7 +518,7 @@ static void test_fork(int codec)
     wait_for_child(child);
     CHECK(fwrite(payload.at + 2500, 1, 2500, checkpoint->payload) == 2500);
     CHECK_EQ(ds4kv_checkpoint_close(checkpoint, &fault), DS4KV_OK);
-    bytes found = read_file(path), read = bytes_new(payload.n);
+    bytes found = bytes_of_file(path), read = bytes_new(payload.n);
     CHECK(bytes_equal(found, expected));
     CHECK(fread(read.at, 1, read.n, reading->payload) == read.n && bytes_equal(read, payload));
     CHECK_EQ(ds4kv_checkpoint_close(reading, &fault), DS4KV_OK);

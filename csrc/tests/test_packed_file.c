@@ -37,17 +37,6 @@ static const ds4kv_header HEADER = {
     .last_used = 1780000001,
 };
 
-static bytes read_file(void)
-{
-    FILE *file = fopen(path, "rb");
-    CHECK(file && fseek(file, 0, SEEK_END) == 0);
-    bytes all = bytes_new((size_t)ftell(file));
-    rewind(file);
-    CHECK(fread(all.at, 1, all.n, file) == all.n);
-    fclose(file);
-    return all;
-}
-
 /* As if it were some time ago: nobody is writing to it now. */
 static void write_file(bytes all)
 {
@@ -117,7 +106,7 @@ static void test_files(void)
         bytes payload = content_new(ALL, i % 4 == 3 ? 0 : N);
         save(payload, trailers[i / 2 % 2], i / 2 % 2, (int[]){-1, 0, 1, 9}[i / 4], i % 3);
         CHECK_EQ(load(payload, trailers[i / 2 % 2], i % 2 * 2, &fault), DS4KV_OK);
-        bytes all = read_file();
+        bytes all = bytes_of_file(path);
         CHECK(memcmp(all.at, "KVCK", 4) == 0 && all.at[7] == 3 && memcmp(all.at + 20, "\2\0\14\0", 4) == 0);
         size_t region_bytes = (size_t)get_u64(all.at + 40);
         bytes region = {all.at + REGION_START, region_bytes};
@@ -161,7 +150,7 @@ static void test_every_bit_of_a_file(bool is_flagged)
     bytes payload = content_new(NOISE, 150);
     ds4kv_fault fault;
     save(payload, TRAILER, is_flagged, 0, 0);
-    bytes all = read_file();
+    bytes all = bytes_of_file(path);
     size_t trailer_at = all.n - strlen(TRAILER) - DS4KV_TRAILER_SUM_SIZE;
     for (size_t bit = 0; bit < 8 * all.n; bit++) {
         size_t at = bit / 8;
@@ -196,7 +185,7 @@ static void test_another_version(void)
     bytes payload = content_new(WORDS_32, N);
     ds4kv_fault fault;
     save(payload, "", false, 0, 0);
-    bytes all = read_file();
+    bytes all = bytes_of_file(path);
     for (int version = 0; version < 256; version++) {
         CASE("version %d", version);
         all.at[3] = (uint8_t)version;
@@ -276,7 +265,7 @@ static void test_a_flag_alone(void)
     ds4kv_fault fault;
     CASE("a flag, and no trailer");
     save(payload, "", true, 0, 0);
-    bytes all = read_file();
+    bytes all = bytes_of_file(path);
     CHECK_EQ(all.at[6], HEADER.ext_flags);
     CHECK_EQ(load(payload, "", 0, &fault), DS4KV_OK);
     all.at[6] |= DS4KV_EXT_TOOL_MAP;
@@ -294,7 +283,7 @@ static void test_rewritten_trailer(void)
     ds4kv_fault fault;
     CASE("a trailer that is being rewritten");
     save(payload, TRAILER, true, 0, 0);
-    bytes all = read_file();
+    bytes all = bytes_of_file(path);
     uint64_t seal = ds4kv_seal(all.at, PROMPT, PROMPT_BYTES);
     off_t end = (off_t)(all.n - strlen(TRAILER) - DS4KV_TRAILER_SUM_SIZE);
     pid_t child = fork_child();
@@ -332,7 +321,7 @@ static void test_trailer_of_now(void)
     ds4kv_fault fault;
     CASE("a trailer that was replaced after the opening");
     save(payload, TRAILER, true, 0, 0);
-    bytes all = read_file(), other = bytes_copy(all);
+    bytes all = bytes_of_file(path), other = bytes_copy(all);
     size_t end = all.n - strlen(TRAILER) - DS4KV_TRAILER_SUM_SIZE;
     CHECK_EQ(ds4kv_checkpoint_open(&checkpoint, path, 0, &fault), DS4KV_OK);
     FILE *stream = ds4kv_checkpoint_trailer(checkpoint);
@@ -365,7 +354,7 @@ static void test_walk(void)
 {
     bytes payload = content_new(ALL, N);
     save(payload, TRAILER, true, 0, 0);
-    bytes all = read_file();
+    bytes all = bytes_of_file(path);
     FILE *file = fopen(path, "rb");
     CHECK(file);
     ds4kv_outline outline;
